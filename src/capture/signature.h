@@ -1,0 +1,35 @@
+/* signature.h - what tells, without reading, that a file may have changed.
+ *
+ * Device and inode are compared only to say "same"; a difference costs a read, never more. A
+ * signature whose ctime is not older than the reading by more than the clock's grain is racy: it
+ * must not be trusted later (git's rule, by ctime). */
+#ifndef WK_CAPTURE_SIGNATURE_H
+#define WK_CAPTURE_SIGNATURE_H
+
+#include "base/clock.h"
+
+#include <stdbool.h>
+#include <stdint.h>
+#include <sys/stat.h>
+
+struct signature {
+    uint64_t dev, ino, size;
+    int64_t mtime_s, ctime_s;
+    uint32_t mtime_ns, ctime_ns;
+    uint32_t mode, uid, gid, nlink;
+    uint64_t wal; /* hash of the -wal file's signature for a live database, else 0 */
+    bool racy;
+};
+
+void signature_of(const struct stat *st, struct signature *s);
+/* Same object with the same content and metadata, as far as stamps can tell (racy is ignored). */
+bool signature_same(const struct signature *a, const struct signature *b);
+/* Whether a change right after read_at could have left the same stamps: grain 10 ms, or 2 s where
+ * both stamps have no sub-second part. */
+bool signature_is_racy(const struct signature *s, struct wall_time read_at);
+
+#define SIGNATURE_LEN 88
+void signature_encode(const struct signature *s, uint8_t out[SIGNATURE_LEN]);
+bool signature_decode(const uint8_t *p, size_t n, struct signature *s);
+
+#endif

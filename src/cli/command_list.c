@@ -1,0 +1,131 @@
+#include "cli/commands.h"
+#include "cli/reach.h"
+#include "cli/snapshot_text.h"
+#include "cli/table.h"
+
+#include "base/clock.h"
+#include "base/parse.h"
+#include "snapshot/report.h"
+
+#include <string.h>
+#include <unistd.h>
+
+#include "base/banned.h"
+
+enum { RECENT, SINCE, UNTIL, ALL };
+static const struct command_flag flags[] = {
+    {"recent", 0, "N", "only the newest N"},
+    {"since", 0, "TIME", "not older than TIME"},
+    {"until", 0, "TIME", "not newer than TIME"},
+    {"all", 0, NULL, "all of them (on a terminal: the newest 30 unless asked otherwise)"},
+    {NULL, 0, NULL, NULL},
+};
+enum { ON_TERMINAL = 30 };
+
+static int take_filter(const struct cli *cli, struct list_filter *f, struct error *e)
+{
+    int64_t now = clock_wall().s;
+    int rc = 0;
+
+    f->watch = cli->operand_count ? cli->operands[0] : cli->watch;
+    if (cli->operand_count && cli->watch && strcmp(cli->operands[0], cli->watch) != 0)
+        return error_set(e, ERR_USAGE, "two different watches: '%s' and '%s'", cli->operands[0],
+                         cli->watch);
+    if (cli->given[RECENT])
+        rc = parse_u64(cli->given[RECENT], &f->recent, e);
+    else if (!cli->json && !cli->given[ALL] && !cli->given[SINCE] && !cli->given[UNTIL] &&
+             isatty(STDOUT_FILENO))
+        f->recent = ON_TERMINAL;
+    if (rc == 0 && cli->given[RECENT] && f->recent == 0)
+        rc = error_set(e, ERR_USAGE, "'--recent 0' would list nothing");
+    if (rc == 0 && cli->given[SINCE]) {
+        f->has_since = true;
+        rc = parse_time(cli->given[SINCE], now, &f->since, e);
+    }
+    if (rc == 0 && cli->given[UNTIL]) {
+        f->has_until = true;
+        rc = parse_time(cli->given[UNTIL], now, &f->until, e);
+    }
+    return rc;
+}
+
+static json_t *request_of(const struct list_filter *f)
+{
+    json_t *r = json_pack("{s:s,s:s?,s:I}", "command", "list", "watch", f->watch, "recent",
+                          (json_int_t)f->recent);
+
+    json_object_set_new(r, "since", f->has_since ? json_integer(f->since) : json_null());
+    json_object_set_new(r, "until", f->has_until ? json_integer(f->until) : json_null());
+    return r;
+}
+
+static void print_row(struct table *t, const json_t *s)
+{
+    char time[32], size[24], stored[24], marks[100];
+    const char *note = json_text(s, "note");
+
+    snapshot_flags(s, marks, sizeof(marks));
+    table_cellf(t, PAINT_BOLD, "%llu", (unsigned long long)json_count(s, "id"));
+    table_cell(t, PAINT_NONE, json_text(s, "watch"));
+    table_cell(t, PAINT_NONE, json_local_time(s, "time", time, sizeof(time)));
+    table_cell(t, PAINT_NONE, json_text(s, "kind"));
+    table_cellf(t, PAINT_NONE, "%llu", (unsigned long long)json_count(s, "files"));
+    table_cell(t, PAINT_NONE, size_text(json_count(s, "bytes"), size, sizeof(size)));
+    table_cellf(t, PAINT_NONE, "%llu", (unsigned long long)json_count(s, "changed"));
+    table_cell(t, PAINT_NONE, size_text(json_count(s, "stored_bytes"), stored, sizeof(stored)));
+    table_cell(t, PAINT_GREEN, json_text(s, "name"));
+    table_cell(t, PAINT_YELLOW, marks);
+    table_cell(t, PAINT_DIM, note);
+}
+
+static int print_list(struct cli *cli, const json_t *doc, struct error *e)
+{
+    static const char *const heads[] = {"ID",      "WATCH",  "TIME", "KIND",  "FILES", "SIZE",
+                                        "CHANGED", "STORED", "NAME", "MARKS", "NOTE"};
+    struct table *t = table_new("rlllrrrrlll", heads);
+    size_t i;
+    json_t *s;
+
+    json_array_foreach(json_object_get(doc, "snapshots"), i, s) print_row(t, s);
+    int rc = table_print(t, cli, e);
+    table_free(t);
+    if (json_array_size(json_object_get(doc, "snapshots")) == 0)
+        out_note(cli, "no snapshots");
+    return rc;
+}
+
+static int run(struct cli *cli, struct error *e)
+{
+    struct list_filter f = {0};
+    struct repo *r = NULL;
+    json_t *doc = NULL;
+    int rc = take_filter(cli, &f, e);
+
+    if (rc != 0)
+        return rc;
+    rc = reach_read(cli, &r, e);
+    if (rc == 0) {
+        rc = report_list(r, &f, &doc, e);
+    } else {
+        json_t *request = request_of(&f);
+        rc = reach_fallback(cli, rc, request, &doc, e);
+        json_decref(request);
+    }
+    repo_close(r);
+    if (rc != 0)
+        return rc;
+    if (cli->json)
+        return out_json(cli, doc, e);
+    rc = print_list(cli, doc, e);
+    json_decref(doc);
+    return rc;
+}
+
+const struct command command_list = {
+    .name = "list",
+    .operands = "[WATCH]",
+    .summary = "snapshots, newest last",
+    .max_operands = 1,
+    .flags = flags,
+    .run = run,
+};

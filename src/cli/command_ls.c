@@ -1,0 +1,112 @@
+#include "cli/commands.h"
+#include "cli/reach.h"
+#include "cli/table.h"
+
+#include "base/text.h"
+#include "snapshot/report.h"
+#include "snapshot/selector.h"
+#include "snapshot/tree.h"
+
+#include <limits.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "base/banned.h"
+
+struct listing {
+    json_t *entries;     /* with --json */
+    struct table *table; /* with -v */
+};
+
+static void print_long(struct table *t, const json_t *entry)
+{
+    char size[24], time[32];
+
+    table_cell(t, PAINT_NONE, json_text(entry, "mode"));
+    table_cell(t, PAINT_NONE, json_text(entry, "type"));
+    table_cell(t, PAINT_NONE, size_text(json_count(entry, "size"), size, sizeof(size)));
+    table_cell(t, PAINT_NONE, json_local_time(entry, "mtime", time, sizeof(time)));
+}
+
+static int visit(void *ctx, const struct tree_entry *t, struct error *e)
+{
+    struct listing *l = ctx;
+    struct node_brief brief;
+    char line[4200];
+    int rc = node_brief_decode(t->meta, t->meta_len, &brief, e);
+
+    if (rc != 0)
+        return rc;
+    bool folder = brief.type == NODE_FOLDER;
+    if (t->level == 0 && folder)
+        return 0;
+    if (!l->entries && !l->table) {
+        printf("%s%s\n", text_escape(t->path, line, sizeof(line)), folder ? "/" : "");
+        return 0;
+    }
+    json_t *entry = report_ls_entry(t->path, t->meta, t->meta_len);
+    if (!entry)
+        return error_set(e, ERR_FAILED, "no memory for the list");
+    if (l->entries) {
+        json_array_append_new(l->entries, entry);
+        return 0;
+    }
+    print_long(l->table, entry);
+    table_cell(l->table, folder ? PAINT_BOLD : PAINT_NONE, t->path);
+    json_decref(entry);
+    return 0;
+}
+
+static int list_tree(struct cli *cli, struct repo *r, const struct snapshot_row *s,
+                     const char *path, struct error *e)
+{
+    struct listing l = {0};
+    int rc;
+
+    if (cli->json)
+        l.entries = json_array();
+    else if (cli->verbose)
+        l.table = table_new("llrll", NULL);
+    rc = tree_walk(repo_catalog(r), s->watch_serial, (int64_t)s->commit.number, path, UINT_MAX,
+                   visit, &l, e);
+    if (rc == 0 && l.table)
+        rc = table_print(l.table, cli, e);
+    table_free(l.table);
+    if (rc != 0 || !l.entries) {
+        json_decref(l.entries);
+        return rc;
+    }
+    json_t *doc = json_pack("{s:i,s:I,s:s}", "schema", 1, "snapshot", (json_int_t)s->commit.number,
+                            "watch", s->watch_name);
+    report_path(doc, "path", path);
+    json_object_set_new(doc, "entries", l.entries);
+    return out_json(cli, doc, e);
+}
+
+static int run(struct cli *cli, struct error *e)
+{
+    struct snapshot_row s = {0};
+    struct repo *r = NULL;
+    char *path = NULL;
+    int rc = reach_read(cli, &r, e);
+
+    if (rc == 0)
+        rc = selector_resolve(r, cli->operands[0], cli->watch, &s, &path, e);
+    if (rc == 0)
+        rc = list_tree(cli, r, &s, path ? path : "", e);
+    free(path);
+    snapshot_row_release(&s);
+    repo_close(r);
+    return rc;
+}
+
+const struct command command_ls = {
+    .name = "ls",
+    .operands = "SNAPSHOT[:PATH]",
+    .summary = "names in a snapshot, everything below PATH",
+    .min_operands = 1,
+    .max_operands = 1,
+    .about = "A line a name, folders with a slash behind; with -v also mode, kind, size and time.\n"
+             "PATH counts from the watch's root.",
+    .run = run,
+};

@@ -1,0 +1,136 @@
+#include "cli/commands.h"
+#include "cli/reach.h"
+#include "cli/status_here.h"
+#include "cli/table.h"
+
+#include <errno.h>
+#include <string.h>
+
+#include "base/banned.h"
+
+static void print_service(const json_t *doc)
+{
+    const json_t *service = json_object_get(doc, "service");
+    const json_t *repository = json_object_get(doc, "repository");
+    char since[32], bytes[24], free_bytes[24];
+
+    if (json_flag(service, "running"))
+        printf("service     runs (process %llu, since %s, version %s)\n",
+               (unsigned long long)json_count(service, "pid"),
+               json_local_time(service, "since", since, sizeof(since)),
+               json_text(service, "version"));
+    else
+        printf("service     does not run\n");
+    printf("repository  %s: %llu snapshots, %s; %s free (%.0f %%)\n", json_text(repository, "path"),
+           (unsigned long long)json_count(repository, "snapshots"),
+           size_text(json_count(repository, "bytes"), bytes, sizeof(bytes)),
+           size_text(json_count(repository, "free_bytes"), free_bytes, sizeof(free_bytes)),
+           json_number_value(json_object_get(repository, "free_percent")));
+}
+
+static enum paint state_paint(const char *state)
+{
+    if (strcmp(state, "watching") == 0)
+        return PAINT_GREEN;
+    return strcmp(state, "missing") == 0 ? PAINT_RED : PAINT_YELLOW;
+}
+
+static int print_watches(struct cli *cli, const json_t *doc, struct error *e)
+{
+    static const char *const heads[] = {"WATCH",         "STATE",        "SNAPSHOTS", "GOOD",
+                                        "LAST SNAPSHOT", "LAST CHECKED", "LAG",       "ROOT"};
+    struct table *t = table_new("llrrllrl", heads);
+    char time[32];
+    size_t i;
+    json_t *w;
+
+    json_array_foreach(json_object_get(doc, "watches"), i, w)
+    {
+        table_cell(t, PAINT_BOLD, json_text(w, "name"));
+        table_cell(t, state_paint(json_text(w, "state")), json_text(w, "state"));
+        table_cellf(t, PAINT_NONE, "%llu", (unsigned long long)json_count(w, "snapshots"));
+        table_cellf(t, PAINT_NONE, "%llu", (unsigned long long)json_count(w, "good"));
+        table_cell(t, PAINT_NONE, json_local_time(w, "last_snapshot", time, sizeof(time)));
+        table_cell(t, PAINT_NONE, json_local_time(w, "last_checked", time, sizeof(time)));
+        if (json_is_integer(json_object_get(w, "lag_ms")))
+            table_cellf(t, PAINT_NONE, "%llu ms", (unsigned long long)json_count(w, "lag_ms"));
+        else
+            table_cell(t, PAINT_NONE, "");
+        table_cell(t, PAINT_NONE, json_text(w, "root"));
+    }
+    if (json_array_size(json_object_get(doc, "watches")) > 0)
+        printf("\n");
+    int rc = table_print(t, cli, e);
+    table_free(t);
+    return rc;
+}
+
+static void print_problems(const struct cli *cli, const json_t *doc)
+{
+    size_t i;
+    json_t *p;
+
+    json_array_foreach(json_object_get(doc, "problems"), i, p)
+    {
+        printf("%s%s%s%s\n", i ? "" : "\n", out_paint(cli, stdout, PAINT_RED),
+               json_text(p, "message"), out_paint(cli, stdout, PAINT_NONE));
+        if (*json_text(p, "do"))
+            printf("  do: %s\n", json_text(p, "do"));
+    }
+}
+
+/* A mistake in the file keeps nobody from looking at the service, which runs with what was before.
+ */
+static int status_config(struct cli *cli, struct error *e)
+{
+    struct config_flags flags = {
+        .file = cli->config_file, .repository = cli->repository, .lenient = true};
+    int rc = cli_config(cli, e);
+
+    if (rc != ERR_USAGE || config_load(&flags, &cli->config, &(struct error)ERROR_INIT) != 0)
+        return rc;
+    out_note(cli, "%s", e->message);
+    error_clear(e);
+    return 0;
+}
+
+static int run(struct cli *cli, struct error *e)
+{
+    json_t *request = json_pack("{s:s}", "command", "status");
+    json_t *doc = NULL;
+    int rc = status_config(cli, e);
+
+    if (rc == 0)
+        rc = request ? reach_document(cli, request, &doc, e)
+                     : error_sys(e, ENOMEM, "cannot ask the service");
+    json_decref(request);
+    if (rc == ERR_NOTFOUND) {
+        error_clear(e);
+        rc = status_here(cli, &doc, e);
+    }
+    if (rc != 0)
+        return rc;
+    int code = !json_flag(json_object_get(doc, "service"), "running")  ? 8
+               : json_array_size(json_object_get(doc, "problems")) > 0 ? 7
+                                                                       : 0;
+    if (cli->json) {
+        rc = out_json(cli, doc, e);
+    } else {
+        if (!cli->quiet) {
+            print_service(doc);
+            rc = print_watches(cli, doc, e);
+        }
+        print_problems(cli, doc);
+        json_decref(doc);
+    }
+    return rc != 0 ? rc : code;
+}
+
+const struct command command_status = {
+    .name = "status",
+    .operands = "",
+    .summary = "the service, each watch, space, and what is wrong",
+    .about =
+        "Exits 0 when all is well, 7 when something is wrong, 8 when the service does not run.",
+    .run = run,
+};

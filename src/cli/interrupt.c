@@ -1,0 +1,60 @@
+#include "cli/interrupt.h"
+
+#include <signal.h>
+#include <stddef.h>
+#include <unistd.h>
+
+#include "base/banned.h"
+
+static atomic_bool cancel;
+static atomic_int came; /* the signal's number */
+static atomic_bool end_at_once, print_summary;
+
+/* Async-signal-safe: the line is ready made. */
+static void write_summary(int signal_number)
+{
+    static const char line_int[] = "{\"type\":\"summary\",\"exit\":130}\n";
+    static const char line_term[] = "{\"type\":\"summary\",\"exit\":143}\n";
+    ssize_t ignored;
+
+    if (signal_number == SIGINT)
+        ignored = write(STDOUT_FILENO, line_int, sizeof(line_int) - 1);
+    else
+        ignored = write(STDOUT_FILENO, line_term, sizeof(line_term) - 1);
+    (void)ignored;
+}
+
+static void on_signal(int signal_number)
+{
+    bool second = atomic_exchange(&cancel, true);
+
+    atomic_store(&came, signal_number);
+    if (!second && !atomic_load(&end_at_once))
+        return;
+    if (atomic_load(&print_summary))
+        write_summary(signal_number);
+    _exit(128 + signal_number);
+}
+
+const atomic_bool *interrupt_watch(void)
+{
+    struct sigaction action = {.sa_handler = on_signal};
+
+    sigemptyset(&action.sa_mask);
+    sigaction(SIGINT, &action, NULL);
+    sigaction(SIGTERM, &action, NULL);
+    return &cancel;
+}
+
+void interrupt_at_once(bool at_once, bool summary)
+{
+    atomic_store(&print_summary, summary);
+    atomic_store(&end_at_once, at_once);
+}
+
+int interrupt_exit_code(void)
+{
+    int signal_number = atomic_load(&came);
+
+    return signal_number ? 128 + signal_number : 0;
+}

@@ -1,0 +1,86 @@
+#include "cli/snapshot_text.h"
+
+#include "base/text.h"
+
+#include <string.h>
+
+#include "base/banned.h"
+
+static void counts_text(const json_t *saved, char *out, size_t cap)
+{
+    static const char *const keys[] = {"files_new", "files_changed", "files_removed"};
+    static const char *const words[] = {"new", "changed", "removed"};
+    size_t len = 0;
+
+    out[0] = 0;
+    for (size_t i = 0; i < 3; i++) {
+        uint64_t n = json_count(saved, keys[i]);
+        if (n > 0 && len < cap)
+            len += (size_t)snprintf(out + len, cap - len, "%s%llu %s", len ? ", " : "",
+                                    (unsigned long long)n, words[i]);
+    }
+    if (len == 0)
+        snprintf(out, cap, "no file changed");
+}
+
+void print_saved(const struct cli *cli, const json_t *saved, const char *watch)
+{
+    char counts[128], read[24], stored[24], name[300];
+    bool made = json_is_integer(json_object_get(saved, "snapshot"));
+    uint64_t current = json_count(saved, "current");
+
+    text_escape(watch ? watch : "", name, sizeof(name));
+    if (made) {
+        counts_text(saved, counts, sizeof(counts));
+        printf("%ssnapshot %llu%s%s%s: %s (%s read, %s stored, %.3f s)\n",
+               out_paint(cli, stdout, PAINT_GREEN),
+               (unsigned long long)json_count(saved, "snapshot"),
+               out_paint(cli, stdout, PAINT_NONE), watch ? " of " : "", name, counts,
+               size_text(json_count(saved, "bytes_read"), read, sizeof(read)),
+               size_text(json_count(saved, "bytes_stored"), stored, sizeof(stored)),
+               json_number_value(json_object_get(saved, "seconds")));
+    } else if (current > 0) {
+        printf("nothing changed%s%s: snapshot %llu holds it\n", watch ? " in " : "", name,
+               (unsigned long long)current);
+    } else {
+        printf("nothing changed%s%s\n", watch ? " in " : "", name);
+    }
+}
+
+void tell_incomplete(const struct cli *cli, const json_t *saved, const char *watch)
+{
+    const json_t *gap = json_object_get(saved, "gap");
+    size_t i;
+    json_t *entry;
+    char path[4200];
+
+    json_array_foreach(json_object_get(saved, "incomplete"), i, entry)
+    {
+        text_escape(json_text(entry, "path"), path, sizeof(path));
+        fprintf(stderr, "not whole: '%s%s%s': %s\n", watch ? watch : "", watch ? "/" : "", path,
+                json_text(entry, "reason"));
+    }
+    if (json_is_string(gap))
+        out_note(cli, "changes may have been missed: %s", json_string_value(gap));
+}
+
+void snapshot_flags(const json_t *snapshot, char *out, size_t cap)
+{
+    const struct {
+        bool holds;
+        const char *word;
+    } flags[] = {
+        {json_is_false(json_object_get(snapshot, "complete")), "incomplete"},
+        {json_flag(snapshot, "damaged"), "damaged"},
+        {json_flag(snapshot, "suspect"), "suspect"},
+        {json_is_false(json_object_get(snapshot, "good")), "not good"},
+        {json_flag(snapshot, "pinned"), "pinned"},
+    };
+    size_t len = 0;
+
+    out[0] = 0;
+    for (size_t i = 0; i < sizeof(flags) / sizeof(flags[0]); i++) {
+        if (flags[i].holds && len < cap)
+            len += (size_t)snprintf(out + len, cap - len, "%s%s", len ? ", " : "", flags[i].word);
+    }
+}

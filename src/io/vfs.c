@@ -1,0 +1,274 @@
+/* The unix VFS does all the work on descriptors of its own; this shim stands before it and asks
+ * fileops->gate first. It never opens a database file itself: closing a second descriptor of the
+ * inode would drop the POSIX locks that SQLite holds on it. */
+#include "io/vfs.h"
+
+#include "io/fileops.h"
+
+#include <errno.h>
+#include <pthread.h>
+#include <sqlite3.h>
+#include <stddef.h>
+
+#include "base/banned.h"
+
+/* The real file lies behind it in the same allocation. */
+struct shim_file {
+    sqlite3_file base;
+    const char *path; /* SQLite keeps it until the file is closed */
+    sqlite3_file *real;
+};
+
+_Static_assert(sizeof(struct shim_file) % 8 == 0, "the real file behind it is aligned");
+
+static sqlite3_file *real_of(sqlite3_file *f)
+{
+    return ((struct shim_file *)(void *)f)->real;
+}
+
+static sqlite3_vfs *real_vfs(sqlite3_vfs *vfs)
+{
+    return vfs->pAppData;
+}
+
+/* SQLITE_OK, or the result for the errno that the gate injects. */
+static int ask(int op, const char *path, int otherwise)
+{
+    int sys = fileops->gate ? fileops->gate(op, path ? path : "") : 0;
+
+    switch (sys) {
+    case 0:
+        return SQLITE_OK;
+    case ENOSPC:
+    case EDQUOT:
+        return SQLITE_FULL;
+    default:
+        return otherwise;
+    }
+}
+
+static int ask_file(int op, sqlite3_file *f, int otherwise)
+{
+    return ask(op, ((struct shim_file *)(void *)f)->path, otherwise);
+}
+
+/* ---- a file ---- */
+
+static int shim_close(sqlite3_file *f)
+{
+    return real_of(f)->pMethods->xClose(real_of(f));
+}
+
+static int shim_read(sqlite3_file *f, void *p, int n, sqlite3_int64 off)
+{
+    return real_of(f)->pMethods->xRead(real_of(f), p, n, off);
+}
+
+static int shim_write(sqlite3_file *f, const void *p, int n, sqlite3_int64 off)
+{
+    int rc = ask_file(FILEOP_WRITE, f, SQLITE_IOERR_WRITE);
+
+    return rc == SQLITE_OK ? real_of(f)->pMethods->xWrite(real_of(f), p, n, off) : rc;
+}
+
+static int shim_truncate(sqlite3_file *f, sqlite3_int64 size)
+{
+    int rc = ask_file(FILEOP_TRUNCATE, f, SQLITE_IOERR_TRUNCATE);
+
+    return rc == SQLITE_OK ? real_of(f)->pMethods->xTruncate(real_of(f), size) : rc;
+}
+
+static int shim_sync(sqlite3_file *f, int flags)
+{
+    int rc = ask_file(FILEOP_SYNC, f, SQLITE_IOERR_FSYNC);
+
+    return rc == SQLITE_OK ? real_of(f)->pMethods->xSync(real_of(f), flags) : rc;
+}
+
+static int shim_file_size(sqlite3_file *f, sqlite3_int64 *size)
+{
+    return real_of(f)->pMethods->xFileSize(real_of(f), size);
+}
+
+static int shim_lock(sqlite3_file *f, int level)
+{
+    return real_of(f)->pMethods->xLock(real_of(f), level);
+}
+
+static int shim_unlock(sqlite3_file *f, int level)
+{
+    return real_of(f)->pMethods->xUnlock(real_of(f), level);
+}
+
+static int shim_check_reserved(sqlite3_file *f, int *held)
+{
+    return real_of(f)->pMethods->xCheckReservedLock(real_of(f), held);
+}
+
+static int shim_control(sqlite3_file *f, int op, void *arg)
+{
+    return real_of(f)->pMethods->xFileControl(real_of(f), op, arg);
+}
+
+static int shim_sector_size(sqlite3_file *f)
+{
+    return real_of(f)->pMethods->xSectorSize(real_of(f));
+}
+
+static int shim_characteristics(sqlite3_file *f)
+{
+    return real_of(f)->pMethods->xDeviceCharacteristics(real_of(f));
+}
+
+static int shim_shm_map(sqlite3_file *f, int region, int size, int extend, void volatile **p)
+{
+    return real_of(f)->pMethods->xShmMap(real_of(f), region, size, extend, p);
+}
+
+static int shim_shm_lock(sqlite3_file *f, int offset, int n, int flags)
+{
+    return real_of(f)->pMethods->xShmLock(real_of(f), offset, n, flags);
+}
+
+static void shim_shm_barrier(sqlite3_file *f)
+{
+    real_of(f)->pMethods->xShmBarrier(real_of(f));
+}
+
+static int shim_shm_unmap(sqlite3_file *f, int remove)
+{
+    return real_of(f)->pMethods->xShmUnmap(real_of(f), remove);
+}
+
+static int shim_fetch(sqlite3_file *f, sqlite3_int64 off, int n, void **p)
+{
+    return real_of(f)->pMethods->xFetch(real_of(f), off, n, p);
+}
+
+static int shim_unfetch(sqlite3_file *f, sqlite3_int64 off, void *p)
+{
+    return real_of(f)->pMethods->xUnfetch(real_of(f), off, p);
+}
+
+static const sqlite3_io_methods shim_methods = {
+    .iVersion = 3,
+    .xClose = shim_close,
+    .xRead = shim_read,
+    .xWrite = shim_write,
+    .xTruncate = shim_truncate,
+    .xSync = shim_sync,
+    .xFileSize = shim_file_size,
+    .xLock = shim_lock,
+    .xUnlock = shim_unlock,
+    .xCheckReservedLock = shim_check_reserved,
+    .xFileControl = shim_control,
+    .xSectorSize = shim_sector_size,
+    .xDeviceCharacteristics = shim_characteristics,
+    .xShmMap = shim_shm_map,
+    .xShmLock = shim_shm_lock,
+    .xShmBarrier = shim_shm_barrier,
+    .xShmUnmap = shim_shm_unmap,
+    .xFetch = shim_fetch,
+    .xUnfetch = shim_unfetch,
+};
+
+/* ---- the file system ---- */
+
+static int shim_open(sqlite3_vfs *vfs, const char *path, sqlite3_file *f, int flags, int *out)
+{
+    struct shim_file *file = (struct shim_file *)(void *)f;
+
+    file->base.pMethods = NULL;
+    file->path = path;
+    file->real = (sqlite3_file *)(void *)(file + 1);
+    file->real->pMethods = NULL;
+    int rc = ask(FILEOP_OPEN, path, SQLITE_CANTOPEN);
+    if (rc != SQLITE_OK)
+        return rc;
+    rc = real_vfs(vfs)->xOpen(real_vfs(vfs), path, file->real, flags, out);
+    if (rc == SQLITE_OK && file->real->pMethods->iVersion < 3)
+        rc = SQLITE_CANTOPEN; /* no shared memory, hence no WAL */
+    if (rc == SQLITE_OK)
+        file->base.pMethods = &shim_methods;
+    else if (file->real->pMethods)
+        file->real->pMethods->xClose(file->real);
+    return rc;
+}
+
+static int shim_delete(sqlite3_vfs *vfs, const char *path, int sync_dir)
+{
+    int rc = ask(FILEOP_DELETE, path, SQLITE_IOERR_DELETE);
+
+    return rc == SQLITE_OK ? real_vfs(vfs)->xDelete(real_vfs(vfs), path, sync_dir) : rc;
+}
+
+static int shim_access(sqlite3_vfs *vfs, const char *path, int flags, int *out)
+{
+    return real_vfs(vfs)->xAccess(real_vfs(vfs), path, flags, out);
+}
+
+static int shim_full_pathname(sqlite3_vfs *vfs, const char *path, int cap, char *out)
+{
+    return real_vfs(vfs)->xFullPathname(real_vfs(vfs), path, cap, out);
+}
+
+static int shim_randomness(sqlite3_vfs *vfs, int n, char *out)
+{
+    return real_vfs(vfs)->xRandomness(real_vfs(vfs), n, out);
+}
+
+static int shim_sleep(sqlite3_vfs *vfs, int us)
+{
+    return real_vfs(vfs)->xSleep(real_vfs(vfs), us);
+}
+
+static int shim_last_error(sqlite3_vfs *vfs, int n, char *out)
+{
+    return real_vfs(vfs)->xGetLastError(real_vfs(vfs), n, out);
+}
+
+static int shim_current_time(sqlite3_vfs *vfs, double *day)
+{
+    return real_vfs(vfs)->xCurrentTime(real_vfs(vfs), day);
+}
+
+static int shim_current_time64(sqlite3_vfs *vfs, sqlite3_int64 *ms)
+{
+    return real_vfs(vfs)->xCurrentTimeInt64(real_vfs(vfs), ms);
+}
+
+/* No extension is loaded through this VFS, hence no xDl* members. */
+static sqlite3_vfs shim = {
+    .iVersion = 2,
+    .zName = VFS_NAME,
+    .xOpen = shim_open,
+    .xDelete = shim_delete,
+    .xAccess = shim_access,
+    .xFullPathname = shim_full_pathname,
+    .xRandomness = shim_randomness,
+    .xSleep = shim_sleep,
+    .xGetLastError = shim_last_error,
+    .xCurrentTime = shim_current_time,
+    .xCurrentTimeInt64 = shim_current_time64,
+};
+
+static pthread_once_t once = PTHREAD_ONCE_INIT;
+static int result = -1;
+
+static void register_once(void)
+{
+    sqlite3_vfs *real = sqlite3_vfs_find(NULL);
+
+    if (!real || real->iVersion < 2)
+        return;
+    shim.szOsFile = (int)sizeof(struct shim_file) + real->szOsFile;
+    shim.mxPathname = real->mxPathname;
+    shim.pAppData = real;
+    result = sqlite3_vfs_register(&shim, 0) == SQLITE_OK ? 0 : -1;
+}
+
+int vfs_register(void)
+{
+    pthread_once(&once, register_once);
+    return result;
+}

@@ -1,0 +1,420 @@
+#include "service/control.h"
+
+#include "base/buffer.h"
+#include "base/log.h"
+#include "io/safe_path.h"
+#include "service/control_socket.h"
+#include "service/protocol.h"
+
+#include <errno.h>
+#include <stdarg.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/queue.h>
+#include <sys/socket.h>
+#include <unistd.h>
+
+#include "base/banned.h"
+
+enum {
+    PEERS_MAX = 64,
+    REQUESTS_MAX = 256, /* also of peers that have gone and whose request is still worked on */
+    QUEUED_MAX = 64 * 1024 * 1024, /* bytes that a peer may leave unread */
+    ACCEPTS_A_TURN = 16,
+    READ_BYTES = 4096,
+};
+
+enum peer_state { PEER_ASKING, PEER_SERVED, PEER_ENDING, PEER_CLOSED };
+
+struct peer {
+    TAILQ_ENTRY(peer) link; /* oldest first */
+    struct control *control;
+    uv_pipe_t pipe;
+    uv_timer_t timer; /* for the request, then for what is not read */
+    enum peer_state state;
+    enum control_right right;
+    bool held;   /* the owner of the request has yet to call peer_end */
+    bool closed; /* both handles are being closed */
+    unsigned handles;
+    size_t unread; /* of what was sent, when the timer last looked */
+    struct buffer request;
+    char input[READ_BYTES];
+};
+
+struct control {
+    uv_poll_t poll;
+    int fd;
+    struct control_options opt;
+    struct control_socket socket;
+    TAILQ_HEAD(, peer) peers;
+    size_t count;
+    bool polling; /* the listening handle is open */
+    bool closing;
+    unsigned handles;
+};
+
+static void control_unref(struct control *c)
+{
+    if (!c->closing || c->count > 0 || c->handles > 0)
+        return;
+    control_socket_release(&c->socket);
+    free(c);
+}
+
+/* ---- the end of a peer ---- */
+
+static void peer_free(struct peer *p)
+{
+    struct control *c = p->control;
+
+    if (p->handles > 0 || p->held)
+        return;
+    TAILQ_REMOVE(&c->peers, p, link);
+    c->count--;
+    buffer_release(&p->request);
+    free(p);
+    control_unref(c);
+}
+
+static void on_handle_closed(uv_handle_t *handle)
+{
+    struct peer *p = handle->data;
+
+    p->handles--;
+    peer_free(p);
+}
+
+static void peer_close(struct peer *p)
+{
+    if (p->closed)
+        return;
+    p->closed = true;
+    p->state = PEER_CLOSED;
+    uv_close((uv_handle_t *)&p->pipe, on_handle_closed);
+    uv_close((uv_handle_t *)&p->timer, on_handle_closed);
+}
+
+static void close_when_read(struct peer *p)
+{
+    if (p->state == PEER_ENDING && uv_stream_get_write_queue_size((uv_stream_t *)&p->pipe) == 0)
+        peer_close(p);
+}
+
+/* ---- replies ---- */
+
+struct sending {
+    uv_write_t write;
+    struct peer *peer;
+    char *text;
+};
+
+static void on_sent(uv_write_t *write, int status)
+{
+    struct sending *s = write->data;
+    struct peer *p = s->peer;
+
+    free(s->text);
+    free(s);
+    if (status != 0)
+        peer_close(p);
+    else
+        close_when_read(p);
+}
+
+/* Does the other side read at all? */
+static void on_stalled(uv_timer_t *timer)
+{
+    struct peer *p = timer->data;
+    size_t unread = uv_stream_get_write_queue_size((uv_stream_t *)&p->pipe);
+
+    if (unread > 0 && unread >= p->unread) {
+        log_debug("a peer of the control socket does not read: dropped");
+        peer_close(p);
+        return;
+    }
+    p->unread = unread;
+    if (unread == 0)
+        uv_timer_stop(timer);
+}
+
+static void send_text(struct peer *p, char *text)
+{
+    struct sending *s = malloc(sizeof(*s));
+    size_t n = strlen(text);
+    size_t queued = uv_stream_get_write_queue_size((uv_stream_t *)&p->pipe);
+
+    if (!s || n > QUEUED_MAX || queued > QUEUED_MAX - n) {
+        log_warn("a reply on the control socket is too long, or is not read: the peer is dropped");
+        free(s);
+        free(text);
+        peer_close(p);
+        return;
+    }
+    text[n++] = '\n'; /* in place of the NUL */
+    *s = (struct sending){.peer = p, .text = text};
+    s->write.data = s;
+    uv_buf_t buf = uv_buf_init(text, (unsigned)n);
+    if (uv_write(&s->write, (uv_stream_t *)&p->pipe, &buf, 1, on_sent) != 0) {
+        free(s);
+        free(text);
+        peer_close(p);
+        return;
+    }
+    p->unread = SIZE_MAX;
+    if (!uv_is_active((uv_handle_t *)&p->timer))
+        uv_timer_start(&p->timer, on_stalled, PROTOCOL_STALL_MS, PROTOCOL_STALL_MS);
+}
+
+void peer_line(struct peer *p, json_t *line)
+{
+    char *text = NULL;
+
+    if (p->state != PEER_CLOSED) {
+        text = line ? json_dumps(line, JSON_COMPACT | JSON_REAL_PRECISION(9)) : NULL;
+        if (!text)
+            text = strdup("{\"type\":\"error\",\"code\":1,\"message\":\"out of memory\"}");
+    }
+    json_decref(line);
+    if (text)
+        send_text(p, text);
+    else
+        peer_close(p);
+}
+
+void peer_end(struct peer *p)
+{
+    p->held = false;
+    if (p->state == PEER_CLOSED) {
+        peer_free(p);
+        return;
+    }
+    p->state = PEER_ENDING;
+    close_when_read(p);
+}
+
+void peer_fail(struct peer *p, int code, const char *fmt, ...)
+{
+    char message[1024];
+    va_list ap;
+
+    va_start(ap, fmt);
+    vsnprintf(message, sizeof(message), fmt, ap);
+    va_end(ap);
+    peer_line(p, json_pack("{s:s,s:i,s:s}", "type", "error", "code", error_exit_code(code),
+                           "message", message));
+    peer_end(p);
+}
+
+/* ---- requests ---- */
+
+static void serve(struct peer *p, size_t len)
+{
+    struct control *c = p->control;
+
+    p->state = PEER_SERVED;
+    p->held = true;
+    uv_timer_stop(&p->timer);
+    json_t *request = json_loadb((const char *)p->request.data, len, JSON_REJECT_DUPLICATES, NULL);
+    if (p->right == CONTROL_NONE)
+        peer_fail(p, ERR_DENIED, "not permitted: ask root, the repository's owner or the group");
+    else if (!json_is_object(request))
+        peer_fail(p, ERR_USAGE, "the request is no JSON object");
+    else
+        c->opt.request(c->opt.ctx, p, p->right, request);
+    json_decref(request);
+}
+
+static void on_alloc(uv_handle_t *handle, size_t hint, uv_buf_t *buf)
+{
+    struct peer *p = handle->data;
+
+    *buf = uv_buf_init(p->input, sizeof(p->input));
+}
+
+static void on_read(uv_stream_t *stream, ssize_t n, const uv_buf_t *buf)
+{
+    struct peer *p = stream->data;
+    const uint8_t *end = NULL;
+
+    if (n < 0 && (n != UV_EOF || p->state == PEER_ASKING)) {
+        /* Half closed before the line was whole, or broken. */
+        if (p->state == PEER_ASKING || n != UV_EOF)
+            peer_close(p);
+        return;
+    }
+    if (n < 0) {
+        uv_read_stop(stream); /* it only listens from now on */
+        return;
+    }
+    if (p->state != PEER_ASKING)
+        return; /* one request a connection; the rest is not read */
+    size_t before = p->request.len;
+    buffer_append(&p->request, buf->base, (size_t)n);
+    if (buffer_ok(&p->request) && n > 0)
+        end = memchr(p->request.data + before, '\n', (size_t)n);
+    if (end) {
+        uv_read_stop(stream);
+        serve(p, (size_t)(end - p->request.data));
+    } else if (!buffer_ok(&p->request) || p->request.len > PROTOCOL_REQUEST_MAX) {
+        uv_read_stop(stream);
+        p->state = PEER_SERVED;
+        p->held = true;
+        peer_fail(p, ERR_USAGE, "the request is too long");
+    }
+}
+
+static void on_too_slow(uv_timer_t *timer)
+{
+    peer_close(timer->data);
+}
+
+/* ---- connections ---- */
+
+/* The oldest peer that has not asked yet makes room for a new one. */
+static bool make_room(struct control *c)
+{
+    struct peer *p;
+
+    TAILQ_FOREACH(p, &c->peers, link)
+    {
+        if (p->state == PEER_ASKING) {
+            peer_close(p);
+            return true;
+        }
+    }
+    return false;
+}
+
+static size_t peers_open(const struct control *c)
+{
+    const struct peer *p;
+    size_t n = 0;
+
+    TAILQ_FOREACH(p, &c->peers, link)
+    n += !p->closed;
+    return n;
+}
+
+static void welcome(struct control *c, int fd)
+{
+    struct peer *p = calloc(1, sizeof(*p));
+
+    if (!p) {
+        close(fd);
+        return;
+    }
+    p->control = c;
+    p->right = control_socket_right(&c->socket, fd);
+    uv_pipe_init(c->poll.loop, &p->pipe, 0);
+    uv_timer_init(c->poll.loop, &p->timer);
+    p->pipe.data = p->timer.data = p;
+    p->handles = 2;
+    TAILQ_INSERT_TAIL(&c->peers, p, link);
+    c->count++;
+    if (uv_pipe_open(&p->pipe, fd) != 0) {
+        close(fd);
+        peer_close(p);
+        return;
+    }
+    uv_timer_start(&p->timer, on_too_slow, PROTOCOL_REQUEST_MS, 0);
+    if (uv_read_start((uv_stream_t *)&p->pipe, on_alloc, on_read) != 0)
+        peer_close(p);
+}
+
+static void refuse(int fd)
+{
+    static const char text[] =
+        "{\"type\":\"error\",\"code\":11,\"message\":\"the service has too many connections\"}\n";
+
+    (void)send(fd, text, sizeof(text) - 1, MSG_NOSIGNAL | MSG_DONTWAIT);
+    close(fd);
+}
+
+static void on_connection(uv_poll_t *poll, int status, int events)
+{
+    struct control *c = poll->data;
+
+    for (int i = 0; i < ACCEPTS_A_TURN; i++) {
+        int fd = accept4(c->fd, NULL, NULL, SOCK_CLOEXEC | SOCK_NONBLOCK);
+        if (fd < 0 && (errno == EMFILE || errno == ENFILE) && make_room(c))
+            return; /* its descriptor is free in the next turn */
+        if (fd < 0)
+            return;
+        if ((peers_open(c) >= PEERS_MAX && !make_room(c)) || c->count >= REQUESTS_MAX)
+            refuse(fd);
+        else
+            welcome(c, fd);
+    }
+}
+
+static void on_listen_closed(uv_handle_t *handle)
+{
+    struct control *c = handle->data;
+
+    c->handles--;
+    control_unref(c);
+}
+
+int control_open(uv_loop_t *loop, const struct control_options *opt, struct control **out,
+                 struct error *e)
+{
+    struct control *c = calloc(1, sizeof(*c));
+
+    if (!c)
+        return error_sys(e, ENOMEM, "cannot make the control socket");
+    c->opt = *opt;
+    TAILQ_INIT(&c->peers);
+    int rc = control_socket_make(&c->socket, opt->path, opt->group, opt->owner, e);
+    if (rc != 0) {
+        free(c);
+        return rc;
+    }
+    c->fd = c->socket.fd;
+    int sys = uv_poll_init(loop, &c->poll, c->fd);
+    if (sys != 0) {
+        control_socket_release(&c->socket);
+        free(c);
+        return error_sys(e, -sys, "cannot wait for connections");
+    }
+    c->poll.data = c;
+    c->handles = 1;
+    c->polling = true;
+    uv_poll_start(&c->poll, UV_READABLE, on_connection);
+    *out = c;
+    return 0;
+}
+
+void control_stop(struct control *c)
+{
+    struct peer *p, *next;
+
+    if (!c || !c->polling)
+        return;
+    c->polling = false;
+    uv_close((uv_handle_t *)&c->poll, on_listen_closed);
+    for (p = TAILQ_FIRST(&c->peers); p; p = next) {
+        next = TAILQ_NEXT(p, link);
+        if (p->state == PEER_ASKING)
+            peer_close(p);
+    }
+}
+
+void control_close(struct control *c)
+{
+    struct peer *p, *next;
+
+    if (!c)
+        return;
+    control_stop(c);
+    control_socket_remove(&c->socket);
+    c->closing = true;
+    for (p = TAILQ_FIRST(&c->peers); p; p = next) {
+        next = TAILQ_NEXT(p, link);
+        p->held = false;
+        if (!p->closed)
+            peer_close(p);
+        else if (p->handles == 0)
+            peer_free(p);
+    }
+}

@@ -1,0 +1,141 @@
+#include "service/jobs.h"
+
+#include <errno.h>
+#include <pthread.h>
+#include <signal.h>
+#include <stdlib.h>
+
+#include "base/banned.h"
+
+struct jobs {
+    uv_async_t finished_signal;
+    pthread_t thread;
+    pthread_mutex_t lock;
+    pthread_cond_t changed;
+    struct job *waiting;  /* by rank */
+    struct job *finished; /* oldest first */
+    struct job **finished_last;
+    bool ending;
+    size_t open; /* loop thread: pushed and not yet told as done */
+};
+
+static void add_finished(struct jobs *j, struct job *job)
+{
+    job->next = NULL;
+    *j->finished_last = job;
+    j->finished_last = &job->next;
+}
+
+static void *work(void *arg)
+{
+    struct jobs *j = arg;
+
+    pthread_mutex_lock(&j->lock);
+    for (;;) {
+        while (!j->ending && !j->waiting)
+            pthread_cond_wait(&j->changed, &j->lock);
+        if (j->ending)
+            break;
+        struct job *job = j->waiting;
+        j->waiting = job->next;
+        pthread_mutex_unlock(&j->lock);
+        job->run(job);
+        pthread_mutex_lock(&j->lock);
+        add_finished(j, job);
+        uv_async_send(&j->finished_signal);
+    }
+    pthread_mutex_unlock(&j->lock);
+    return NULL;
+}
+
+static void on_finished(uv_async_t *signal)
+{
+    struct jobs *j = signal->data;
+
+    pthread_mutex_lock(&j->lock);
+    struct job *job = j->finished;
+    j->finished = NULL;
+    j->finished_last = &j->finished;
+    pthread_mutex_unlock(&j->lock);
+    while (job) {
+        struct job *next = job->next;
+        j->open--;
+        job->done(job);
+        job = next;
+    }
+}
+
+static void on_closed(uv_handle_t *handle)
+{
+    struct jobs *j = handle->data;
+
+    pthread_cond_destroy(&j->changed);
+    pthread_mutex_destroy(&j->lock);
+    free(j);
+}
+
+/* Signals are the loop's. */
+static int start_thread(struct jobs *j)
+{
+    sigset_t all, old;
+
+    sigfillset(&all);
+    pthread_sigmask(SIG_SETMASK, &all, &old);
+    int rc = pthread_create(&j->thread, NULL, work, j);
+    pthread_sigmask(SIG_SETMASK, &old, NULL);
+    return rc;
+}
+
+int jobs_open(uv_loop_t *loop, struct jobs **out, struct error *e)
+{
+    struct jobs *j = calloc(1, sizeof(*j));
+
+    if (!j)
+        return error_sys(e, ENOMEM, "cannot start the worker");
+    j->finished_last = &j->finished;
+    int rc = uv_async_init(loop, &j->finished_signal, on_finished);
+    if (rc != 0) {
+        free(j);
+        return error_sys(e, -rc, "cannot start the worker");
+    }
+    j->finished_signal.data = j;
+    pthread_mutex_init(&j->lock, NULL);
+    pthread_cond_init(&j->changed, NULL);
+    rc = start_thread(j);
+    if (rc != 0) {
+        uv_close((uv_handle_t *)&j->finished_signal, on_closed);
+        return error_sys(e, rc, "cannot start the worker");
+    }
+    *out = j;
+    return 0;
+}
+
+void jobs_push(struct jobs *j, struct job *job)
+{
+    j->open++;
+    pthread_mutex_lock(&j->lock);
+    struct job **at = &j->waiting;
+    while (*at && (*at)->rank <= job->rank)
+        at = &(*at)->next;
+    job->next = *at;
+    *at = job;
+    pthread_cond_signal(&j->changed);
+    pthread_mutex_unlock(&j->lock);
+}
+
+bool jobs_quiet(const struct jobs *j)
+{
+    return j->open == 0;
+}
+
+void jobs_close(struct jobs *j)
+{
+    if (!j)
+        return;
+    pthread_mutex_lock(&j->lock);
+    j->ending = true;
+    pthread_cond_signal(&j->changed);
+    pthread_mutex_unlock(&j->lock);
+    pthread_join(j->thread, NULL);
+    uv_close((uv_handle_t *)&j->finished_signal, on_closed);
+}

@@ -1,0 +1,37 @@
+/* jobs.h - one worker thread that does the work of the store, in order of rank.
+ *
+ * The loop thread only hands over; the worker owns the repository's writing handle. A job is its
+ * owner's memory from jobs_push until its `done` was called. */
+#ifndef WK_SERVICE_JOBS_H
+#define WK_SERVICE_JOBS_H
+
+#include "base/error.h"
+
+#include <stdbool.h>
+#include <uv.h>
+
+enum job_rank { /* lower goes first; equal ranks in order of arrival */
+                JOB_SAVE,
+                JOB_SCAN, /* saves of a whole tree */
+                JOB_VERIFY,
+                JOB_REBUILD,
+                JOB_IDLE,
+};
+
+struct job {
+    enum job_rank rank;
+    void (*run)(struct job *job);  /* in the worker */
+    void (*done)(struct job *job); /* in the loop, afterwards; may free the job */
+    struct job *next;              /* ours */
+};
+
+struct jobs;
+int jobs_open(uv_loop_t *loop, struct jobs **out, struct error *e);
+void jobs_push(struct jobs *j, struct job *job);
+/* Neither a job at work, nor waiting, nor one whose `done` is to come. */
+bool jobs_quiet(const struct jobs *j);
+/* Wait for the job at work; jobs that wait are dropped without a call. The loop then has a handle
+ * to close. NULL is fine. */
+void jobs_close(struct jobs *j);
+
+#endif

@@ -1,0 +1,21 @@
+/* place.h - the repository of the service: made where that is right, opened, and remembered. */
+#ifndef WK_SERVICE_PLACE_H
+#define WK_SERVICE_PLACE_H
+
+#include "config/config.h"
+#include "store/repository.h"
+
+#include <stdbool.h>
+
+/* Open it for writing. Where there is none it is made, if may_init, but not where the configuration
+ * comes from a file and one was there before (ERR_NOREPO: not mounted?). ERR_BUSY: another service
+ * has it. ERR_USAGE: a watch lies in it. */
+int place_open(const struct config *c, bool may_init, struct repo **out, struct error *e);
+
+/* Note in `lock` where the service listens; NULL: it does no more. */
+int place_note_socket(struct repo *r, const char *socket_path, struct error *e);
+
+/* The folder for barriers in it, made. Malloc'ed; NULL: *e says why. */
+char *place_barrier_folder(struct repo *r, struct error *e);
+
+#endif

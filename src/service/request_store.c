@@ -1,0 +1,166 @@
+#include "service/requests.h"
+#include "snapshot/report.h"
+#include "snapshot/selector.h"
+#include "snapshot/verify.h"
+
+#include <stdlib.h>
+#include <string.h>
+
+#include "base/banned.h"
+
+struct store_request {
+    struct job job;
+    struct service *service;
+    struct peer *peer;
+    struct request_progress telling;
+    json_t *request;
+    struct verify_progress progress;
+    struct verify_result result;
+    bool has_result;
+    struct error error;
+    int rc;
+};
+
+static void store_request_free(void *ctx)
+{
+    struct store_request *q = ctx;
+
+    json_decref(q->request);
+    verify_result_release(&q->result);
+    free(q);
+}
+
+static void finish(struct store_request *q)
+{
+    struct service *s = q->service;
+
+    peer_end(q->peer);
+    request_progress_end(&q->telling, store_request_free);
+    service_store_used(s);
+    service_stop_on(s);
+    service_rearm(s);
+}
+
+static json_t *progress_line(void *ctx)
+{
+    struct store_request *q = ctx;
+
+    return json_pack("{s:s,s:I,s:I}", "type", "progress", "bytes",
+                     (json_int_t)atomic_load(&q->progress.bytes_done), "bytes_total",
+                     (json_int_t)atomic_load(&q->progress.bytes_total));
+}
+
+static void start(struct service *s, struct peer *peer, const json_t *request, enum job_rank rank,
+                  void (*run)(struct job *), void (*done)(struct job *))
+{
+    struct store_request *q = calloc(1, sizeof(*q));
+
+    if (!q) {
+        peer_fail(peer, ERR_FAILED, "out of memory");
+        return;
+    }
+    q->job = (struct job){.rank = rank, .run = run, .done = done};
+    q->service = s;
+    q->peer = peer;
+    q->request = request ? json_deep_copy(request) : NULL;
+    q->telling = (struct request_progress){.peer = peer, .line = progress_line, .ctx = q};
+    request_progress_start(s, &q->telling, json_is_true(json_object_get(request, "progress")));
+    jobs_push(s->jobs, &q->job);
+}
+
+/* ---- verify ---- */
+
+/* The snapshots that were named, as numbers. */
+static int resolve(struct store_request *q, uint64_t **numbers, size_t *count, struct error *e)
+{
+    const json_t *texts = json_object_get(q->request, "snapshots");
+    struct snapshot_row row;
+    size_t i;
+    json_t *text;
+
+    *count = 0;
+    *numbers = calloc(json_array_size(texts) + 1, sizeof(**numbers));
+    if (!*numbers)
+        return error_set(e, ERR_FAILED, "out of memory");
+    json_array_foreach(texts, i, text)
+    {
+        const char *name = json_string_value(text);
+        char *path = NULL;
+        if (!name)
+            return error_set(e, ERR_USAGE, "a snapshot must be named by a text");
+        int rc = selector_resolve(q->service->repo, name, request_text(q->request, "watch"), &row,
+                                  &path, e);
+        if (rc != 0)
+            return rc;
+        (*numbers)[(*count)++] = row.commit.number;
+        snapshot_row_release(&row);
+        free(path);
+    }
+    return 0;
+}
+
+static void run_verify(struct job *job)
+{
+    struct store_request *q = (struct store_request *)job;
+    const char *level = request_text(q->request, "level");
+    uint64_t *numbers = NULL;
+    size_t count = 0;
+
+    q->rc = resolve(q, &numbers, &count, &q->error);
+    struct verify_request request = {
+        .repo = q->service->repo,
+        .level = level && strcmp(level, "quick") == 0 ? VERIFY_QUICK : VERIFY_FULL,
+        .snapshots = count > 0 ? numbers : NULL,
+        .count = count,
+        .record = true,
+        .progress = &q->progress,
+        .cancel = &q->service->cancel,
+    };
+    if (q->rc == 0) {
+        q->rc = verify_run(&request, &q->result, &q->error);
+        q->has_result = q->rc == 0;
+    }
+    free(numbers);
+}
+
+static void on_verified(struct job *job)
+{
+    struct store_request *q = (struct store_request *)job;
+    int code = q->rc != 0 ? q->rc : q->result.errors > 0 ? ERR_DAMAGED : 0;
+
+    if (q->rc != 0)
+        peer_line(q->peer, report_error(&q->error));
+    peer_line(q->peer, q->has_result ? report_verify_summary(&q->result, error_exit_code(code))
+                                     : json_pack("{s:s,s:i}", "type", "summary", "exit",
+                                                 error_exit_code(code)));
+    finish(q);
+}
+
+void request_verify(struct service *s, struct peer *peer, const json_t *request)
+{
+    start(s, peer, request, JOB_VERIFY, run_verify, on_verified);
+}
+
+/* ---- rebuild ---- */
+
+static void run_rebuild(struct job *job)
+{
+    struct store_request *q = (struct store_request *)job;
+
+    q->rc = repo_rebuild(q->service->repo, &q->error);
+}
+
+static void on_rebuilt(struct job *job)
+{
+    struct store_request *q = (struct store_request *)job;
+
+    if (q->rc != 0)
+        peer_line(q->peer, report_error(&q->error));
+    peer_line(q->peer, json_pack("{s:s,s:i}", "type", "summary", "exit", error_exit_code(q->rc)));
+    finish(q);
+}
+
+void request_rebuild(struct service *s, struct peer *peer)
+{
+    start(s, peer, NULL, JOB_REBUILD, run_rebuild, on_rebuilt);
+}

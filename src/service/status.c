@@ -1,0 +1,334 @@
+#include "service/status.h"
+
+#include "base/text.h"
+#include "service/keeper.h"
+#include "snapshot/report.h"
+#include "snapshot/selector.h"
+
+#include <errno.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/statvfs.h>
+#include <unistd.h>
+
+#include "base/banned.h"
+
+#define NS_A_SECOND UINT64_C(1000000000)
+
+/* An unsaved change that is older than this many times max_delay is a problem. */
+enum { LAG_FACTOR = 10, LAG_MIN_MS = 60000 };
+
+static json_t *time_or_null(struct wall_time t)
+{
+    return t.s == 0 && t.ns == 0 ? json_null() : report_time(t);
+}
+
+void status_problem(json_t *doc, const char *code, const char *watch, struct wall_time since,
+                    const char *message, const char *what_to_do)
+{
+    json_t *problem = json_object();
+
+    json_object_set_new(problem, "code", json_string(code));
+    json_object_set_new(problem, "watch", report_text(watch));
+    json_object_set_new(problem, "since", time_or_null(since));
+    json_object_set_new(problem, "message", report_text(message));
+    json_object_set_new(problem, "do", report_text(what_to_do));
+    json_array_append_new(json_object_get(doc, "problems"), problem);
+}
+
+void status_finish(json_t *doc)
+{
+    bool ok = json_array_size(json_object_get(doc, "problems")) == 0;
+
+    json_object_set_new(doc, "ok", json_boolean(ok));
+}
+
+/* ---- the loop's half ---- */
+
+static const char *state_word(const struct keeper *k)
+{
+    enum watch_state state = watch_root_state(k->root);
+
+    if (state == WATCH_MISSING)
+        return "missing";
+    if (keeper_scanning(k))
+        return "scanning";
+    if (state == WATCH_POLLING)
+        return "polling";
+    return state == WATCH_DEGRADED ? "degraded" : "watching";
+}
+
+static void save_problem(json_t *doc, const struct keeper *k)
+{
+    const char *code = "save-failed";
+    const char *what = "see the log; it is tried again by itself";
+
+    if (k->failure.code == ERR_NOSPACE) {
+        code = "no-space";
+        what = "make room on the repository's file system; saving resumes by itself";
+    } else if (k->failure.code == ERR_REFUSED) {
+        what = "if the folder was moved on purpose: watchkeep save NAME --moved";
+    }
+    status_problem(doc, code, k->spec.name, k->since[PROBLEM_SAVE], k->failure.message, what);
+}
+
+static void lag_problem(json_t *doc, const struct keeper *k, uint64_t lag_ms)
+{
+    char message[128];
+    uint64_t limit = k->max_delay_ms * LAG_FACTOR;
+    struct wall_time since = clock_wall();
+
+    if (lag_ms <= (limit > LAG_MIN_MS ? limit : LAG_MIN_MS))
+        return;
+    since.s -= (int64_t)(lag_ms / 1000);
+    snprintf(message, sizeof(message), "a change has been waiting for %llu seconds to be saved",
+             (unsigned long long)lag_ms / 1000);
+    status_problem(doc, "lag", k->spec.name, since, message,
+                   "see whether a long save is at work, or the disk is slow");
+}
+
+static void keeper_problems(json_t *doc, const struct keeper *k, uint64_t lag_ms)
+{
+    char message[128];
+
+    if (k->since[PROBLEM_MISSING].s)
+        status_problem(doc, "missing", k->spec.name, k->since[PROBLEM_MISSING],
+                       watch_root_problem(k->root),
+                       "bring the folder back; what is stored stands until then");
+    if (k->since[PROBLEM_POLLED].s)
+        status_problem(doc, watch_root_state(k->root) == WATCH_POLLING ? "polling" : "degraded",
+                       k->spec.name, k->since[PROBLEM_POLLED], watch_root_problem(k->root),
+                       "sysctl fs.inotify.max_user_watches=1048576 (and in /etc/sysctl.d)");
+    if (k->since[PROBLEM_SAVE].s)
+        save_problem(doc, k);
+    if (k->since[PROBLEM_INCOMPLETE].s) {
+        snprintf(message, sizeof(message), "%llu files could not be read whole",
+                 (unsigned long long)k->incomplete);
+        status_problem(doc, "incomplete", k->spec.name, k->since[PROBLEM_INCOMPLETE], message,
+                       "see which: watchkeep ls latest, or the log");
+    }
+    lag_problem(doc, k, lag_ms);
+}
+
+static json_t *watch_object(const char *name, const char *root, const char *state)
+{
+    static const char *const unknown[] = {"snapshots",     "verified",     "good",
+                                          "last_snapshot", "last_change",  "last_checked",
+                                          "lag_ms",        "next_archive", "last_archive"};
+    json_t *o = json_object();
+
+    json_object_set_new(o, "name", report_text(name));
+    report_path(o, "root", root);
+    json_object_set_new(o, "state", json_string(state));
+    for (size_t i = 0; i < sizeof(unknown) / sizeof(unknown[0]); i++)
+        json_object_set_new(o, unknown[i], json_null());
+    json_object_set_new(o, "snapshots", json_integer(0));
+    json_object_set_new(o, "verified", json_integer(0));
+    json_object_set_new(o, "good", json_integer(0));
+    json_object_set_new(o, "lag_ms", json_integer(0));
+    return o;
+}
+
+static void add_keeper(json_t *doc, const struct keeper *k)
+{
+    uint64_t lag_ms = keeper_lag_ms(k, clock_mono_ns());
+    json_t *o = watch_object(k->spec.name, k->spec.root, state_word(k));
+
+    json_object_set_new(o, "last_change", time_or_null(k->last_change));
+    json_object_set_new(o, "last_checked", time_or_null(k->last_checked));
+    json_object_set_new(o, "lag_ms", json_integer((json_int_t)lag_ms));
+    json_array_append_new(json_object_get(doc, "watches"), o);
+    keeper_problems(doc, k, lag_ms);
+}
+
+static json_t *service_object(const struct service *s)
+{
+    json_t *o = json_object();
+
+    json_object_set_new(o, "running", json_true());
+    json_object_set_new(o, "pid", json_integer(getpid()));
+    json_object_set_new(o, "since", report_time(s->since));
+    json_object_set_new(o, "version", json_string(WK_VERSION));
+    json_object_set_new(o, "folders_watched",
+                        json_integer((json_int_t)watch_tree_folders(s->tree)));
+    json_object_set_new(o, "overflows", json_integer((json_int_t)watch_tree_overflows(s->tree)));
+    return o;
+}
+
+static json_t *repository_object(const char *path)
+{
+    static const char *const unknown[] = {"id",           "bytes",          "free_bytes",
+                                          "free_percent", "snapshots",      "archives",
+                                          "last_verify",  "restore_seconds"};
+    json_t *o = json_object();
+
+    report_path(o, "path", path);
+    for (size_t i = 0; i < sizeof(unknown) / sizeof(unknown[0]); i++)
+        json_object_set_new(o, unknown[i], json_null());
+    json_object_set_new(o, "archives", json_integer(0));
+    return o;
+}
+
+/* Configured, but switched off. */
+static void add_disabled(json_t *doc, const struct service *s)
+{
+    for (size_t i = 0; i < s->config->watch_count; i++) {
+        const struct watch_config *w = &s->config->watches[i];
+        json_array_append_new(json_object_get(doc, "watches"),
+                              watch_object(w->name, w->path, "frozen"));
+    }
+    status_problem(doc, "disabled", NULL, s->since, "saving is switched off",
+                   "set WATCHKEEP_ENABLED=true");
+}
+
+json_t *status_live(struct service *s)
+{
+    const struct keeper *k;
+    json_t *doc = json_object();
+
+    json_object_set_new(doc, "schema", json_integer(1));
+    json_object_set_new(doc, "ok", json_false());
+    json_object_set_new(doc, "service", service_object(s));
+    json_object_set_new(doc, "watches", json_array());
+    json_object_set_new(doc, "repository", repository_object(s->config->repository));
+    json_object_set_new(doc, "problems", json_array());
+    if (!s->config->enabled)
+        add_disabled(doc, s);
+    LIST_FOREACH(k, &s->keepers, link)
+    {
+        if (k->root)
+            add_keeper(doc, k);
+    }
+    if (s->config_bad_since.s)
+        status_problem(doc, "config", NULL, s->config_bad_since, s->config_error.message,
+                       "mend the file, then reload; the settings from before are in force");
+    return doc;
+}
+
+/* ---- the repository's half ---- */
+
+struct count {
+    uint64_t snapshots, verified, good;
+    struct wall_time last, last_verify;
+    bool newest_damaged;
+};
+
+static int count_one(void *ctx, const struct snapshot_row *row)
+{
+    struct count *c = ctx;
+
+    if (c->snapshots++ == 0) {
+        c->last = row->commit.time;
+        c->newest_damaged = row->damaged;
+    }
+    c->verified += row->verified.s != 0;
+    c->good += snapshot_good(row) == SNAPSHOT_GOOD;
+    if (row->verified.s > c->last_verify.s)
+        c->last_verify = row->verified;
+    return 0;
+}
+
+static json_t *find_watch(json_t *doc, const char *name)
+{
+    size_t i;
+    json_t *o;
+
+    json_array_foreach(json_object_get(doc, "watches"), i, o)
+    {
+        const char *at = json_string_value(json_object_get(o, "name"));
+        if (at && strcmp(at, name) == 0)
+            return o;
+    }
+    return NULL;
+}
+
+static int add_row(json_t *doc, struct catalog *c, const struct watch_row *row, struct count *all,
+                   struct error *e)
+{
+    struct count count = {0};
+    int rc = catalog_snapshots(c, row->serial, 1, UINT64_MAX, true, count_one, &count, e);
+    json_t *o = find_watch(doc, row->name);
+
+    if (rc < 0)
+        return rc;
+    all->snapshots += count.snapshots;
+    if (count.last_verify.s > all->last_verify.s)
+        all->last_verify = count.last_verify;
+    if (!o)
+        return 0; /* no longer configured: it keeps what it has */
+    json_object_set_new(o, "snapshots", json_integer((json_int_t)count.snapshots));
+    json_object_set_new(o, "verified", json_integer((json_int_t)count.verified));
+    json_object_set_new(o, "good", json_integer((json_int_t)count.good));
+    json_object_set_new(o, "last_snapshot", time_or_null(count.last));
+    if (row->frozen) {
+        json_object_set_new(o, "state", json_string("frozen"));
+        status_problem(doc, "frozen", row->name, (struct wall_time){0},
+                       "nothing of this watch is pruned", "look at what happened to its folder");
+    }
+    if (count.newest_damaged)
+        status_problem(doc, "damaged", row->name, (struct wall_time){0},
+                       "the newest snapshot of this watch is damaged", "watchkeep verify");
+    return 0;
+}
+
+static int add_rows(json_t *doc, struct repo *r, struct count *all, struct error *e)
+{
+    struct watch_row *rows = NULL;
+    size_t count = 0;
+    int rc = catalog_watches(repo_catalog(r), &rows, &count, e);
+
+    for (size_t i = 0; i < count; i++) {
+        if (rc == 0)
+            rc = add_row(doc, repo_catalog(r), &rows[i], all, e);
+        watch_row_release(&rows[i]);
+    }
+    free(rows);
+    return rc;
+}
+
+static void add_space(json_t *o, const char *path)
+{
+    struct statvfs fs;
+
+    if (statvfs(path, &fs) != 0 || fs.f_blocks == 0)
+        return;
+    uint64_t free_bytes = (uint64_t)fs.f_bavail * fs.f_frsize;
+    uint64_t total = (uint64_t)fs.f_blocks * fs.f_frsize;
+    json_object_set_new(o, "free_bytes", json_integer((json_int_t)free_bytes));
+    json_object_set_new(o, "free_percent", json_real((double)(free_bytes * 1000 / total) / 10));
+}
+
+static int add_opened(json_t *doc, struct repo *r, struct error *e)
+{
+    json_t *o = json_object_get(doc, "repository");
+    struct count all = {0};
+    char id[33];
+    int rc = add_rows(doc, r, &all, e);
+
+    text_hex(repo_id(r), 16, id);
+    json_object_set_new(o, "id", json_string(id));
+    json_object_set_new(o, "bytes", json_integer((json_int_t)repo_bytes(r)));
+    json_object_set_new(o, "snapshots", json_integer((json_int_t)all.snapshots));
+    json_object_set_new(o, "last_verify", time_or_null(all.last_verify));
+    return rc;
+}
+
+int status_add_repository(json_t *doc, const char *repo_path, struct error *e)
+{
+    struct repo_options opt = {0};
+    struct repo *r = NULL;
+
+    if (!doc)
+        return error_sys(e, ENOMEM, "cannot tell the status");
+    add_space(json_object_get(doc, "repository"), repo_path);
+    int rc = repo_open(repo_path, REPO_READ, &opt, &r, e);
+    if (rc == 0) {
+        rc = add_opened(doc, r, e);
+        repo_close(r);
+    }
+    if (rc != 0)
+        status_problem(doc, "repository", NULL, (struct wall_time){0}, e->message,
+                       "see that the repository is mounted and whole: watchkeep verify");
+    return 0;
+}

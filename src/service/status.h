@@ -1,0 +1,28 @@
+/* status.h - the document of `status`, in two halves: what the service knows, put together in the
+ * loop, and what the repository says, added by a thread that may wait. Keys: src/cli/CONTRACT.md.
+ */
+#ifndef WK_SERVICE_STATUS_H
+#define WK_SERVICE_STATUS_H
+
+#include "base/clock.h"
+#include "base/error.h"
+
+#include <jansson.h>
+
+struct service;
+
+/* The loop's half; NULL on no memory. */
+json_t *status_live(struct service *s);
+
+/* Add what the repository at path says: its own object, and counts and the last snapshot of each
+ * watch in the document. What is wrong becomes a problem. Any thread, with its own handle. 0, or
+ * ERR_FAILED without memory. */
+int status_add_repository(json_t *doc, const char *repo_path, struct error *e);
+
+/* Add {"code","watch","since","message","do"}; watch may be NULL, since.s == 0: not known. */
+void status_problem(json_t *doc, const char *code, const char *watch, struct wall_time since,
+                    const char *message, const char *what_to_do);
+/* Set "ok": nothing is wrong. The last call. */
+void status_finish(json_t *doc);
+
+#endif

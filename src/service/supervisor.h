@@ -1,0 +1,77 @@
+/* supervisor.h - the service's one struct and what its files share (used in src/service only).
+ *
+ * service.c starts and stops, keeper.c runs one watch, requests.c answers the control socket,
+ * status.c describes, reload.c applies a changed configuration. All of it is the loop thread's; the
+ * worker thread (jobs.h) alone uses `repo` once the loop runs. */
+#ifndef WK_SERVICE_SUPERVISOR_H
+#define WK_SERVICE_SUPERVISOR_H
+
+#include "base/clock.h"
+#include "capture/sqlite_capture.h"
+#include "config/config.h"
+#include "service/control.h"
+#include "service/jobs.h"
+#include "service/service.h"
+#include "store/repository.h"
+#include "watch/alarm.h"
+#include "watch/filesystem.h"
+#include "watch/watch_tree.h"
+
+#include <stdatomic.h>
+#include <sys/queue.h>
+
+struct keeper;
+
+struct service {
+    struct service_options *opt;
+    struct config *config;
+    struct config **old_configs; /* jobs may still look at them */
+    size_t old_config_count;
+    uv_loop_t loop;
+    uv_signal_t terminate, interrupt, hangup;
+    uv_timer_t manager; /* the watchdog, or more time while starting and stopping */
+    struct alarm *alarm;
+    struct jobs *jobs;
+    struct watch_tree *tree;
+    struct mounts *mounts; /* may be NULL */
+    struct control *control;
+    struct sqlite_helper *helper;
+    struct repo *repo;
+    LIST_HEAD(, keeper) keepers;
+    size_t reads; /* requests being answered in the loop's threads */
+    struct job idle_job;
+    uint64_t idle_at; /* when the store may tidy up, UINT64_MAX: nothing to tidy */
+    bool idling;
+    struct wall_time since;
+    struct wall_time config_bad_since; /* s = 0: the running configuration is the newest */
+    struct error config_error;
+    uint64_t overflows_told, overflow_quiet_until;
+    atomic_bool cancel; /* stop what the worker does, unsaved or not */
+    bool watching;      /* every watch has been set up, though not all may stand yet */
+    bool ready, stopping, ending;
+    int result; /* what service_run returns, with *error */
+    struct error *error;
+};
+
+/* Set the alarm to the next thing that is due. Call it after anything that may have changed that.
+ */
+void service_rearm(struct service *s);
+/* The store has been written to. */
+void service_store_used(struct service *s);
+/* SIGTERM, or the stop request; the second time: at once. */
+void service_stop(struct service *s);
+/* While stopping: end the loop when nothing is left to do. */
+void service_stop_on(struct service *s);
+/* While starting: READY when every watch stands. */
+void service_ready_on(struct service *s);
+
+/* Use another configuration from now on (taken over); the old one lives on while jobs are at work.
+ */
+void service_set_config(struct service *s, struct config *fresh);
+/* SIGHUP, or the reload request: 0, or what is wrong (the running settings stay). */
+int service_reload(struct service *s, struct error *e);
+
+/* The control socket's handler. */
+void requests_serve(void *service, struct peer *peer, enum control_right right,
+                    const json_t *request);
+#endif

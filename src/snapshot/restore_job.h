@@ -1,0 +1,146 @@
+/* restore_job.h - what the files of restore share; nobody else includes it.
+ *
+ * restore.c         the order of the whole, problems and warnings
+ * restore_plan.c    the walk: folders are made, files go in batches to the workers, hard links
+ * restore_write.c   a worker: files, links, devices; metadata of everything
+ * restore_target.c  the target, the scratch folder, putting in place
+ * restore_merge.c   putting in place over what stands there
+ *
+ * The tree is written beneath `tree`, a folder of ours that nobody else may enter. */
+#ifndef WK_SNAPSHOT_RESTORE_JOB_H
+#define WK_SNAPSHOT_RESTORE_JOB_H
+
+#include "base/buffer.h"
+#include "snapshot/restore.h"
+
+#include <pthread.h>
+#include <sys/types.h>
+
+struct restore_folder {
+    struct restore_folder *parent; /* NULL: the top */
+    struct restore_folder *before; /* the folder made before this one */
+    uint8_t *meta;                 /* NULL: leave it as it is */
+    uint32_t meta_len;
+    char name[]; /* "" for the top */
+};
+
+struct restore_item { /* anything but a folder */
+    struct restore_folder *folder;
+    size_t name, meta; /* offsets in batch.bytes; name is NUL-terminated */
+    uint32_t meta_len;
+};
+
+struct restore_batch { /* neighbours in the walk: likely neighbours in the packs */
+    struct restore_batch *next;
+    struct restore_item *items;
+    size_t count;
+    uint64_t content;
+    struct buffer bytes;
+};
+
+enum restore_warning {
+    WARN_OWNER,
+    WARN_SETUID,
+    WARN_XATTR,
+    WARN_MODE,
+    WARN_TIMES,
+    WARN_DEVICE,
+    WARN_CHANGING,
+    WARN_SERVER_DATA,
+    WARN_UNREAD,
+    WARN_KINDS
+};
+
+struct restore_job {
+    const struct restore_request *req;
+    struct restore_result *result;
+    int tree;    /* where the tree is written */
+    bool single; /* the path is no folder: it stands alone in the top folder */
+    struct restore_folder *top, *last; /* `last` begins the list: deepest first */
+    char **databases;                  /* paths below the top; sorted by restore_merge */
+    size_t database_count, database_cap;
+    struct buffer repeated; /* node ids (u64) with a further name, see restore_plan.c */
+    atomic_uint_least64_t files, bytes; /* written */
+
+    pthread_mutex_t lock; /* of all that follows */
+    pthread_cond_t more, room;
+    struct restore_batch *queue, **queue_end;
+    size_t queued, queue_max;
+    bool closed;  /* no batch will follow */
+    int code;     /* 0, or why everything stops */
+    struct error why;
+    int worst; /* the first in order of precedence of what problems there were */
+    struct {
+        uint64_t count;
+        char *first;
+    } warnings[WARN_KINDS];
+};
+
+/* A descriptor (O_PATH) of the folder looked at last. */
+struct restore_dir {
+    const struct restore_folder *folder;
+    int fd;
+};
+#define RESTORE_DIR_INIT {NULL, -1}
+
+/* ---- restore.c; any thread ---- */
+
+/* path names something that will not be there, and why. */
+void restore_problem(struct restore_job *j, const char *path, const struct error *why);
+/* Something could not be set; all of a kind make one line. sys is an errno or 0. */
+void restore_warn(struct restore_job *j, enum restore_warning kind, const char *path, int sys);
+/* Everything stops. The first reason stays. Returns its code. */
+int restore_fail(struct restore_job *j, const struct error *why);
+/* 0, or the code of why everything stops, the caller's wish included. */
+int restore_stopped(struct restore_job *j);
+/* Whether it makes no sense to go on with other files after this errno. */
+bool restore_fatal(int sys);
+
+/* Path below the top, NUL-terminated; name may be NULL. NULL on no memory. */
+const char *restore_path(const struct restore_folder *f, const char *name, struct buffer *out);
+/* Descriptor of a folder in the tree, borrowed from d, or a negative code. */
+int restore_dir_open(int tree, struct restore_dir *d, const struct restore_folder *f,
+                     struct error *e);
+void restore_dir_close(struct restore_dir *d);
+
+/* ---- restore_plan.c ---- */
+
+/* Walk the selection: make folders, queue everything else. */
+int restore_plan(struct restore_job *j, struct error *e);
+/* Give hard-linked files their further names; after all workers are done. */
+int restore_links(struct restore_job *j, struct error *e);
+void restore_batch_free(struct restore_batch *b);
+
+/* ---- restore_write.c ---- */
+
+void *restore_worker(void *job); /* thread: batches until the queue is closed and empty */
+/* Owner, xattrs, mode and times of all folders beneath root, deepest first. */
+void restore_folders(struct restore_job *j, int root);
+
+/* ---- restore_target.c ---- */
+
+struct restore_target {
+    int parent; /* the folder that holds the target */
+    char *name; /* the target in it */
+    int folder; /* the target itself, or -1 when it is missing */
+    bool inside; /* scratch stands inside the target, and the tree in it in SCRATCH_NEW */
+    bool made;   /* the target was made by us */
+    int scratch; /* -1: none */
+    char scratch_name[48];
+    int tree, aside; /* in it; aside holds what had to make way, -1: nothing may */
+    bool placed;
+};
+
+int restore_target_open(const struct restore_request *req, bool single, struct restore_target *t,
+                        struct error *e);
+/* Put the finished tree in place. */
+int restore_target_place(struct restore_job *j, struct restore_target *t, struct error *e);
+/* Remove the scratch folder; on failure (before place) also a target that was made. */
+void restore_target_close(struct restore_target *t);
+
+/* ---- restore_merge.c ---- */
+
+/* Move everything in t->tree to t->folder. */
+int restore_merge(struct restore_job *j, struct restore_target *t, struct error *e);
+
+#endif

@@ -1,0 +1,387 @@
+/* The walk of what is to be restored, in the order in which it was saved. Memory follows the number
+ * of folders and what stands in the queue, not the number of files; of files only node ids are
+ * kept, to know a further name of one (a hard link). Where there are such, a second walk makes
+ * them. */
+#include "snapshot/number_set.h"
+#include "snapshot/restore_job.h"
+#include "snapshot/tree.h"
+
+#include "base/bytes.h"
+#include "base/text.h"
+#include "io/fileops.h"
+#include "io/safe_path.h"
+
+#include <errno.h>
+#include <fcntl.h>
+#include <inttypes.h>
+#include <limits.h>
+#include <stdlib.h>
+#include <string.h>
+#include <unistd.h>
+
+#include "base/banned.h"
+
+enum { BATCH_ITEMS = 256, BATCH_BYTES = 4 * 1024 * 1024 };
+
+static int no_memory(struct error *e)
+{
+    return error_set(e, ERR_FAILED, "out of memory");
+}
+
+/* ---- batches ---- */
+
+void restore_batch_free(struct restore_batch *b)
+{
+    if (!b)
+        return;
+    buffer_release(&b->bytes);
+    free(b->items);
+    free(b);
+}
+
+static struct restore_batch *batch_new(void)
+{
+    struct restore_batch *b = calloc(1, sizeof(*b));
+
+    if (b)
+        b->items = calloc(BATCH_ITEMS, sizeof(*b->items));
+    if (b && !b->items) {
+        free(b);
+        return NULL;
+    }
+    return b;
+}
+
+struct plan {
+    struct restore_job *job;
+    struct restore_folder **open; /* the folders above the entry, by level */
+    size_t open_cap;
+    struct restore_dir dir;
+    struct restore_batch *batch;
+    struct number_set nodes;
+};
+
+/* Hand the batch to the workers; waits while they are behind. */
+static int send_batch(struct plan *p)
+{
+    struct restore_job *j = p->job;
+    struct restore_batch *b = p->batch;
+
+    p->batch = NULL;
+    if (!b)
+        return 0;
+    int rc = restore_stopped(j);
+    pthread_mutex_lock(&j->lock);
+    while (j->code == 0 && j->queued >= j->queue_max)
+        pthread_cond_wait(&j->room, &j->lock);
+    if (rc == 0)
+        rc = j->code;
+    if (rc == 0) {
+        *j->queue_end = b;
+        j->queue_end = &b->next;
+        j->queued++;
+        pthread_cond_signal(&j->more);
+        b = NULL;
+    }
+    pthread_mutex_unlock(&j->lock);
+    restore_batch_free(b);
+    return rc;
+}
+
+static int add_item(struct plan *p, const struct tree_entry *t, struct restore_folder *folder,
+                    uint64_t size, struct error *e)
+{
+    if (!p->batch && !(p->batch = batch_new()))
+        return no_memory(e);
+    struct restore_batch *b = p->batch;
+    struct restore_item *item = &b->items[b->count++];
+    item->folder = folder;
+    item->name = b->bytes.len;
+    buffer_append(&b->bytes, t->name, strlen(t->name) + 1);
+    item->meta = b->bytes.len;
+    item->meta_len = t->meta_len;
+    buffer_append(&b->bytes, t->meta, t->meta_len);
+    if (!buffer_ok(&b->bytes))
+        return no_memory(e);
+    b->content += size;
+    return b->count == BATCH_ITEMS || b->content >= BATCH_BYTES ? send_batch(p) : 0;
+}
+
+/* ---- folders ---- */
+
+static struct restore_folder *folder_new(struct restore_job *j, struct restore_folder *parent,
+                                         const char *name, const struct tree_entry *t)
+{
+    size_t len = strlen(name) + 1;
+    struct restore_folder *f = calloc(1, sizeof(*f) + len);
+
+    if (!f)
+        return NULL;
+    memcpy(f->name, name, len);
+    f->parent = parent;
+    f->before = j->last;
+    j->last = f;
+    if (t) {
+        f->meta = malloc(t->meta_len ? t->meta_len : 1);
+        if (!f->meta)
+            return NULL;
+        memcpy(f->meta, t->meta, t->meta_len);
+        f->meta_len = t->meta_len;
+    }
+    return f;
+}
+
+/* Remember the folder as the one open at its level. */
+static int open_level(struct plan *p, size_t level, struct restore_folder *f, struct error *e)
+{
+    if (!f)
+        return no_memory(e);
+    if (level >= p->open_cap) {
+        size_t cap = 2 * level + 16;
+        struct restore_folder **open = reallocarray(p->open, cap, sizeof(struct restore_folder *));
+        if (!open)
+            return no_memory(e);
+        p->open = open;
+        p->open_cap = cap;
+    }
+    p->open[level] = f;
+    return 0;
+}
+
+/* What went wrong with one entry: a problem of its own, or the end of everything. */
+static int entry_failed(struct plan *p, const struct tree_entry *t, struct error *e)
+{
+    if (restore_fatal(e->sys))
+        return e->code;
+    restore_problem(p->job, t->path, e);
+    error_clear(e);
+    return TREE_SKIP;
+}
+
+static int make_folder(struct plan *p, const struct tree_entry *t, struct error *e)
+{
+    struct restore_job *j = p->job;
+    struct restore_folder *parent = p->open[t->level - 1];
+    char quoted[256];
+
+    int dirfd = restore_dir_open(j->tree, &p->dir, parent, e);
+    if (dirfd < 0)
+        return entry_failed(p, t, e);
+    if (fileops->mkdirat(dirfd, t->name, 0700) != 0) {
+        error_sys(e, errno, "cannot make the folder '%s'",
+                  text_escape(t->path, quoted, sizeof(quoted)));
+        return entry_failed(p, t, e);
+    }
+    return open_level(p, t->level, folder_new(j, parent, t->name, t), e);
+}
+
+static int add_database(struct restore_job *j, const struct restore_folder *f, const char *name,
+                        struct error *e)
+{
+    struct buffer path = BUFFER_INIT;
+
+    if (j->database_count == j->database_cap) {
+        size_t cap = j->database_cap ? 2 * j->database_cap : 16;
+        char **databases = reallocarray(j->databases, cap, sizeof(char *));
+        if (!databases)
+            return no_memory(e);
+        j->databases = databases;
+        j->database_cap = cap;
+    }
+    if (!restore_path(f, name, &path))
+        return no_memory(e);
+    j->databases[j->database_count++] = (char *)path.data;
+    return 0;
+}
+
+/* ---- the walk ---- */
+
+static void count_total(struct restore_job *j, uint64_t size)
+{
+    if (!j->req->progress)
+        return;
+    atomic_fetch_add(&j->req->progress->files_total, 1);
+    atomic_fetch_add(&j->req->progress->bytes_total, size);
+}
+
+static int plan_file(struct plan *p, const struct tree_entry *t, const struct node_brief *brief,
+                     struct error *e)
+{
+    struct restore_job *j = p->job;
+    struct restore_folder *folder = p->open[t->level ? t->level - 1 : 0];
+
+    if (brief->flags & NODE_SQLITE) {
+        int rc = add_database(j, folder, t->name, e);
+        if (rc != 0)
+            return rc;
+    }
+    int is_new = number_set_add(&p->nodes, t->node);
+    if (is_new < 0)
+        return no_memory(e);
+    if (!is_new) {
+        put_u64(&j->repeated, t->node);
+        return buffer_ok(&j->repeated) ? 0 : no_memory(e);
+    }
+    count_total(j, brief->size);
+    return add_item(p, t, folder, brief->size, e);
+}
+
+static int plan_entry(void *ctx, const struct tree_entry *t, struct error *e)
+{
+    struct plan *p = ctx;
+    struct restore_job *j = p->job;
+    struct node_brief brief;
+
+    if (j->req->cancel && atomic_load_explicit(j->req->cancel, memory_order_relaxed))
+        return restore_stopped(j);
+    if (node_brief_decode(t->meta, t->meta_len, &brief, e) != 0)
+        return entry_failed(p, t, e) == TREE_SKIP ? 0 : e->code;
+    if (t->level == 0) {
+        bool folder = brief.type == NODE_FOLDER;
+        j->top = folder_new(j, NULL, "", folder ? t : NULL);
+        int rc = open_level(p, 0, j->top, e);
+        if (rc != 0 || folder)
+            return rc;
+    }
+    return brief.type == NODE_FOLDER ? make_folder(p, t, e) : plan_file(p, t, &brief, e);
+}
+
+static int walk(struct restore_job *j, tree_visit visit, void *ctx, struct error *e)
+{
+    const struct snapshot_row *s = j->req->snapshot;
+    struct catalog *c;
+
+    int rc = repo_catalog_open(j->req->repo, &c, e);
+    if (rc != 0)
+        return rc;
+    rc = tree_walk(c, s->watch_serial, (int64_t)s->commit.number, j->req->path ? j->req->path : "",
+                   UINT_MAX, visit, ctx, e);
+    repo_catalog_close(j->req->repo, c);
+    return rc;
+}
+
+int restore_plan(struct restore_job *j, struct error *e)
+{
+    struct plan p = {.job = j, .dir = RESTORE_DIR_INIT};
+
+    int rc = walk(j, plan_entry, &p, e);
+    if (rc == 0)
+        rc = send_batch(&p);
+    if (rc != 0 && restore_stopped(j) != 0)
+        *e = j->why; /* the workers' reason came first */
+    restore_batch_free(p.batch);
+    restore_dir_close(&p.dir);
+    number_set_release(&p.nodes);
+    free(p.open);
+    return rc;
+}
+
+/* ---- hard links ---- */
+
+struct link_source {
+    uint64_t node;
+    char *path; /* below the top, once it was seen */
+};
+
+struct linking {
+    struct restore_job *job;
+    struct link_source *sources; /* sorted by node */
+    size_t count;
+    size_t strip; /* length of what stands before the top in a walk's paths */
+};
+
+static int by_node(const void *a, const void *b)
+{
+    const struct link_source *x = a;
+    const struct link_source *y = b;
+
+    return x->node < y->node ? -1 : x->node > y->node;
+}
+
+static int link_one(struct linking *l, const char *from, const char *to, struct error *e)
+{
+    const char *from_name, *to_name;
+    char quoted[256];
+    int rc = 0;
+
+    int from_dir = safe_open_parent(l->job->tree, from, &from_name, e);
+    if (from_dir < 0)
+        return from_dir;
+    int to_dir = safe_open_parent(l->job->tree, to, &to_name, e);
+    if (to_dir < 0) {
+        close(from_dir);
+        return to_dir;
+    }
+    if (linkat(from_dir, from_name, to_dir, to_name, 0) != 0)
+        rc = error_sys(e, errno, "cannot link to '%s'", text_escape(from, quoted, sizeof(quoted)));
+    close(from_dir);
+    close(to_dir);
+    return rc;
+}
+
+static int link_entry(void *ctx, const struct tree_entry *t, struct error *e)
+{
+    struct linking *l = ctx;
+    struct link_source key = {.node = t->node};
+
+    int rc = restore_stopped(l->job);
+    if (rc != 0) {
+        *e = l->job->why;
+        return rc;
+    }
+    struct link_source *s = bsearch(&key, l->sources, l->count, sizeof(key), by_node);
+    if (!s)
+        return 0;
+    const char *path = t->path + l->strip;
+    if (!s->path) {
+        s->path = strdup(path);
+        return s->path ? 0 : no_memory(e);
+    }
+    rc = link_one(l, s->path, path, e);
+    if (rc == 0) {
+        atomic_fetch_add(&l->job->files, 1);
+        return 0;
+    }
+    if (restore_fatal(e->sys))
+        return rc;
+    if (e->code == ERR_NOTFOUND)
+        error_set(e, ERR_DAMAGED, "what it is a hard link to could not be restored");
+    restore_problem(l->job, t->path, e);
+    error_clear(e);
+    return 0;
+}
+
+/* The node ids in j->repeated as sorted sources, each once. */
+static int gather_sources(struct linking *l, struct error *e)
+{
+    const struct buffer *b = &l->job->repeated;
+    size_t n = b->len / sizeof(uint64_t);
+
+    l->sources = calloc(n, sizeof(*l->sources));
+    if (!l->sources)
+        return no_memory(e);
+    for (size_t i = 0; i < n; i++)
+        l->sources[i].node = load_u64(b->data + i * sizeof(uint64_t));
+    qsort(l->sources, n, sizeof(*l->sources), by_node);
+    for (size_t i = 0; i < n; i++) {
+        if (l->count == 0 || l->sources[l->count - 1].node != l->sources[i].node)
+            l->sources[l->count++] = l->sources[i];
+    }
+    return 0;
+}
+
+int restore_links(struct restore_job *j, struct error *e)
+{
+    const char *path = j->req->path ? j->req->path : "";
+    struct linking l = {.job = j, .strip = *path ? strlen(path) + 1 : 0};
+
+    if (j->repeated.len == 0)
+        return 0;
+    int rc = gather_sources(&l, e);
+    if (rc == 0)
+        rc = walk(j, link_entry, &l, e);
+    for (size_t i = 0; i < l.count; i++)
+        free(l.sources[i].path);
+    free(l.sources);
+    return rc;
+}

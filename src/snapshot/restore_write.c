@@ -1,0 +1,474 @@
+/* A worker of a restore: takes batches, writes what is in them beneath the tree. Order for each:
+ * data, owner, user xattrs, mode, other xattrs (ACLs, capabilities), times. Setting the owner takes
+ * set-id bits and capabilities away, a mode without w may forbid user xattrs, and the mode rewrites
+ * an ACL's mask: hence the order. Nothing of a file is kept unless all of its content was there. */
+#include "snapshot/restore_job.h"
+
+#include "base/text.h"
+#include "io/fileops.h"
+#include "io/safe_path.h"
+
+#include <errno.h>
+#include <fcntl.h>
+#include <inttypes.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/stat.h>
+#include <sys/sysmacros.h>
+#include <sys/xattr.h>
+#include <unistd.h>
+
+#include "base/banned.h"
+
+#define SET_ID_BITS (S_ISUID | S_ISGID)
+
+struct worker {
+    struct restore_job *job;
+    struct chunk_source *source;
+    struct restore_dir dir;
+    struct buffer path; /* of the entry at hand, as people know it */
+};
+
+/* ---- metadata ---- */
+
+/* What is given its metadata: by descriptor, or, for what cannot be opened, by folder and name. */
+struct subject {
+    int fd;  /* -1: the other two */
+    int dir; /* O_PATH */
+    const char *name;
+    const char *path; /* for messages */
+};
+
+static int set_xattr(const struct subject *s, const struct node_xattr *x)
+{
+    char path[NAME_LEN_MAX + 64];
+
+    if (s->fd >= 0)
+        return fsetxattr(s->fd, x->name, x->value, x->len, 0);
+    snprintf(path, sizeof(path), "/proc/self/fd/%d/%s", s->dir, s->name);
+    return lsetxattr(path, x->name, x->value, x->len, 0);
+}
+
+static void set_xattrs(struct restore_job *j, const struct subject *s, const struct node *n,
+                       bool user)
+{
+    for (uint32_t i = 0; i < n->xattr_count; i++) {
+        if ((strncmp(n->xattrs[i].name, "user.", 5) == 0) == user &&
+            set_xattr(s, &n->xattrs[i]) != 0)
+            restore_warn(j, WARN_XATTR, s->path, errno);
+    }
+}
+
+static int change_owner(const struct subject *s, uid_t uid, gid_t gid)
+{
+    return s->fd >= 0 ? fchown(s->fd, uid, gid)
+                      : fchownat(s->dir, s->name, uid, gid, AT_SYMLINK_NOFOLLOW);
+}
+
+/* Whether owner and group are as saved now. */
+static bool set_owner(struct restore_job *j, const struct subject *s, const struct node *n)
+{
+    if (change_owner(s, n->uid, n->gid) == 0)
+        return true;
+    restore_warn(j, WARN_OWNER, s->path, errno);
+    change_owner(s, (uid_t)-1, n->gid); /* a group of ours may be given by anybody */
+    return false;
+}
+
+static void set_mode(struct restore_job *j, const struct subject *s, const struct node *n,
+                     bool owner_set)
+{
+    mode_t mode = n->mode & 07777;
+
+    if (!owner_set && (mode & SET_ID_BITS)) {
+        mode &= (mode_t)~SET_ID_BITS;
+        restore_warn(j, WARN_SETUID, s->path, 0);
+    }
+    if ((s->fd >= 0 ? fchmod(s->fd, mode) : fchmodat(s->dir, s->name, mode, 0)) != 0)
+        restore_warn(j, WARN_MODE, s->path, errno);
+}
+
+static void set_times(struct restore_job *j, const struct subject *s, const struct node *n)
+{
+    const struct timespec times[2] = {
+        {.tv_nsec = UTIME_OMIT},
+        {.tv_sec = (time_t)n->mtime_s, .tv_nsec = (long)n->mtime_ns},
+    };
+
+    if ((s->fd >= 0 ? futimens(s->fd, times)
+                    : utimensat(s->dir, s->name, times, AT_SYMLINK_NOFOLLOW)) != 0)
+        restore_warn(j, WARN_TIMES, s->path, errno);
+}
+
+static void set_metadata(struct restore_job *j, const struct subject *s, const struct node *n)
+{
+    bool owner_set = set_owner(j, s, n);
+
+    set_xattrs(j, s, n, true);
+    if (n->type != NODE_SYMLINK)
+        set_mode(j, s, n, owner_set);
+    set_xattrs(j, s, n, false);
+    set_times(j, s, n);
+}
+
+/* ---- content ---- */
+
+struct content {
+    struct worker *worker;
+    const struct node *node;
+    int dir, fd; /* fd -1: not made yet */
+    const char *name;
+    uint64_t expected, written; /* bytes of the stream */
+    uint32_t extent;            /* where the stream stands in the node's data runs */
+    uint64_t in_extent;
+    bool target_failed; /* not the repository */
+};
+
+static uint64_t stream_len(const struct node *n)
+{
+    uint64_t sum = 0;
+
+    if (n->extent_count == 0)
+        return n->ref_count > 0 ? n->size : 0;
+    for (uint32_t i = 0; i < n->extent_count; i++)
+        sum += n->extents[i].len;
+    return sum;
+}
+
+static int content_create(struct content *c, struct error *e)
+{
+    if (c->fd >= 0)
+        return 0;
+    int fd = safe_open(c->dir, c->name, O_WRONLY | O_CREAT | O_EXCL | O_NOFOLLOW, 0600, e);
+    if (fd < 0)
+        return fd;
+    c->fd = fd;
+    return 0;
+}
+
+/* The next len bytes of the stream go where the data runs say. */
+static int content_write(struct content *c, const uint8_t *p, uint64_t len, struct error *e)
+{
+    const struct node *n = c->node;
+    int rc = 0;
+
+    if (n->extent_count == 0) {
+        rc = file_write_all(c->fd, p, (size_t)len, c->written, e);
+        c->written += len;
+        return rc;
+    }
+    while (rc == 0 && len > 0) {
+        const struct node_extent *x = &n->extents[c->extent];
+        uint64_t left = x->len - c->in_extent;
+        uint64_t now = len < left ? len : left;
+        rc = file_write_all(c->fd, p, (size_t)now, x->off + c->in_extent, e);
+        p += now;
+        len -= now;
+        c->written += now;
+        c->in_extent += now;
+        if (c->in_extent == x->len) {
+            c->extent++;
+            c->in_extent = 0;
+        }
+    }
+    return rc;
+}
+
+static int wrong_length(struct error *e)
+{
+    return error_set(e, ERR_DAMAGED, "its content is not as long as it says");
+}
+
+static int content_chunk(void *ctx, uint64_t off, const struct chunk_ref *ref, struct error *e)
+{
+    struct content *c = ctx;
+    const uint8_t *p;
+    size_t len;
+
+    int rc = restore_stopped(c->worker->job);
+    if (rc == 0)
+        rc = chunk_source_get(c->worker->source, &ref->id, &p, &len, e);
+    if (rc != 0)
+        return rc;
+    if (off != c->written || len != ref->len || len > c->expected - c->written)
+        return wrong_length(e);
+    rc = content_create(c, e);
+    if (rc == 0)
+        rc = content_write(c, p, len, e);
+    c->target_failed = rc != 0;
+    if (rc == 0 && c->worker->job->req->progress)
+        atomic_fetch_add(&c->worker->job->req->progress->bytes_done, len);
+    return rc;
+}
+
+/* Length and metadata of a file whose content stands; the descriptor is closed. */
+static int content_finish(struct content *c, struct error *e)
+{
+    const struct node *n = c->node;
+    const char *path = (const char *)c->worker->path.data;
+    struct subject s = {.fd = c->fd, .path = path};
+    uint64_t end = n->extent_count == 0
+                       ? c->written
+                       : n->extents[n->extent_count - 1].off + n->extents[n->extent_count - 1].len;
+
+    if (n->size > INT64_MAX)
+        return wrong_length(e);
+    if (n->size != end && fileops->ftruncate(c->fd, (off_t)n->size) != 0)
+        return error_sys(e, errno, "cannot set its length");
+    set_metadata(c->worker->job, &s, n);
+    c->fd = -1;
+    /* Some file systems tell only now that there was no room. */
+    return fileops->close(s.fd) == 0 ? 0 : error_sys(e, errno, "cannot write it out");
+}
+
+static int never_read(const struct node *n, struct error *e)
+{
+    char quoted[256];
+
+    return error_set(e, ERR_INCOMPLETE, "it could not be read when it was saved%s%s",
+                     n->reason ? ": " : "",
+                     n->reason ? text_escape(n->reason, quoted, sizeof(quoted)) : "");
+}
+
+static int write_file(struct worker *w, const struct node *n, int dir, const char *name,
+                      struct error *e)
+{
+    struct content c = {
+        .worker = w, .node = n, .dir = dir, .fd = -1, .name = name, .expected = stream_len(n)};
+
+    if ((n->flags & NODE_UNREAD) && n->ref_count == 0)
+        return never_read(n, e);
+    int rc = content_walk(w->source, n, content_chunk, &c, e);
+    if (rc != 0 && !c.target_failed)
+        e->sys = 0; /* what the repository cannot give costs this file alone */
+    if (rc == 0 && c.written != c.expected)
+        rc = wrong_length(e);
+    if (rc == 0)
+        rc = content_create(&c, e);
+    bool made = c.fd >= 0;
+    if (rc == 0)
+        rc = content_finish(&c, e);
+    if (c.fd >= 0)
+        close(c.fd);
+    if (rc != 0 && made)
+        fileops->unlinkat(dir, name, 0);
+    else if (rc == 0)
+        atomic_fetch_add_explicit(&w->job->bytes, c.written, memory_order_relaxed);
+    return rc;
+}
+
+/* ---- everything else ---- */
+
+static dev_t device_of(const struct node *n)
+{
+    return makedev((unsigned)(n->rdev >> 32), (unsigned)n->rdev);
+}
+
+/* 0 made, or an errno. */
+static int make_special(const struct node *n, int dir, const char *name)
+{
+    switch (n->type) {
+    case NODE_SYMLINK:
+        return n->target && symlinkat(n->target, dir, name) == 0 ? 0 : n->target ? errno : EINVAL;
+    case NODE_FIFO:
+        return mknodat(dir, name, S_IFIFO | 0600, 0) == 0 ? 0 : errno;
+    case NODE_SOCKET:
+        return mknodat(dir, name, S_IFSOCK | 0600, 0) == 0 ? 0 : errno;
+    case NODE_CHAR_DEVICE:
+        return mknodat(dir, name, S_IFCHR | 0600, device_of(n)) == 0 ? 0 : errno;
+    case NODE_BLOCK_DEVICE:
+        return mknodat(dir, name, S_IFBLK | 0600, device_of(n)) == 0 ? 0 : errno;
+    default:
+        return EINVAL;
+    }
+}
+
+static int write_special(struct worker *w, const struct node *n, int dir, const char *name,
+                         bool *left_out, struct error *e)
+{
+    bool device = n->type == NODE_CHAR_DEVICE || n->type == NODE_BLOCK_DEVICE;
+    struct subject s = {.fd = -1, .dir = dir, .name = name, .path = (const char *)w->path.data};
+
+    int sys = make_special(n, dir, name);
+    if (device && sys == EPERM) {
+        restore_warn(w->job, WARN_DEVICE, s.path, 0);
+        *left_out = true;
+        return 0;
+    }
+    if (sys != 0)
+        return error_sys(e, sys, "cannot make it");
+    set_metadata(w->job, &s, n);
+    return 0;
+}
+
+/* ---- the worker ---- */
+
+/* The path in the snapshot, for messages. */
+static const char *shown_path(struct worker *w, const struct restore_folder *f, const char *name)
+{
+    const char *prefix = w->job->req->path ? w->job->req->path : "";
+    struct buffer below = BUFFER_INIT;
+
+    buffer_clear(&w->path);
+    buffer_append_str(&w->path, prefix);
+    if (!w->job->single && restore_path(f, name, &below)) {
+        if (*prefix && below.data[0])
+            buffer_append(&w->path, "/", 1);
+        buffer_append_str(&w->path, (const char *)below.data);
+    }
+    buffer_release(&below);
+    return buffer_cstr(&w->path);
+}
+
+static void tell_flags(struct restore_job *j, const struct node *n, const char *path)
+{
+    if (n->flags & NODE_CHANGING)
+        restore_warn(j, WARN_CHANGING, path, 0);
+    if (n->flags & NODE_SERVER_DATA)
+        restore_warn(j, WARN_SERVER_DATA, path, 0);
+    if (n->flags & NODE_UNREAD)
+        restore_warn(j, WARN_UNREAD, path, 0);
+}
+
+static int write_node(struct worker *w, const struct restore_item *item, const char *name,
+                      const void *meta, bool *left_out, struct error *e)
+{
+    struct node n;
+
+    int rc = node_decode(meta, item->meta_len, &n, e);
+    if (rc != 0)
+        return rc;
+    int dir = restore_dir_open(w->job->tree, &w->dir, item->folder, e);
+    if (dir < 0)
+        rc = dir;
+    else if (n.type == NODE_FILE)
+        rc = write_file(w, &n, dir, name, e);
+    else
+        rc = write_special(w, &n, dir, name, left_out, e);
+    if (rc == 0)
+        tell_flags(w->job, &n, (const char *)w->path.data);
+    node_release(&n);
+    return rc;
+}
+
+static void write_item(struct worker *w, const struct restore_batch *b,
+                       const struct restore_item *item)
+{
+    struct restore_job *j = w->job;
+    struct error e = ERROR_INIT;
+    const char *name = (const char *)b->bytes.data + item->name;
+    bool left_out = false;
+
+    const char *path = shown_path(w, item->folder, name);
+    int rc = write_node(w, item, name, b->bytes.data + item->meta, &left_out, &e);
+    if (rc == 0) {
+        if (!left_out)
+            atomic_fetch_add_explicit(&j->files, 1, memory_order_relaxed);
+    } else if (restore_stopped(j) == 0) {
+        if (restore_fatal(e.sys) && e.code != ERR_DAMAGED)
+            restore_fail(j, &e);
+        else
+            restore_problem(j, path, &e);
+    }
+    if (j->req->progress)
+        atomic_fetch_add(&j->req->progress->files_done, 1);
+}
+
+static struct restore_batch *next_batch(struct restore_job *j)
+{
+    struct restore_batch *b = NULL;
+
+    pthread_mutex_lock(&j->lock);
+    while (!j->queue && !j->closed && j->code == 0)
+        pthread_cond_wait(&j->more, &j->lock);
+    if (j->code == 0 && j->queue) {
+        b = j->queue;
+        j->queue = b->next;
+        if (!j->queue)
+            j->queue_end = &j->queue;
+        j->queued--;
+        pthread_cond_signal(&j->room);
+    }
+    pthread_mutex_unlock(&j->lock);
+    return b;
+}
+
+void *restore_worker(void *job)
+{
+    struct worker w = {.job = job, .dir = RESTORE_DIR_INIT};
+    struct error e = ERROR_INIT;
+    struct restore_batch *b;
+
+    if (chunk_source_open(w.job->req->repo, &w.source, &e) != 0) {
+        restore_fail(w.job, &e);
+        return NULL;
+    }
+    while ((b = next_batch(w.job)) != NULL) {
+        for (size_t i = 0; i < b->count && restore_stopped(w.job) == 0; i++)
+            write_item(&w, b, &b->items[i]);
+        restore_batch_free(b);
+    }
+    chunk_source_close(w.source);
+    restore_dir_close(&w.dir);
+    buffer_release(&w.path);
+    return NULL;
+}
+
+/* ---- folders, at the end ---- */
+
+/* A folder that stood there before keeps nothing of its own that decides who may do what. */
+static void drop_stale_xattrs(int fd, const struct node *n)
+{
+    static const char *const acls[] = {"system.posix_acl_access", "system.posix_acl_default"};
+
+    for (size_t i = 0; i < sizeof(acls) / sizeof(acls[0]); i++) {
+        bool wanted = false;
+        for (uint32_t k = 0; k < n->xattr_count; k++)
+            wanted = wanted || strcmp(n->xattrs[k].name, acls[i]) == 0;
+        if (!wanted)
+            fremovexattr(fd, acls[i]); /* mostly there is none */
+    }
+}
+
+static int set_folder(struct worker *w, const struct restore_folder *f, int root, bool merged,
+                      struct error *e)
+{
+    struct buffer below = BUFFER_INIT;
+    struct node n;
+    int fd;
+
+    int rc = node_decode(f->meta, f->meta_len, &n, e);
+    if (rc != 0)
+        return rc;
+    if (restore_path(f, NULL, &below))
+        fd = safe_open(root, (const char *)below.data, O_RDONLY | O_DIRECTORY | O_NOFOLLOW, 0, e);
+    else
+        fd = error_set(e, ERR_FAILED, "out of memory");
+    buffer_release(&below);
+    if (fd >= 0) {
+        struct subject s = {.fd = fd, .path = (const char *)w->path.data};
+        if (merged)
+            drop_stale_xattrs(fd, &n);
+        set_metadata(w->job, &s, &n);
+        tell_flags(w->job, &n, s.path);
+        close(fd);
+    }
+    node_release(&n);
+    return fd < 0 ? fd : 0;
+}
+
+void restore_folders(struct restore_job *j, int root)
+{
+    struct worker w = {.job = j, .dir = RESTORE_DIR_INIT};
+
+    for (const struct restore_folder *f = j->last; f; f = f->before) {
+        struct error e = ERROR_INIT;
+        if (!f->meta)
+            continue;
+        const char *path = shown_path(&w, f, NULL);
+        if (set_folder(&w, f, root, root != j->tree, &e) != 0)
+            restore_warn(j, WARN_MODE, path, e.sys);
+    }
+    buffer_release(&w.path);
+}

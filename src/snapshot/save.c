@@ -1,0 +1,506 @@
+#include "snapshot/save.h"
+
+#include "base/random.h"
+#include "base/text.h"
+#include "io/safe_path.h"
+#include "snapshot/save_state.h"
+
+#include <errno.h>
+#include <fcntl.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/stat.h>
+#include <unistd.h>
+
+#include "base/banned.h"
+
+enum {
+    WORKERS_DEFAULT_MAX = 4,
+    INCOMPLETE_LISTED_MAX = 1000,
+    SUSPECT_FILES_MIN = 10,
+    SUSPECT_SHARE = 10, /* a tenth is left */
+};
+
+/* ---- begin ---- */
+
+static int open_root(struct save *s, struct error *e)
+{
+    const char *root = s->req->watch->root;
+    char shown[512];
+
+    s->rootfd = long_path_open(root, O_RDONLY | O_DIRECTORY, e);
+    if (s->rootfd >= 0 && fstat(s->rootfd, &s->root_st) == 0)
+        return 0;
+    if (s->rootfd >= 0)
+        return error_sys(e, errno, "cannot stat root '%s'", root);
+    int sys = e->sys;
+    text_escape(root, shown, sizeof(shown));
+    if (sys == ENOENT || sys == ENOTDIR || e->code == ERR_NOTFOUND)
+        return error_set(e, ERR_NOTFOUND, "root '%s' is not there", shown);
+    if (sys == EACCES || sys == EPERM)
+        return error_set(e, ERR_DENIED, "root '%s' cannot be read", shown);
+    return e->code;
+}
+
+/* What was scanned must still be what the path leads to. */
+static int check_root(const struct save *s, struct error *e)
+{
+    struct error ignored = ERROR_INIT;
+    struct stat st;
+    int fd = long_path_open(s->req->watch->root, O_PATH | O_DIRECTORY, &ignored);
+    bool there = fd >= 0 && fstat(fd, &st) == 0 && st.st_ino == s->root_st.st_ino &&
+                 st.st_dev == s->root_st.st_dev && st.st_nlink > 0;
+
+    if (fd >= 0)
+        close(fd);
+    if (there)
+        return 0;
+    return error_set(e, ERR_NOTFOUND, "root '%s' went away while it was saved",
+                     s->req->watch->root);
+}
+
+/* Device numbers may differ after a new start of the system; the root tells. */
+static int compare_devices(struct save *s, struct error *e)
+{
+    struct signature cached;
+
+    if (s->fresh)
+        return 0;
+    buffer_clear(&s->sig);
+    int rc = catalog_cache_get(s->cat, s->watch, NODE_ROOT, &s->sig, e);
+    if (rc < 0)
+        return rc == ERR_NOTFOUND ? 0 : rc;
+    if (!signature_decode(s->sig.data, s->sig.len, &cached))
+        return 0;
+    s->old_dev = cached.dev;
+    s->new_dev = s->root_st.st_dev;
+    s->dev_moved = cached.ino == s->root_st.st_ino && s->old_dev != s->new_dev;
+    return 0;
+}
+
+static unsigned count_workers(unsigned wanted)
+{
+    long n = wanted ? (long)wanted : sysconf(_SC_NPROCESSORS_ONLN);
+
+    if (!wanted && n > WORKERS_DEFAULT_MAX)
+        n = WORKERS_DEFAULT_MAX;
+    if (n < 1)
+        n = 1;
+    return n > TASK_POOL_MAX ? TASK_POOL_MAX : (unsigned)n;
+}
+
+static int prepare_work(struct save *s, struct error *e)
+{
+    struct save_work *w = &s->work;
+
+    w->req = s->req;
+    w->secret = catalog_fast_secret(s->cat);
+    w->txn = s->txn;
+    if (s->req->helper) {
+        w->scratch = text_format("%s/scratch", repo_path(s->req->repo));
+        if (!w->scratch)
+            return save_no_memory(e);
+        int rc = make_dirs(w->scratch, 0700, e);
+        if (rc < 0)
+            return rc;
+    }
+    return 0;
+}
+
+static void show_expected(const struct save *s)
+{
+    const struct watch_row *row = txn_watch_row(s->txn);
+
+    if (!s->req->progress)
+        return;
+    atomic_store(&s->req->progress->files_expected, row->files);
+    atomic_store(&s->req->progress->bytes_expected, row->bytes);
+}
+
+static int begin(struct save *s, struct error *e)
+{
+    const struct save_request *req = s->req;
+    const struct txn_watch watch = {.name = req->watch->name,
+                                    .root = req->watch->root,
+                                    .rules = rules_text(req->rules),
+                                    .moved = req->watch->moved};
+    int rc = txn_begin(req->repo, &watch, &s->txn, e);
+
+    if (rc < 0)
+        return rc;
+    const struct watch_row *row = txn_watch_row(s->txn);
+    s->cat = txn_catalog(s->txn);
+    s->watch = row->serial;
+    s->fresh = row->last == 0;
+    s->rules_changed = !s->fresh && strcmp(row->rules ? row->rules : "", watch.rules) != 0;
+    s->must_commit = s->fresh || s->rules_changed || req->name;
+    show_expected(s);
+    rc = prepare_work(s, e);
+    if (rc == 0)
+        rc = compare_devices(s, e);
+    return rc < 0 ? rc : version_begin(s, e);
+}
+
+static void set_up(struct save *s)
+{
+    s->rootfd = -1;
+    s->path = s->meta = s->sig = (struct buffer)BUFFER_INIT;
+    s->flight_end = &s->flight;
+    s->worker_count = count_workers(s->req->workers);
+    for (unsigned i = 0; i <= s->worker_count; i++)
+        s->workers[i].work = &s->work;
+    random_bytes(&s->name_seed, sizeof(s->name_seed));
+    task_pool_init(&s->work.pool);
+    pthread_mutex_init(&s->work.error_lock, NULL);
+}
+
+static void take_down(struct save *s)
+{
+    batch_release(s);
+    while (s->stack) {
+        struct visit *v = s->stack;
+        s->stack = v->next;
+        folder_drop(v->in);
+        free(v);
+    }
+    pair_map_release(&s->links);
+    pair_map_release(&s->bound);
+    pair_map_release(&s->fate);
+    pair_map_release(&s->removed);
+    pair_map_release(&s->gained);
+    pair_map_release(&s->lost);
+    pair_map_release(&s->times_at);
+    pair_map_release(&s->incomplete);
+    for (size_t i = 0; i < s->gone_count; i++)
+        free(s->gone[i].name);
+    for (size_t i = 0; i < s->other_count; i++)
+        free(s->other_names[i].path);
+    free(s->gone);
+    free(s->other_names);
+    free(s->times);
+    free(s->work.scratch);
+    for (size_t i = 0; i < s->retry_count; i++)
+        free(s->retry[i]);
+    free(s->retry);
+    buffer_release(&s->path);
+    buffer_release(&s->meta);
+    buffer_release(&s->sig);
+    pthread_mutex_destroy(&s->work.error_lock);
+    if (s->rootfd >= 0)
+        close(s->rootfd);
+}
+
+/* ---- walk ---- */
+
+static bool names_root_tree(const struct dirty_set *set)
+{
+    for (size_t i = 0; i < set->count; i++) {
+        if (set->paths[i].how & DIRTY_TREE && !set->paths[i].path[strspn(set->paths[i].path, "/")])
+            return true;
+    }
+    return false;
+}
+
+static int walk_all(struct save *s, struct error *e)
+{
+    struct visit v = {.node = NODE_ROOT, .is_new = s->fresh, .list = true};
+    int rc = 0;
+
+    buffer_clear(&s->meta);
+    buffer_clear(&s->sig);
+    if (!s->fresh) {
+        rc = catalog_node(s->cat, s->watch, NODE_ROOT, CATALOG_OPEN, &s->meta, e);
+        if (rc == 0)
+            rc = catalog_cache_get(s->cat, s->watch, NODE_ROOT, &s->sig, e);
+        if (rc < 0 && rc != ERR_NOTFOUND)
+            return rc;
+        error_clear(e);
+    }
+    v.meta = s->meta.data;
+    v.meta_len = (uint32_t)s->meta.len;
+    v.sig = s->sig.data;
+    v.sig_len = (uint32_t)s->sig.len;
+    rc = walk_push(s, &v, "", e);
+    return rc < 0 ? rc : walk_run(s, e);
+}
+
+static int scan(struct save *s, struct error *e)
+{
+    const struct dirty_set *set = s->req->dirty;
+    int rc;
+
+    rules_look(s->req->rules);
+    s->dirty_only = set && !s->fresh && !s->rules_changed && !s->req->rehash &&
+                    !names_root_tree(set);
+    rc = s->dirty_only ? dirty_run(s, set, e) : walk_all(s, e);
+    if (rc == 0)
+        rc = batch_drain(s, e);
+    if (rc == 0)
+        rc = save_work_check(&s->work, e);
+    return rc < 0 ? rc : names_finish(s, e);
+}
+
+/* ---- commit ---- */
+
+static uint64_t moved_by(uint64_t total, int64_t by)
+{
+    return by < 0 && (uint64_t)-by > total ? 0 : total + (uint64_t)by;
+}
+
+static int count_folder(void *ctx, uint64_t node, int64_t from, int64_t to, const void *meta,
+                        size_t len)
+{
+    struct error e = ERROR_INIT;
+    struct node_brief b;
+    uint64_t *folders = ctx;
+
+    if (to == CATALOG_OPEN && node != NODE_ROOT && node_brief_decode(meta, len, &b, &e) == 0)
+        *folders += b.type == NODE_FOLDER;
+    return 0;
+}
+
+struct before { /* the snapshot before this one */
+    uint64_t folders;
+};
+
+static int load_before(struct save *s, uint64_t last, struct before *b, struct error *e)
+{
+    struct snapshot_row row;
+
+    *b = (struct before){0};
+    if (last == 0)
+        return 0;
+    int rc = catalog_snapshot(s->cat, last, &row, e);
+    if (rc == 0) {
+        b->folders = row.commit.folders;
+        snapshot_row_release(&row);
+        return 0;
+    }
+    if (rc != ERR_NOTFOUND)
+        return rc;
+    return catalog_nodes(s->cat, s->watch, count_folder, &b->folders, e);
+}
+
+static bool is_suspect(const struct save *s, uint64_t before, uint64_t now)
+{
+    if (s->fresh || s->rules_changed || before == 0)
+        return false;
+    return now == 0 || (before >= SUSPECT_FILES_MIN && now <= before / SUSPECT_SHARE);
+}
+
+static void fill_result(struct save *s, uint64_t files, uint64_t bytes)
+{
+    struct save_result *r = s->res;
+    uint64_t touched = r->files_new + r->files_changed;
+
+    r->files = files;
+    r->bytes = bytes;
+    r->files_unchanged = files > touched ? files - touched : 0;
+    r->bytes_read = atomic_load(&s->work.bytes_read);
+}
+
+static int commit(struct save *s, uint64_t started, struct error *e)
+{
+    const struct watch_row *row = txn_watch_row(s->txn);
+    struct save_result *r = s->res;
+    struct before before;
+    bool unsound = false;
+    int rc = version_put_times(s, e);
+
+    if (rc == 0)
+        rc = load_before(s, row->last, &before, e);
+    if (rc == 0)
+        rc = version_unsound(s, &unsound, e);
+    if (rc < 0)
+        return rc;
+    struct commit c = {
+        .kind = (uint8_t)s->req->kind,
+        .time = clock_wall(),
+        .files = moved_by(row->files, s->files),
+        .folders = moved_by(before.folders, s->folders),
+        .bytes = moved_by(row->bytes, s->bytes),
+        .files_new = r->files_new,
+        .files_changed = r->files_changed,
+        .files_removed = r->files_removed,
+        .bytes_read = atomic_load(&s->work.bytes_read),
+        .incomplete_count = moved_by(row->incomplete_count, s->incomplete_count),
+        .name = s->req->name,
+        .note = s->req->note,
+        .gap = s->req->gap,
+    };
+    c.utc_offset = clock_utc_offset(c.time.s);
+    r->suspect = is_suspect(s, row->files, c.files);
+    c.flags = (c.incomplete_count > 0 ? COMMIT_INCOMPLETE : 0u) |
+              (unsound ? COMMIT_UNSOUND : 0u) | (r->suspect ? COMMIT_SUSPECT : 0u) |
+              (s->rules_changed ? COMMIT_RULES : 0u);
+    c.duration_ns = clock_mono_ns() - started;
+    r->incomplete_total = c.incomplete_count;
+    fill_result(s, c.files, c.bytes);
+    rc = txn_commit(s->txn, &c, e);
+    s->txn = NULL;
+    if (rc < 0)
+        return rc;
+    r->snapshot = r->current = c.number;
+    r->bytes_stored = c.bytes_stored;
+    if (s->req->progress)
+        atomic_store(&s->req->progress->bytes_stored, c.bytes_stored);
+    return 0;
+}
+
+/* ---- what is incomplete now ---- */
+
+struct listing {
+    struct catalog *cat;
+    int64_t watch;
+    struct save_result *res;
+    struct error *e;
+    int rc;
+};
+
+static const char *reason_of(const struct node *n)
+{
+    if (n->reason)
+        return n->reason;
+    if (n->flags & NODE_UNREAD)
+        return "cannot be read";
+    return n->flags & NODE_CHANGING ? "kept changing while it was read"
+                                    : "a database server's data folder";
+}
+
+static int add_incomplete(struct listing *l, uint64_t node, const struct node *n)
+{
+    struct incomplete_path *to = &l->res->incomplete[l->res->incomplete_count];
+    struct buffer path = BUFFER_INIT;
+    int rc = catalog_node_path(l->cat, l->watch, node, CATALOG_OPEN, &path, l->e);
+
+    if (rc == 0) {
+        to->path = strdup(buffer_cstr(&path));
+        to->reason = strdup(reason_of(n));
+        l->res->incomplete_count++;
+        if (!to->path || !to->reason)
+            rc = save_no_memory(l->e);
+    }
+    buffer_release(&path);
+    return rc == ERR_NOTFOUND ? 0 : rc;
+}
+
+static int list_one(void *ctx, uint64_t node, int64_t from, int64_t to, const void *meta,
+                    size_t len)
+{
+    struct listing *l = ctx;
+    struct node n;
+
+    if (l->res->incomplete_count == INCOMPLETE_LISTED_MAX)
+        return 1;
+    l->rc = node_decode(meta, len, &n, l->e);
+    if (l->rc == 0) {
+        l->rc = add_incomplete(l, node, &n);
+        node_release(&n);
+    }
+    return l->rc;
+}
+
+static int list_incomplete(struct save *s, struct catalog *cat, struct error *e)
+{
+    struct listing l = {.cat = cat, .watch = s->watch, .res = s->res, .e = e};
+
+    s->res->incomplete = calloc(INCOMPLETE_LISTED_MAX, sizeof(*s->res->incomplete));
+    if (!s->res->incomplete)
+        return save_no_memory(e);
+    int rc = catalog_incomplete(cat, s->watch, list_one, &l, e);
+    return l.rc < 0 ? l.rc : rc < 0 ? rc : 0;
+}
+
+/* The snapshot stands; that its list cannot be told does not undo it. */
+static void list_after_commit(struct save *s)
+{
+    struct error e = ERROR_INIT;
+    struct catalog *cat = NULL;
+
+    if (s->res->incomplete_total == 0 || repo_catalog_open(s->req->repo, &cat, &e) < 0)
+        return;
+    list_incomplete(s, cat, &e);
+    repo_catalog_close(s->req->repo, cat);
+}
+
+static int end_unchanged(struct save *s, struct error *e)
+{
+    const struct watch_row *row = txn_watch_row(s->txn);
+    struct save_result *r = s->res;
+    int rc = 0;
+
+    r->current = row->last;
+    r->incomplete_total = row->incomplete_count;
+    fill_result(s, row->files, row->bytes);
+    if (r->incomplete_total > 0)
+        rc = list_incomplete(s, s->cat, e);
+    if (rc == 0) {
+        txn_end_unchanged(s->txn);
+        s->txn = NULL;
+    }
+    return rc;
+}
+
+/* ---- all of it ---- */
+
+static int finish(struct save *s, uint64_t started, struct error *e)
+{
+    int rc = check_root(s, e);
+
+    if (rc < 0)
+        return rc;
+    if (!s->must_commit && !txn_changed(s->txn))
+        return end_unchanged(s, e);
+    rc = commit(s, started, e);
+    if (rc == 0)
+        list_after_commit(s);
+    return rc;
+}
+
+int save_run(const struct save_request *req, struct save_result *result, struct error *e)
+{
+    struct save *s = calloc(1, sizeof(*s));
+    uint64_t started = clock_mono_ns();
+
+    *result = (struct save_result){0};
+    if (!s)
+        return save_no_memory(e);
+    s->req = req;
+    s->res = result;
+    set_up(s);
+    int rc = open_root(s, e);
+    if (rc == 0)
+        rc = begin(s, e);
+    if (rc == 0)
+        rc = scan(s, e);
+    if (rc == 0)
+        rc = finish(s, started, e);
+    if (rc < 0) /* no thread may use the transaction when it ends */
+        save_work_fail(&s->work, e);
+    task_pool_stop(&s->work.pool);
+    if (s->txn)
+        txn_abort(s->txn);
+    if (rc == 0) {
+        result->retry = s->retry;
+        result->retry_count = s->retry_count;
+        s->retry = NULL;
+        s->retry_count = 0;
+        result->seconds = (double)(clock_mono_ns() - started) / 1e9;
+    }
+    take_down(s);
+    free(s);
+    return rc;
+}
+
+void save_result_release(struct save_result *r)
+{
+    for (size_t i = 0; i < r->incomplete_count; i++) {
+        free(r->incomplete[i].path);
+        free(r->incomplete[i].reason);
+    }
+    free(r->incomplete);
+    for (size_t i = 0; i < r->retry_count; i++)
+        free(r->retry[i]);
+    free(r->retry);
+    *r = (struct save_result){0};
+}

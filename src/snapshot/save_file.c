@@ -1,0 +1,630 @@
+/* A file is read between two signatures, and again when they differ. Small files are read whole
+ * into the worker's batch first and cut only when they were stable, so that a try that failed
+ * stores nothing. */
+#include "snapshot/save_file.h"
+
+#include "base/text.h"
+
+#include <errno.h>
+#include <stdlib.h>
+#include <string.h>
+#include <time.h>
+#include <unistd.h>
+
+#include "base/banned.h"
+
+enum { OFTEN_READ_MAX = 16 * 1024 * 1024 }; /* larger ones are read twice at most */
+
+/* ---- folders' descriptors ---- */
+
+struct dir_handle *dir_handle_new(int fd, atomic_int *open_dirs)
+{
+    struct dir_handle *d = malloc(sizeof(*d));
+
+    if (!d) {
+        close(fd);
+        return NULL;
+    }
+    d->fd = fd;
+    d->open_dirs = open_dirs;
+    atomic_init(&d->refs, 1);
+    atomic_fetch_add(open_dirs, 1);
+    return d;
+}
+
+struct dir_handle *dir_handle_ref(struct dir_handle *d)
+{
+    if (d)
+        atomic_fetch_add(&d->refs, 1);
+    return d;
+}
+
+void dir_handle_drop(struct dir_handle *d)
+{
+    if (!d || atomic_fetch_sub(&d->refs, 1) > 1)
+        return;
+    close(d->fd);
+    atomic_fetch_sub(d->open_dirs, 1);
+    free(d);
+}
+
+/* ---- jobs ---- */
+
+static int no_memory(struct error *e)
+{
+    return error_sys(e, ENOMEM, "cannot save a file");
+}
+
+struct file_job *file_job_new(struct dir_handle *dir, const char *path, uint64_t parent,
+                              uint64_t node, const void *old_meta, uint32_t old_meta_len,
+                              const void *old_cache, uint32_t old_cache_len)
+{
+    size_t path_len = strlen(path) + 1;
+    struct file_job *j = malloc(sizeof(*j) + path_len + old_meta_len + old_cache_len);
+
+    if (!j)
+        return NULL;
+    uint8_t *at = (uint8_t *)(j + 1);
+    *j = (struct file_job){.dir = dir_handle_ref(dir), .parent = parent, .node = node};
+    j->cache = (struct buffer)BUFFER_INIT;
+    if (old_meta_len > 0) {
+        j->old_meta = memcpy(at, old_meta, old_meta_len);
+        j->old_meta_len = old_meta_len;
+        at += old_meta_len;
+    }
+    if (old_cache_len > 0) {
+        j->old_cache = memcpy(at, old_cache, old_cache_len);
+        j->old_cache_len = old_cache_len;
+        at += old_cache_len;
+    }
+    j->path = memcpy(at, path, path_len);
+    char *slash = strrchr(j->path, '/');
+    j->name = slash ? slash + 1 : j->path;
+    return j;
+}
+
+/* Between two tries, and at the end. */
+void file_job_forget(struct file_job *j)
+{
+    xattrs_free(j->xattrs);
+    free(j->extents);
+    free(j->refs);
+    free(j->fast);
+    free(j->text);
+    j->xattrs = NULL;
+    j->extents = NULL;
+    j->refs = NULL;
+    j->fast = NULL;
+    j->text = NULL;
+    j->ref_count = j->ref_cap = 0;
+    j->n = (struct node){.type = NODE_FILE};
+}
+
+void file_job_free(struct file_job *j)
+{
+    if (!j)
+        return;
+    file_job_forget(j);
+    if (j->has_old)
+        node_release(&j->old);
+    buffer_release(&j->cache);
+    dir_handle_drop(j->dir);
+    free(j);
+}
+
+/* ---- what all workers share ---- */
+
+void save_work_fail(struct save_work *w, const struct error *e)
+{
+    pthread_mutex_lock(&w->error_lock);
+    if (!atomic_load(&w->failed)) {
+        w->error = *e;
+        atomic_store(&w->failed, true);
+    }
+    pthread_mutex_unlock(&w->error_lock);
+}
+
+int save_work_check(struct save_work *w, struct error *e)
+{
+    if (atomic_load_explicit(&w->failed, memory_order_acquire)) {
+        pthread_mutex_lock(&w->error_lock);
+        *e = w->error;
+        pthread_mutex_unlock(&w->error_lock);
+        return e->code;
+    }
+    if (w->req->cancel && atomic_load_explicit(w->req->cancel, memory_order_relaxed))
+        return error_set(e, ERR_CANCELLED, "interrupted");
+    return 0;
+}
+
+void save_work_read(struct save_work *w, uint64_t bytes)
+{
+    atomic_fetch_add_explicit(&w->bytes_read, bytes, memory_order_relaxed);
+    if (w->req->progress)
+        atomic_fetch_add_explicit(&w->req->progress->bytes_read, bytes, memory_order_relaxed);
+}
+
+void save_worker_release(struct save_worker *w)
+{
+    free(w->raw);
+    free(w->chunks);
+    chunk_source_close(w->source);
+    *w = (struct save_worker){.work = w->work};
+}
+
+/* ---- chunks of the last version ---- */
+
+static int by_fast(const void *a, const void *b)
+{
+    return memcmp(&((const struct known_chunk *)a)->fast, &((const struct known_chunk *)b)->fast,
+                  sizeof(struct fast_hash));
+}
+
+struct take_known {
+    struct known_chunks *k;
+    const uint8_t *fast;
+    uint32_t count;
+    bool fits;
+};
+
+static int take_known(void *ctx, uint64_t off, const struct chunk_ref *ref, struct error *e)
+{
+    struct take_known *t = ctx;
+
+    if (t->k->count == t->count) {
+        t->fits = false;
+        return 1;
+    }
+    struct known_chunk *c = &t->k->v[t->k->count];
+    memcpy(&c->fast, t->fast + (size_t)t->k->count * sizeof(c->fast), sizeof(c->fast));
+    c->ref = *ref;
+    t->k->count++;
+    return 0;
+}
+
+static bool load_old(struct file_job *j)
+{
+    struct error e = ERROR_INIT;
+
+    if (!j->has_old && j->old_meta_len > 0)
+        j->has_old = node_decode(j->old_meta, j->old_meta_len, &j->old, &e) == 0;
+    return j->has_old;
+}
+
+/* Any failure means that nothing is known: then SHA-256 tells. */
+static bool walk_known(struct save_worker *w, struct file_job *j, struct take_known *t)
+{
+    struct error e = ERROR_INIT;
+
+    if (j->old.depth == 0) {
+        for (uint32_t i = 0; t->fits && i < j->old.ref_count; i++)
+            take_known(t, 0, &j->old.refs[i], &e);
+    } else {
+        if (!w->source && chunk_source_open(w->work->req->repo, &w->source, &e) < 0)
+            return false;
+        if (content_walk(w->source, &j->old, take_known, t, &e) != 0)
+            return false;
+    }
+    return t->fits && t->k->count == t->count;
+}
+
+void known_chunks_load(struct save_worker *w, struct file_job *j, struct known_chunks *k)
+{
+    *k = (struct known_chunks){0};
+    if (j->old_cache_len <= SIGNATURE_LEN || !load_old(j))
+        return;
+    struct take_known t = {.k = k, .fast = j->old_cache + SIGNATURE_LEN, .fits = true};
+    t.count = (j->old_cache_len - SIGNATURE_LEN) / sizeof(struct fast_hash);
+    if (t.count > 0)
+        k->v = calloc(t.count, sizeof(*k->v));
+    if (!k->v || !walk_known(w, j, &t)) {
+        known_chunks_release(k);
+        return;
+    }
+    if (k->count > 1)
+        qsort(k->v, k->count, sizeof(*k->v), by_fast);
+}
+
+void known_chunks_release(struct known_chunks *k)
+{
+    free(k->v);
+    *k = (struct known_chunks){0};
+}
+
+const struct chunk_ref *known_chunks_find(const struct known_chunks *k, const struct fast_hash *f,
+                                          uint64_t len)
+{
+    uint32_t low = 0, high = k ? k->count : 0;
+
+    while (low < high) {
+        uint32_t mid = low + (high - low) / 2;
+        int d = memcmp(f, &k->v[mid].fast, sizeof(*f));
+        if (d == 0)
+            return k->v[mid].ref.len == len ? &k->v[mid].ref : NULL;
+        if (d < 0)
+            high = mid;
+        else
+            low = mid + 1;
+    }
+    return NULL;
+}
+
+/* ---- the batch of small files ---- */
+
+int save_worker_flush(struct save_worker *w, struct error *e)
+{
+    int rc = 0;
+
+    if (w->chunk_count > 0)
+        rc = txn_put_block(w->work->txn, w->chunks, w->chunk_count, w->raw, w->raw_len, false, NULL,
+                           NULL, 0, e);
+    w->chunk_count = 0;
+    w->raw_len = 0;
+    return rc;
+}
+
+static bool room_for_chunk(struct save_worker *w)
+{
+    if (w->chunk_count < w->chunk_cap)
+        return true;
+    uint32_t cap = w->chunk_cap ? 2 * w->chunk_cap : 256;
+    struct block_chunk *v = reallocarray(w->chunks, cap, sizeof(*v));
+    if (!v)
+        return false;
+    w->chunks = v;
+    w->chunk_cap = cap;
+    return true;
+}
+
+/* The file's bytes stand at raw + raw_len. Those of chunks that are ours to put stay there. */
+static int cut_small(struct save_worker *w, struct file_job *j, uint32_t len,
+                     const struct known_chunks *k, struct error *e)
+{
+    struct chunker c = chunker_for(len, 0);
+    uint8_t *from = w->raw + w->raw_len;
+
+    for (uint32_t left = len; left > 0;) {
+        struct chunk_ref ref;
+        struct fast_hash fast;
+        uint32_t n = (uint32_t)chunker_next(&c, from, left, 1);
+        int rc = chunk_identify(w->work, k, from, n, &ref, &fast, e);
+        if (rc < 0)
+            return rc;
+        if (!file_job_add_chunk(j, &ref, &fast) || (rc == 1 && !room_for_chunk(w)))
+            return no_memory(e);
+        if (rc == 1) {
+            if (from != w->raw + w->raw_len)
+                memmove(w->raw + w->raw_len, from, n);
+            w->chunks[w->chunk_count++] =
+                (struct block_chunk){.id = ref.id, .raw_off = w->raw_len, .raw_len = n};
+            w->raw_len += n;
+        }
+        from += n;
+        left -= n;
+    }
+    return 0;
+}
+
+/* ---- one reading ---- */
+
+struct reading {
+    struct save_worker *worker;
+    struct file_job *job;
+    struct file_read f;
+    struct wall_time at;
+    enum file_verdict verdict;
+    bool small;     /* its bytes stand behind the worker's batch */
+    bool cut_short; /* it ended before the length seen at first */
+    const struct known_chunks *known;
+};
+
+static bool same_again(struct reading *r, uint32_t len)
+{
+    struct error e = ERROR_INIT;
+    uint8_t *p = malloc(len ? len : 1);
+    size_t got = 0;
+
+    bool same = p && file_read_at(&r->f, p, len, 0, &got, &e) == 0 && got == len &&
+                memcmp(p, r->worker->raw + r->worker->raw_len, len) == 0;
+    free(p);
+    return same;
+}
+
+static const char *const changing = "kept changing while it was read";
+
+static uint64_t file_job_len(const struct file_job *j)
+{
+    uint64_t sum = 0;
+
+    for (uint32_t i = 0; i < j->ref_count; i++)
+        sum += j->refs[i].len;
+    return sum;
+}
+
+static int read_small(struct reading *r, struct error *e)
+{
+    struct save_worker *w = r->worker;
+    uint32_t len = (uint32_t)r->f.len;
+    size_t got = 0;
+
+    if (w->raw_len + len > BATCH_RAW_MAX) {
+        int rc = save_worker_flush(w, e);
+        if (rc < 0)
+            return rc;
+    }
+    if (!w->raw && !(w->raw = malloc(BATCH_RAW_MAX)))
+        return no_memory(e);
+    if (file_read_at(&r->f, w->raw + w->raw_len, len, 0, &got, e) < 0)
+        return ERR_INCOMPLETE;
+    save_work_read(w->work, got);
+    r->verdict = file_read_check(&r->f);
+    if (got < len) {
+        r->verdict = FILE_CHANGED;
+        r->f.len = got;
+    } else if (r->verdict == FILE_GREW && same_again(r, len)) {
+        r->verdict = FILE_STABLE;
+    }
+    r->small = true;
+    return 0;
+}
+
+/* All of a file's pieces are stored before it is known whether it held still. */
+static int read_large(struct reading *r, struct error *e)
+{
+    struct file_job *j = r->job;
+    uint32_t runs = 0;
+    bool same = false;
+    int rc = file_read_extents(&r->f, &j->extents, &runs, e);
+
+    if (rc < 0)
+        return rc;
+    struct stream s = {.fd = r->f.fd, .runs = j->extents, .run_count = runs, .len = r->f.len};
+    struct stream again = s;
+    rc = stream_store(r->worker, j, &s, 0, r->known, e);
+    if (rc < 0)
+        return s.read_failed ? ERR_INCOMPLETE : rc;
+    r->verdict = file_read_check(&r->f);
+    if (s.ended_early) {
+        r->verdict = FILE_CHANGED;
+        r->cut_short = true;
+        r->f.len = file_job_len(j);
+    }
+    if (r->verdict == FILE_GREW && runs == 0) {
+        rc = stream_same(r->worker, j, &again, &same, e);
+        if (rc < 0)
+            return again.read_failed ? ERR_INCOMPLETE : rc;
+        if (same)
+            r->verdict = FILE_STABLE;
+    }
+    j->n.extents = j->extents;
+    j->n.extent_count = runs;
+    return 0;
+}
+
+/* A source that cannot be read, in words that do not change from one save to the next. */
+static int unread_for(struct file_job *j, int sys, struct error *e)
+{
+    char reason[128];
+    struct buffer b = BUFFER_INIT;
+
+    buffer_printf(&b, "cannot be read: %s", sys ? strerrordesc_np(sys) : "unknown error");
+    const char *text = buffer_cstr(&b);
+    size_t n = strnlen(text, sizeof(reason) - 1);
+    memcpy(reason, text, n);
+    reason[n] = 0;
+    buffer_release(&b);
+    return file_job_unread(j, 0, reason, e);
+}
+
+/* Out of something of ours: no fault of the file's. */
+static bool is_shortage(int sys)
+{
+    return sys == EMFILE || sys == ENFILE || sys == ENOMEM;
+}
+
+void file_pause(unsigned tries)
+{
+    struct timespec t = {.tv_nsec = (5L << tries) * 1000000L};
+
+    nanosleep(&t, NULL);
+}
+
+unsigned file_tries(uint64_t len)
+{
+    return len <= OFTEN_READ_MAX ? FILE_TRIES : 2;
+}
+
+/* ---- what comes of it ---- */
+
+void file_job_set_stat(struct file_job *j, const struct signature *s)
+{
+    j->n.type = NODE_FILE;
+    j->n.mode = (uint16_t)(s->mode & 07777);
+    j->n.uid = s->uid;
+    j->n.gid = s->gid;
+    j->n.mtime_s = s->mtime_s;
+    j->n.mtime_ns = s->mtime_ns;
+    j->n.size = s->size;
+}
+
+int file_job_set_xattrs(struct file_job *j, int fd, struct error *e)
+{
+    int rc = xattrs_read(fd, -1, NULL, &j->xattrs, &j->n.xattr_count, e);
+
+    j->n.xattrs = j->xattrs;
+    return rc == ERR_INCOMPLETE ? 0 : rc;
+}
+
+void file_job_cache(struct file_job *j, const struct signature *s)
+{
+    uint8_t bytes[SIGNATURE_LEN];
+
+    j->signature = *s;
+    j->look_again |= s->racy;
+    signature_encode(s, bytes);
+    buffer_clear(&j->cache);
+    buffer_append(&j->cache, bytes, sizeof(bytes));
+}
+
+/* Fast hashes stand behind the signature; before the list is folded. */
+void file_job_cache_hashes(struct file_job *j)
+{
+    if (j->ref_count <= CACHED_CHUNKS_MAX)
+        buffer_append(&j->cache, j->fast, j->ref_count * sizeof(*j->fast));
+}
+
+int file_job_unread(struct file_job *j, uint8_t flags, const char *reason, struct error *e)
+{
+    struct signature s = j->seen;
+
+    file_job_forget(j);
+    if (load_old(j)) {
+        j->n = j->old;
+        j->n.owned = NULL;
+    } else {
+        file_job_set_stat(j, &s);
+        j->n.size = 0;
+        j->n.flags = 0;
+    }
+    j->n.mode = (uint16_t)(s.mode & 07777);
+    j->n.uid = s.uid;
+    j->n.gid = s.gid;
+    j->n.flags |= NODE_UNREAD | flags;
+    /* One reason after another for the same state is no change. */
+    if (!(j->has_old && j->old.flags & NODE_UNREAD && j->old.reason)) {
+        j->text = strdup(reason);
+        if (!j->text)
+            return no_memory(e);
+        j->n.reason = j->text;
+    }
+    s.racy = true; /* try again at the next look */
+    file_job_cache(j, &s);
+    return file_job_compare(j, e);
+}
+
+int file_job_compare(struct file_job *j, struct error *e)
+{
+    struct buffer b = BUFFER_INIT;
+    int rc = 0;
+
+    j->outcome = FILE_DIFFERS;
+    node_encode(&j->n, &b);
+    if (!buffer_ok(&b))
+        rc = error_set(e, ERR_FAILED, "cannot describe '%s'", j->path);
+    else if (j->old_meta_len == 0)
+        j->outcome = FILE_DIFFERS;
+    else if (b.len == j->old_meta_len && memcmp(b.data, j->old_meta, b.len) == 0)
+        j->outcome = FILE_SAME;
+    else if (node_equal_but_times(b.data, b.len, j->old_meta, j->old_meta_len))
+        j->outcome = FILE_TIMES;
+    /* It may also be the receipt alone. */
+    if (j->outcome == FILE_TIMES && load_old(j) && j->old.mtime_s == j->n.mtime_s &&
+        j->old.mtime_ns == j->n.mtime_ns)
+        j->outcome = FILE_SAME;
+    buffer_release(&b);
+    return rc;
+}
+
+/* The reading counts: cut what is not cut yet, and describe it. */
+static int accept(struct reading *r, bool unstable, struct error *e)
+{
+    struct file_job *j = r->job;
+    struct signature s = r->f.before;
+    int rc = 0;
+
+    if (r->small)
+        rc = cut_small(r->worker, j, (uint32_t)r->f.len, r->known, e);
+    if (rc < 0)
+        return rc;
+    file_job_set_stat(j, &s);
+    j->n.size = r->f.len;
+    rc = file_job_set_xattrs(j, r->f.fd, e);
+    if (rc < 0)
+        return rc;
+    s.racy = unstable || signature_is_racy(&s, r->at);
+    if (unstable) {
+        j->n.flags |= NODE_CHANGING;
+        j->n.reason = changing;
+    }
+    file_job_cache(j, &s);
+    file_job_cache_hashes(j);
+    rc = file_job_fold(r->worker, j, e);
+    return rc < 0 ? rc : file_job_compare(j, e);
+}
+
+/* 1: it changed, read it again. */
+static int read_once(struct reading *r, bool last, struct error *e)
+{
+    struct file_job *j = r->job;
+    bool sparse = (uint64_t)r->f.st.st_blocks * 512 < r->f.len && r->f.len > CHUNK_WHOLE_MAX;
+    int rc = r->f.len <= SMALL_FILE_MAX && !sparse ? read_small(r, e) : read_large(r, e);
+
+    if (rc == ERR_INCOMPLETE) {
+        int sys = e->sys;
+        error_clear(e);
+        return unread_for(j, sys, e);
+    }
+    if (rc < 0)
+        return rc;
+    if (r->verdict != FILE_STABLE && !last)
+        return 1;
+    if (r->cut_short && j->n.extent_count > 0)
+        return file_job_unread(j, NODE_CHANGING, changing, e);
+    return accept(r, r->verdict != FILE_STABLE, e);
+}
+
+static int open_failed(struct file_job *j, struct error *e)
+{
+    int sys = e->sys;
+
+    if (e->code == ERR_NOTFOUND) {
+        j->outcome = FILE_VANISHED;
+        j->look_again = true;
+        return 0;
+    }
+    if (is_shortage(sys))
+        return e->code;
+    error_clear(e);
+    return unread_for(j, sys, e);
+}
+
+/* One try: 1 = again. */
+static int try_file(struct reading *r, bool last, struct error *e)
+{
+    struct save_worker *w = r->worker;
+    struct file_job *j = r->job;
+    int rc = save_work_check(w->work, e);
+
+    if (rc < 0)
+        return rc;
+    file_job_forget(j);
+    r->small = r->cut_short = false;
+    r->at = clock_wall();
+    rc = file_read_open(&r->f, j->dir->fd, j->name, j->flush, e);
+    if (rc < 0)
+        return open_failed(j, e);
+    rc = 1;
+    if (r->f.sqlite && w->work->req->watch->sqlite)
+        rc = database_store(w, j, &r->f, r->at, e);
+    if (rc == 1)
+        rc = read_once(r, last, e);
+    file_read_close(&r->f);
+    return rc;
+}
+
+int file_job_run(struct save_worker *w, struct file_job *j, struct error *e)
+{
+    struct known_chunks known;
+    struct reading r = {.worker = w, .job = j, .f = {.fd = -1}, .known = &known};
+    int rc = 1;
+
+    known_chunks_load(w, j, &known);
+    for (unsigned i = 0; rc == 1; i++) {
+        unsigned tries = i > 0 ? file_tries(r.f.len) : FILE_TRIES;
+        if (i > 0)
+            file_pause(i - 1);
+        rc = try_file(&r, i + 1 >= tries, e);
+    }
+    known_chunks_release(&known);
+    return rc;
+}

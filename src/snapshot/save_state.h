@@ -1,0 +1,190 @@
+/* save_state.h - what the scanning thread of one save holds, and how its files call each other.
+ *
+ * save.c        begin, walk, finish, commit
+ * save_walk.c   folders: list, merge with the catalog's rows, descend
+ * save_dirty.c  a dirty set: only the entries it names
+ * save_entry.c  one entry: in or out, which node it is, changed or not
+ * save_names.c  names that come, go and move; what is removed at the end
+ * save_version.c new versions of nodes; times that wait; totals
+ * save_batch.c  jobs to the workers and back, in order
+ * save_file.c, save_stream.c, save_database.c  the workers' side (save_file.h)
+ *
+ * The catalog shows the state before the save throughout. Only the scanning thread calls txn_*, but
+ * for claims and blocks. */
+#ifndef WK_SNAPSHOT_SAVE_STATE_H
+#define WK_SNAPSHOT_SAVE_STATE_H
+
+#include "snapshot/pair_map.h"
+#include "snapshot/save_file.h"
+
+#define OPEN_DIRS_MAX 100 /* above, folders are opened again when their turn comes */
+
+/* What the catalog has under a name or of a node; sig_len 0: nothing cached. */
+struct known {
+    uint64_t node;
+    const uint8_t *meta, *sig;
+    uint32_t meta_len, sig_len;
+};
+
+struct folder { /* one that is being looked at, or has children that wait */
+    unsigned refs;
+    uint64_t node;
+    char *path; /* beneath the root, "" = the root */
+    struct dir_handle *dir; /* NULL: open it by its path */
+    bool in_server;         /* it or one above is a database server's data folder */
+};
+
+struct visit { /* a folder whose turn will come */
+    struct visit *next;
+    struct folder *in; /* NULL for the root */
+    uint64_t node;
+    bool is_new;   /* the catalog has nothing below it */
+    bool put_name; /* when it could be opened */
+    bool list;     /* else only its own metadata */
+    uint32_t meta_len, sig_len;
+    uint8_t *meta, *sig; /* behind the struct, and the name */
+    char *name;
+};
+
+/* What became of a node in this save, where later entries have to know. */
+enum fate { FATE_OTHER_INODE = 1, FATE_MOVED = 2, FATE_DEAD = 3 };
+
+struct gone {
+    uint64_t parent, node, size;
+    uint8_t type, flags;
+    bool single;       /* has one name for sure */
+    bool name_removed; /* already */
+    char *name;
+};
+
+struct waiting_times { /* of a node of which nothing else changed */
+    uint64_t node; /* 0: no longer */
+    int64_t mtime_s;
+    uint32_t mtime_ns;
+    bool now; /* found in this save; else only the catalog's cache has it */
+};
+
+struct other_name { /* a further name of a node whose job was begun under another */
+    uint64_t node;
+    char *path;
+};
+
+struct batch;
+
+struct save {
+    const struct save_request *req;
+    struct save_result *res;
+    struct save_work work;
+    struct txn *txn;
+    struct catalog *cat;
+    int64_t watch;
+    int rootfd;
+    struct stat root_st;
+    bool fresh;         /* no snapshot yet */
+    bool rules_changed; /* the watch's rules, or an ignore file */
+    bool must_commit;   /* whatever is found */
+    bool dirty_only;    /* a dirty set: rules of folders above may not have been seen */
+    bool dev_moved;     /* device numbers differ from those cached: a new start, the same disk */
+    uint64_t old_dev, new_dev;
+
+    /* names */
+    struct pair_map links;   /* (dev, ino) of what has several names -> node */
+    struct pair_map bound;   /* node -> inode, where the cache does not tell */
+    struct pair_map fate;    /* node -> enum fate */
+    struct pair_map removed; /* (parent, hash of name): no longer there */
+    struct pair_map gained;  /* node -> names won or lost so far, int64 */
+    struct pair_map lost;    /* folder nodes that left with unsaved changes below them */
+    uint64_t name_seed;
+    struct gone *gone;
+    size_t gone_count, gone_cap;
+    struct other_name *other_names;
+    size_t other_count, other_cap;
+
+    /* versions */
+    struct pair_map times_at; /* node -> index in times + 1 */
+    struct waiting_times *times;
+    size_t times_count, times_cap;
+    struct pair_map incomplete; /* node -> flags after this save, where it was put or removed */
+    int64_t files, folders, bytes, incomplete_count; /* differences */
+
+    /* the walk */
+    struct visit *stack;
+    struct buffer path, meta, sig;
+    atomic_int open_dirs;
+    const char **flush; /* sorted paths to flush before reading */
+    size_t flush_count;
+    bool listed; /* the last entry checked is a folder that will be listed */
+
+    /* batches */
+    struct save_worker workers[TASK_POOL_MAX + 1]; /* 0: the scanning thread's own */
+    unsigned worker_count;
+    struct batch *filling, *flight, **flight_end;
+    unsigned in_flight, pushed;
+    bool inline_only; /* no thread could be started */
+
+    char **retry;
+    size_t retry_count, retry_cap;
+};
+
+/* ---- save_walk.c ---- */
+int walk_push(struct save *s, const struct visit *v, const char *name, struct error *e);
+int walk_run(struct save *s, struct error *e); /* until the stack is empty */
+struct folder *folder_new(const char *path, uint64_t node, struct dir_handle *dir, bool in_server);
+void folder_drop(struct folder *f); /* NULL is fine */
+/* path/name into s->path. */
+const char *save_path(struct save *s, const char *folder, const char *name);
+/* The reason when a name marks its folder as a database server's, or NULL. */
+const char *server_marker(const char *name);
+
+/* ---- save_dirty.c ---- */
+int dirty_run(struct save *s, const struct dirty_set *set, struct error *e);
+
+/* ---- save_entry.c ---- */
+/* st NULL: there is nothing. row NULL: nothing known. how: enum dirty_how; without DIRTY_TREE a
+ * known folder is not listed. sides: side files of a database may be there. */
+int entry_check(struct save *s, struct folder *f, const char *name, const struct stat *st,
+                const struct known *row, unsigned how, bool sides, struct error *e);
+/* Cached signature of a row, as of this start. False: none. */
+bool entry_signature(const struct save *s, const struct known *row, struct signature *out);
+
+/* ---- save_names.c ---- */
+int names_put(struct save *s, uint64_t parent, const char *name, uint64_t node, uint8_t type,
+              bool new_node, struct error *e);
+/* The name will lead elsewhere. */
+int names_displace(struct save *s, uint64_t parent, const char *name, const struct known *row,
+                   struct error *e);
+int names_move(struct save *s, uint64_t node, uint8_t type, uint64_t parent, const char *name,
+               struct error *e);
+/* The name leads nowhere; done at the end, unless the node turns out to have moved. */
+int names_gone(struct save *s, uint64_t parent, const char *name, const struct known *row,
+               struct error *e);
+bool names_removed(const struct save *s, uint64_t parent, const char *name);
+/* How many names the node has by now. */
+int names_count(struct save *s, uint64_t node, int64_t *count, struct error *e);
+int names_finish(struct save *s, struct error *e);
+int names_other(struct save *s, uint64_t node, const char *path, struct error *e);
+char *names_take_other(struct save *s, uint64_t node); /* caller frees; NULL: none */
+
+/* ---- save_version.c ---- */
+/* A version that was compared: put it where it differs, keep its cached bytes. */
+int version_take(struct save *s, uint64_t node, const struct node *n, enum file_outcome outcome,
+                 const uint8_t *old_meta, uint32_t old_meta_len, const struct signature *sig,
+                 const void *cache, size_t cache_len, struct error *e);
+/* As version_take for what is no file: n is compared here. */
+int version_compare(struct save *s, uint64_t node, const struct node *n, const struct known *old,
+                    const struct signature *sig, struct error *e);
+int version_remove(struct save *s, uint64_t node, uint8_t type, uint8_t flags, uint64_t size,
+                   struct error *e);
+int version_begin(struct save *s, struct error *e);       /* load the times that wait */
+int version_put_times(struct save *s, struct error *e);   /* before a commit */
+int version_unsound(struct save *s, bool *unsound, struct error *e);
+
+/* ---- save_batch.c ---- */
+int batch_add(struct save *s, struct file_job *j, struct error *e); /* takes the job */
+int batch_drain(struct save *s, struct error *e);
+void batch_release(struct save *s); /* waits for the threads */
+int save_retry(struct save *s, const char *path, struct error *e);
+
+int save_no_memory(struct error *e);
+
+#endif

@@ -1,0 +1,543 @@
+/* Folders wait on a stack, not in recursion, and are opened from their parent's descriptor. A
+ * folder is listed whole and its names merged with the catalog's rows before any below it is
+ * entered. What cannot be listed is no deletion: its rows stay, and it is flagged. */
+#include "snapshot/save_state.h"
+
+#include "io/safe_path.h"
+
+#include <dirent.h>
+#include <errno.h>
+#include <fcntl.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/syscall.h>
+#include <unistd.h>
+
+#include "base/banned.h"
+
+enum { LISTING_LEN = 64 * 1024 };
+
+/* ---- folders and visits ---- */
+
+struct folder *folder_new(const char *path, uint64_t node, struct dir_handle *dir, bool in_server)
+{
+    struct folder *f = calloc(1, sizeof(*f));
+
+    if (f && !(f->path = strdup(path))) {
+        free(f);
+        f = NULL;
+    }
+    if (!f) {
+        dir_handle_drop(dir);
+        return NULL;
+    }
+    f->refs = 1;
+    f->node = node;
+    f->dir = dir;
+    f->in_server = in_server;
+    return f;
+}
+
+void folder_drop(struct folder *f)
+{
+    if (!f || --f->refs > 0)
+        return;
+    dir_handle_drop(f->dir);
+    free(f->path);
+    free(f);
+}
+
+const char *save_path(struct save *s, const char *folder, const char *name)
+{
+    buffer_clear(&s->path);
+    if (*folder) {
+        buffer_append_str(&s->path, folder);
+        buffer_append(&s->path, "/", 1);
+    }
+    buffer_append(&s->path, name, strlen(name) + 1);
+    return buffer_ok(&s->path) ? (const char *)s->path.data : NULL;
+}
+
+int walk_push(struct save *s, const struct visit *v, const char *name, struct error *e)
+{
+    size_t name_len = strlen(name) + 1;
+    struct visit *copy = malloc(sizeof(*copy) + v->meta_len + v->sig_len + name_len);
+
+    if (!copy)
+        return save_no_memory(e);
+    *copy = *v;
+    copy->meta = (uint8_t *)(copy + 1);
+    copy->sig = copy->meta + v->meta_len;
+    copy->name = (char *)copy->sig + v->sig_len;
+    if (v->meta_len)
+        memcpy(copy->meta, v->meta, v->meta_len);
+    if (v->sig_len)
+        memcpy(copy->sig, v->sig, v->sig_len);
+    memcpy(copy->name, name, name_len);
+    if (copy->in)
+        copy->in->refs++;
+    copy->next = s->stack;
+    s->stack = copy;
+    return 0;
+}
+
+static void visit_free(struct visit *v)
+{
+    folder_drop(v->in);
+    free(v);
+}
+
+/* ---- names of a folder ---- */
+
+struct list_entry {
+    const char *name;
+    uint32_t base; /* index + 1 of the entry this may be a side file of */
+    bool sides;    /* has such */
+    bool database; /* and is one */
+};
+
+struct listing {
+    struct buffer names; /* NUL-terminated, end to end */
+    struct list_entry *v;
+    uint32_t count;
+    const char *server; /* reason, or NULL */
+    bool ignore_file;
+};
+
+static void listing_release(struct listing *l)
+{
+    buffer_release(&l->names);
+    free(l->v);
+}
+
+static int by_name(const void *a, const void *b)
+{
+    return strcmp(((const struct list_entry *)a)->name, ((const struct list_entry *)b)->name);
+}
+
+/* Append all names: 0, or an errno. */
+static int read_names(int fd, struct listing *l)
+{
+    char *buf = malloc(LISTING_LEN);
+    ssize_t n = 0;
+    int sys = buf ? 0 : ENOMEM;
+
+    while (sys == 0 && (n = syscall(SYS_getdents64, fd, buf, LISTING_LEN)) > 0) {
+        for (ssize_t at = 0; at < n;) {
+            const struct dirent64 *d = (const struct dirent64 *)(buf + at);
+            if (strcmp(d->d_name, ".") != 0 && strcmp(d->d_name, "..") != 0) {
+                buffer_append(&l->names, d->d_name, strlen(d->d_name) + 1);
+                l->count++;
+            }
+            at += d->d_reclen;
+        }
+    }
+    if (n < 0)
+        sys = errno;
+    free(buf);
+    return sys == 0 && !buffer_ok(&l->names) ? ENOMEM : sys;
+}
+
+const char *server_marker(const char *name)
+{
+    static const struct {
+        const char *name, *reason;
+    } markers[] = {
+        {"PG_VERSION", "inside a PostgreSQL data folder: dump the database instead"},
+        {"ibdata1", "inside a MySQL data folder: dump the database instead"},
+        {"mysql.ibd", "inside a MySQL data folder: dump the database instead"},
+        {"WiredTiger", "inside a MongoDB data folder: dump the database instead"},
+    };
+
+    for (size_t i = 0; i < sizeof(markers) / sizeof(markers[0]); i++) {
+        if (strcmp(name, markers[i].name) == 0)
+            return markers[i].reason;
+    }
+    return NULL;
+}
+
+/* Index + 1 of the name of n bytes, 0 = none. */
+static uint32_t find_name(const struct listing *l, const char *name, size_t n)
+{
+    uint32_t low = 0, high = l->count;
+
+    while (low < high) {
+        uint32_t mid = low + (high - low) / 2;
+        int d = strncmp(name, l->v[mid].name, n);
+        if (d == 0 && l->v[mid].name[n])
+            d = -1;
+        if (d == 0)
+            return mid + 1;
+        if (d < 0)
+            high = mid;
+        else
+            low = mid + 1;
+    }
+    return 0;
+}
+
+static void mark_names(const struct save *s, struct listing *l)
+{
+    for (uint32_t i = 0; i < l->count; i++) {
+        struct list_entry *x = &l->v[i];
+        size_t base_len;
+        if (!l->server)
+            l->server = server_marker(x->name);
+        l->ignore_file |= strcmp(x->name, IGNORE_FILE_NAME) == 0;
+        if (!s->req->watch->sqlite || !sqlite_side_name(x->name, &base_len))
+            continue;
+        x->base = find_name(l, x->name, base_len);
+        if (x->base)
+            l->v[x->base - 1].sides = true;
+    }
+}
+
+static int list_folder(struct save *s, int fd, struct listing *l)
+{
+    int sys = read_names(fd, l);
+
+    if (sys != 0)
+        return sys;
+    l->v = calloc(l->count ? l->count : 1, sizeof(*l->v));
+    if (!l->v)
+        return ENOMEM;
+    const char *at = (const char *)l->names.data;
+    for (uint32_t i = 0; i < l->count; i++, at += strlen(at) + 1)
+        l->v[i].name = at;
+    qsort(l->v, l->count, sizeof(*l->v), by_name);
+    mark_names(s, l);
+    return 0;
+}
+
+/* ---- merging with the catalog ---- */
+
+struct merge {
+    struct save *s;
+    struct folder *f;
+    struct listing *l;
+    int failed; /* errno of an entry that could not be looked at, 0 = none */
+};
+
+/* Is it a database, so that its side files are part of it? */
+static bool is_database(const struct merge *m, const struct list_entry *x, const struct stat *st,
+                        const struct known *row)
+{
+    struct signature cached, now;
+    struct node_brief b;
+    struct error e = ERROR_INIT;
+
+    if (!x->sides || !S_ISREG(st->st_mode))
+        return false;
+    if (entry_signature(m->s, row, &cached) &&
+        node_brief_decode(row->meta, row->meta_len, &b, &e) == 0) {
+        signature_of(st, &now);
+        now.wal = cached.wal;
+        if (signature_same(&cached, &now) && !(b.flags & NODE_INCOMPLETE))
+            return b.flags & NODE_SQLITE;
+    }
+    return database_header(m->f->dir->fd, x->name);
+}
+
+static int merge_entry(struct merge *m, struct list_entry *x, const struct known *row,
+                       struct error *e)
+{
+    struct stat st;
+
+    if (x->base && m->l->v[x->base - 1].database)
+        return entry_check(m->s, m->f, x->name, NULL, row, 0, false, e);
+    if (fstatat(m->f->dir->fd, x->name, &st, AT_SYMLINK_NOFOLLOW) < 0) {
+        if (errno == ENOENT)
+            return entry_check(m->s, m->f, x->name, NULL, row, 0, false, e);
+        m->failed = errno;
+        return 0;
+    }
+    x->database = is_database(m, x, &st, row);
+    return entry_check(m->s, m->f, x->name, &st, row, DIRTY_ENTRY | DIRTY_TREE, x->database, e);
+}
+
+static struct known known_of(const struct name_row *row)
+{
+    return (struct known){.node = row->node,
+                          .meta = row->meta,
+                          .meta_len = row->meta_len,
+                          .sig = row->signature,
+                          .sig_len = row->signature ? row->signature_len : 0};
+}
+
+static int merge_rows(struct merge *m, struct name_iter *it, uint32_t *i, struct error *e)
+{
+    struct name_row row;
+    int rc;
+
+    while ((rc = name_iter_step(it, &row, e)) == 1) {
+        const struct known k = known_of(&row);
+        int d = -1;
+        rc = 0;
+        while (rc == 0 && *i < m->l->count && (d = strcmp(m->l->v[*i].name, row.name)) < 0)
+            rc = merge_entry(m, &m->l->v[(*i)++], NULL, e);
+        if (rc == 0 && *i < m->l->count && d == 0)
+            rc = merge_entry(m, &m->l->v[(*i)++], &k, e);
+        else if (rc == 0)
+            rc = entry_check(m->s, m->f, row.name, NULL, &k, 0, false, e);
+        if (rc == 0)
+            rc = save_work_check(&m->s->work, e);
+        if (rc < 0)
+            break;
+    }
+    return rc;
+}
+
+static int merge_folder(struct merge *m, bool is_new, struct error *e)
+{
+    struct name_iter *it = NULL;
+    uint32_t i = 0;
+    int rc = 0;
+
+    if (!is_new && !m->s->fresh) {
+        rc = catalog_children(m->s->cat, m->s->watch, m->f->node, CATALOG_OPEN, &it, e);
+        if (rc == 0)
+            rc = merge_rows(m, it, &i, e);
+        name_iter_close(it);
+    }
+    for (; rc == 0 && i < m->l->count; i++) {
+        rc = merge_entry(m, &m->l->v[i], NULL, e);
+        if (rc == 0)
+            rc = save_work_check(&m->s->work, e);
+    }
+    return rc;
+}
+
+/* ---- one folder ---- */
+
+/* It opened: what it is told to be now. */
+struct look {
+    struct stat st;
+    int unread;         /* errno, 0 = it could be listed */
+    const char *server; /* reason, or NULL */
+};
+
+static int store_folder(struct save *s, const struct visit *v, int fd, const struct look *k,
+                        struct error *e)
+{
+    const struct known old = {v->node, v->meta, v->sig, v->meta_len, v->sig_len};
+    struct signature now, cached;
+    struct node_brief b = {0};
+    struct error ignored = ERROR_INIT;
+    struct node n = {.type = NODE_FOLDER,
+                     .mode = (uint16_t)(k->st.st_mode & 07777),
+                     .uid = k->st.st_uid,
+                     .gid = k->st.st_gid};
+    char reason[128] = "cannot be read: ";
+    struct node_xattr *xattrs = NULL;
+    struct node last = {0};
+    int rc = 0;
+
+    signature_of(&k->st, &now);
+    n.mtime_s = now.mtime_s;
+    n.mtime_ns = now.mtime_ns;
+    if (k->unread) {
+        const char *text = strerrordesc_np(k->unread);
+        n.flags |= NODE_UNREAD;
+        memccpy(reason + strlen(reason), text ? text : "unknown error", 0, 64);
+        n.reason = reason;
+    } else if (k->server) {
+        n.flags |= NODE_SERVER_DATA;
+        n.reason = k->server;
+    }
+    if (v->meta_len && node_brief_decode(v->meta, v->meta_len, &b, e) < 0)
+        return e->code;
+    if (v->meta_len && b.flags == n.flags && !k->unread && !s->req->rehash &&
+        entry_signature(s, &old, &cached) && !cached.racy && signature_same(&cached, &now))
+        return 0;
+    now.racy = k->unread || signature_is_racy(&now, clock_wall());
+    if (fd >= 0) {
+        rc = xattrs_read(fd, -1, NULL, &xattrs, &n.xattr_count, &ignored);
+        n.xattrs = xattrs;
+    } else if (v->meta_len && node_decode(v->meta, v->meta_len, &last, &ignored) == 0) {
+        n.xattrs = last.xattrs;
+        n.xattr_count = last.xattr_count;
+    }
+    if (rc < 0 && rc != ERR_INCOMPLETE)
+        rc = save_no_memory(e);
+    else
+        rc = version_compare(s, v->node, &n, v->meta_len ? &old : NULL, &now, e);
+    xattrs_free(xattrs);
+    node_release(&last);
+    return rc;
+}
+
+static int open_folder(struct save *s, const struct visit *v)
+{
+    const int flags = O_RDONLY | O_DIRECTORY | O_NOFOLLOW | O_CLOEXEC;
+    struct error e = ERROR_INIT;
+
+    if (!v->in) {
+        int fd = openat(s->rootfd, ".", flags);
+        return fd < 0 ? -errno : fd;
+    }
+    if (v->in->dir) {
+        int fd = openat(v->in->dir->fd, v->name, flags);
+        return fd < 0 ? -errno : fd;
+    }
+    const char *path = save_path(s, v->in->path, v->name);
+    int fd = path ? safe_open(s->rootfd, path, flags, 0, &e) : -1;
+    if (!path)
+        return -ENOMEM;
+    return fd >= 0 ? fd : fd == ERR_REFUSED ? -ELOOP : -(e.sys ? e.sys : EIO);
+}
+
+static int put_folder_name(struct save *s, const struct visit *v, struct error *e)
+{
+    if (!v->put_name)
+        return 0;
+    return names_put(s, v->in->node, v->name, v->node, NODE_FOLDER, v->is_new, e);
+}
+
+static int folder_gone(struct save *s, const struct visit *v, struct error *e)
+{
+    const struct known row = {v->node, v->meta, v->sig, v->meta_len, v->sig_len};
+
+    if (!v->in)
+        return error_set(e, ERR_NOTFOUND, "root '%s' is not there", s->req->watch->root);
+    return v->put_name || !v->meta_len ? 0 : names_gone(s, v->in->node, v->name, &row, e);
+}
+
+static int folder_shut(struct save *s, const struct visit *v, int sys, struct error *e)
+{
+    struct look k = {.unread = sys};
+
+    if (sys == ENOENT || sys == ENOTDIR || sys == ELOOP)
+        return folder_gone(s, v, e);
+    if (sys == EMFILE || sys == ENFILE || sys == ENOMEM || !v->in)
+        return error_sys(e, sys, "cannot open folder '%s'", v->in ? v->name : s->req->watch->root);
+    const char *path = save_path(s, v->in->path, v->name);
+    if (!path)
+        return save_no_memory(e);
+    struct error none = ERROR_INIT;
+    int rc = safe_stat(s->rootfd, path, &k.st, &none);
+    if (rc < 0)
+        return rc == ERR_NOTFOUND ? folder_gone(s, v, e) : error_sys(e, sys, "cannot look at '%s'",
+                                                                     path);
+    rc = put_folder_name(s, v, e);
+    return rc < 0 ? rc : store_folder(s, v, -1, &k, e);
+}
+
+static void see_rules(struct save *s, const struct folder *f, const struct listing *l)
+{
+    struct stat st;
+    bool there = l->ignore_file && fstatat(f->dir->fd, IGNORE_FILE_NAME, &st,
+                                           AT_SYMLINK_NOFOLLOW) == 0;
+
+    rules_see(s->req->rules, f->dir->fd, f->path, there ? &st : NULL);
+}
+
+static int list_and_merge(struct save *s, const struct visit *v, struct folder *f, struct look *k,
+                          struct error *e)
+{
+    struct listing l = {.names = BUFFER_INIT};
+    struct merge m = {.s = s, .f = f, .l = &l};
+    int sys = list_folder(s, f->dir->fd, &l);
+    int rc = 0;
+
+    if (sys == ENOMEM) {
+        rc = save_no_memory(e);
+    } else if (sys != 0) {
+        k->unread = sys;
+    } else {
+        see_rules(s, f, &l);
+        if (!f->in_server)
+            k->server = l.server;
+        f->in_server |= k->server != NULL;
+        rc = merge_folder(&m, v->is_new, e);
+        k->unread = m.failed;
+    }
+    listing_release(&l);
+    return rc;
+}
+
+/* A folder that is not listed keeps what was said of it. */
+static int keep_server_flag(const struct visit *v, struct look *k, struct node *old,
+                            struct error *e)
+{
+    int rc = v->meta_len ? node_decode(v->meta, v->meta_len, old, e) : 0;
+
+    if (rc == 0 && old->flags & NODE_SERVER_DATA)
+        k->server = old->reason ? old->reason : "a database server's data folder";
+    return rc;
+}
+
+static int visit_open(struct save *s, const struct visit *v, struct folder *f, struct error *e)
+{
+    struct look k = {0};
+    struct node old = {0};
+    int rc = 0;
+
+    if (fstat(f->dir->fd, &k.st) < 0)
+        return error_sys(e, errno, "cannot stat folder '%s'", f->path);
+    rc = put_folder_name(s, v, e);
+    if (rc == 0 && v->list)
+        rc = list_and_merge(s, v, f, &k, e);
+    else if (rc == 0)
+        rc = keep_server_flag(v, &k, &old, e);
+    if (rc == 0 && k.unread == ENOENT)
+        rc = folder_gone(s, v, e); /* removed while it was open */
+    else if (rc == 0 && k.unread && !v->in)
+        rc = error_sys(e, k.unread, "cannot list root '%s'", s->req->watch->root);
+    else if (rc == 0)
+        rc = store_folder(s, v, f->dir->fd, &k, e);
+    node_release(&old);
+    return rc;
+}
+
+/* What was pushed above `below` comes out in the order it went in. */
+static void turn_over(struct save *s, struct visit *below)
+{
+    struct visit *turned = below, *next;
+
+    for (struct visit *v = s->stack; v != below; v = next) {
+        next = v->next;
+        v->next = turned;
+        turned = v;
+    }
+    s->stack = turned;
+}
+
+static int visit_run(struct save *s, const struct visit *v, struct error *e)
+{
+    struct visit *below = s->stack;
+
+    int fd = open_folder(s, v);
+    if (fd < 0)
+        return folder_shut(s, v, -fd, e);
+    struct dir_handle *dir = dir_handle_new(fd, &s->open_dirs);
+    const char *path = v->in ? save_path(s, v->in->path, v->name) : "";
+    if (!dir || !path) {
+        dir_handle_drop(dir);
+        return save_no_memory(e);
+    }
+    struct folder *f = folder_new(path, v->node, dir, v->in && v->in->in_server);
+    if (!f)
+        return save_no_memory(e);
+    int rc = visit_open(s, v, f, e);
+    turn_over(s, below);
+    if (atomic_load(&s->open_dirs) > OPEN_DIRS_MAX) { /* its folders are opened by their paths */
+        dir_handle_drop(f->dir);
+        f->dir = NULL;
+    }
+    folder_drop(f);
+    return rc;
+}
+
+int walk_run(struct save *s, struct error *e)
+{
+    int rc = 0;
+
+    while (s->stack) {
+        struct visit *v = s->stack;
+        s->stack = v->next;
+        if (rc == 0)
+            rc = visit_run(s, v, e);
+        visit_free(v);
+    }
+    return rc;
+}

@@ -1,0 +1,484 @@
+#include "snapshot/verify.h"
+
+#include "base/bytes.h"
+#include "base/clock.h"
+#include "snapshot/verify_job.h"
+#include "store/catalog_write.h"
+
+#include <inttypes.h>
+#include <stdlib.h>
+#include <string.h>
+#include <unistd.h>
+
+#include "base/banned.h"
+
+enum { WORKERS_MAX = 4, DAMAGED_MAX = 10000, MARK_SNAPSHOTS_MAX = 10000 };
+
+static int no_memory(struct error *e)
+{
+    return error_set(e, ERR_FAILED, "out of memory");
+}
+
+/* ---- what the parts share ---- */
+
+unsigned verify_workers(const struct verify_request *req)
+{
+    long n = req->workers ? (long)req->workers : sysconf(_SC_NPROCESSORS_ONLN);
+
+    return n < 1 ? 1 : n > WORKERS_MAX ? WORKERS_MAX : (unsigned)n;
+}
+
+uint64_t verify_key(const struct hash *id)
+{
+    return load_u64(id->b);
+}
+
+uint64_t verify_print(const struct hash *id, uint64_t pack_id, uint64_t offset, uint32_t raw_off,
+                      uint32_t raw_len)
+{
+    uint8_t bytes[HASH_LEN + 24];
+
+    memcpy(bytes, id->b, HASH_LEN);
+    store_u64(bytes + HASH_LEN, pack_id);
+    store_u64(bytes + HASH_LEN + 8, offset);
+    store_u32(bytes + HASH_LEN + 16, raw_off);
+    store_u32(bytes + HASH_LEN + 20, raw_len);
+    return hash_guard(bytes, sizeof(bytes), 0);
+}
+
+uint64_t verify_record_print(uint64_t pack_id, uint64_t offset)
+{
+    static const struct hash none;
+
+    return verify_print(&none, pack_id, offset, 0, 0);
+}
+
+int verify_fail(struct verify_job *j, const struct error *why)
+{
+    pthread_mutex_lock(&j->lock);
+    if (j->code == 0) {
+        j->code = why->code;
+        j->why = *why;
+    }
+    int code = j->code;
+    pthread_mutex_unlock(&j->lock);
+    return code;
+}
+
+int verify_stopped(struct verify_job *j, struct error *e)
+{
+    struct error why = ERROR_INIT;
+
+    if (j->req->cancel && atomic_load_explicit(j->req->cancel, memory_order_relaxed)) {
+        error_set(&why, ERR_CANCELLED, "verify was interrupted");
+        verify_fail(j, &why);
+    }
+    pthread_mutex_lock(&j->lock);
+    int code = j->code;
+    if (code != 0)
+        *e = j->why;
+    pthread_mutex_unlock(&j->lock);
+    return code;
+}
+
+void verify_progress(struct verify_job *j, uint64_t bytes)
+{
+    if (j->req->progress)
+        atomic_fetch_add_explicit(&j->req->progress->bytes_done, bytes, memory_order_relaxed);
+}
+
+static size_t add_fault(struct verify_job *j, const struct verify_fault *f)
+{
+    if (j->fault_count == j->fault_cap) {
+        size_t cap = j->fault_cap ? 2 * j->fault_cap : 16;
+        struct verify_fault *faults = reallocarray(j->faults, cap, sizeof(*faults));
+        if (!faults)
+            return NO_FAULT;
+        j->faults = faults;
+        j->fault_cap = cap;
+    }
+    j->faults[j->fault_count] = *f;
+    return j->fault_count++;
+}
+
+size_t verify_fault(struct verify_job *j, uint64_t pack_id, uint64_t from, uint64_t to,
+                    bool content, const char *reason)
+{
+    struct verify_fault f = {
+        .pack_id = pack_id, .from = from, .to = to, .content = content, .reason = strdup(reason)};
+    struct error e = ERROR_INIT;
+    size_t at = NO_FAULT;
+
+    pthread_mutex_lock(&j->lock);
+    if (f.reason)
+        at = add_fault(j, &f);
+    pthread_mutex_unlock(&j->lock);
+    if (at == NO_FAULT) {
+        free(f.reason);
+        no_memory(&e);
+        verify_fail(j, &e);
+    }
+    return at;
+}
+
+/* ---- damage entries ---- */
+
+/* File name of a pack, or NULL. */
+static char *pack_name(const struct verify_job *j, uint64_t pack_id)
+{
+    uint8_t kind = PACK_DATA;
+    char name[40];
+
+    if (pack_id == 0)
+        return NULL;
+    for (size_t i = 0; i < j->pack_count; i++) {
+        if (j->packs[i].id == pack_id)
+            kind = j->packs[i].kind;
+    }
+    pack_file_name(kind, pack_id, name);
+    return strdup(name);
+}
+
+int verify_damage(struct verify_job *j, size_t fault, const char *path, const uint64_t *snapshots,
+                  size_t count, struct error *e)
+{
+    struct verify_result *r = j->result;
+    struct verify_fault *f = &j->faults[fault];
+
+    f->told = true;
+    if (r->damaged_count == DAMAGED_MAX)
+        return 0;
+    if (!r->damaged && !(r->damaged = calloc(DAMAGED_MAX, sizeof(*r->damaged))))
+        return no_memory(e);
+    struct verify_damage d = {.snapshot = count > 0 ? snapshots[count - 1] : 0,
+                              .path = path ? strdup(path) : NULL,
+                              .pack = pack_name(j, f->pack_id),
+                              .reason = strdup(f->reason),
+                              .snapshots = malloc((count + 1) * sizeof(*snapshots)),
+                              .snapshot_count = count};
+    bool ok = (!path || d.path) && (f->pack_id == 0 || d.pack) && d.reason && d.snapshots;
+    if (ok && count > 0)
+        memcpy(d.snapshots, snapshots, count * sizeof(*snapshots));
+    if (ok) {
+        r->damaged[r->damaged_count++] = d;
+        return 0;
+    }
+    free(d.path);
+    free(d.pack);
+    free(d.reason);
+    free(d.snapshots);
+    return no_memory(e);
+}
+
+void verify_result_release(struct verify_result *r)
+{
+    for (size_t i = 0; i < r->damaged_count; i++) {
+        free(r->damaged[i].path);
+        free(r->damaged[i].pack);
+        free(r->damaged[i].reason);
+        free(r->damaged[i].snapshots);
+    }
+    free(r->damaged);
+    memset(r, 0, sizeof(*r));
+}
+
+/* Faults that touched no file stand for themselves. */
+static int tell_rest(struct verify_job *j, struct error *e)
+{
+    int rc = 0;
+
+    for (size_t i = 0; rc == 0 && i < j->fault_count; i++) {
+        const struct verify_fault *f = &j->faults[i];
+        if (!f->told)
+            rc = verify_damage(j, i, NULL, f->snapshots, f->snapshot_count, e);
+    }
+    return rc;
+}
+
+/* ---- snapshots ---- */
+
+struct loading {
+    struct verify_job *job;
+    size_t cap;
+    struct error *e;
+};
+
+static int load_snapshot(void *ctx, const struct snapshot_row *s)
+{
+    struct loading *l = ctx;
+    struct verify_job *j = l->job;
+
+    if (j->snapshot_count == l->cap) {
+        size_t cap = l->cap ? 2 * l->cap : 64;
+        struct verify_snapshot *list = reallocarray(j->snapshots, cap, sizeof(*list));
+        if (!list)
+            return no_memory(l->e);
+        j->snapshots = list;
+        l->cap = cap;
+    }
+    j->snapshots[j->snapshot_count++] = (struct verify_snapshot){
+        .number = s->commit.number,
+        .watch = s->watch_serial,
+        .list_first = s->commit.list_first,
+        .list_count = s->commit.list_count,
+        .known_damaged = s->damaged,
+        .whole = s->whole,
+        .wanted = j->req->snapshots == NULL,
+    };
+    return 0;
+}
+
+static int by_number(const void *a, const void *b)
+{
+    uint64_t x = ((const struct verify_snapshot *)a)->number;
+    uint64_t y = ((const struct verify_snapshot *)b)->number;
+
+    return x < y ? -1 : x > y;
+}
+
+static int want_given(struct verify_job *j, struct error *e)
+{
+    for (size_t i = 0; j->req->snapshots && i < j->req->count; i++) {
+        struct verify_snapshot key = {.number = j->req->snapshots[i]};
+        struct verify_snapshot *s = NULL;
+        if (j->snapshot_count > 0)
+            s = bsearch(&key, j->snapshots, j->snapshot_count, sizeof(key), by_number);
+        if (!s)
+            return error_set(e, ERR_NOTFOUND, "no snapshot %" PRIu64, key.number);
+        s->wanted = true;
+    }
+    return 0;
+}
+
+static int load_snapshots(struct verify_job *j, struct error *e)
+{
+    struct loading l = {.job = j, .e = e};
+    struct catalog *c;
+
+    int rc = repo_catalog_open(j->req->repo, &c, e);
+    if (rc != 0)
+        return rc;
+    rc = catalog_snapshots(c, 0, 1, UINT64_MAX, false, load_snapshot, &l, e);
+    repo_catalog_close(j->req->repo, c);
+    if (rc == 0)
+        rc = want_given(j, e);
+    for (size_t i = 0; rc == 0 && i < j->snapshot_count; i++)
+        j->result->snapshots += j->snapshots[i].wanted;
+    return rc;
+}
+
+/* Leases on the first `count` snapshots that are wanted: all are given back, or none was had. */
+static void end_leases(struct verify_job *j, size_t count)
+{
+    for (size_t i = 0; i < count; i++) {
+        if (j->snapshots[i].wanted)
+            repo_lease_end(j->req->repo, j->snapshots[i].number);
+    }
+}
+
+static int take_leases(struct verify_job *j, struct error *e)
+{
+    for (size_t i = 0; i < j->snapshot_count; i++) {
+        int rc = j->snapshots[i].wanted ? repo_lease(j->req->repo, j->snapshots[i].number, e) : 0;
+        if (rc != 0) {
+            end_leases(j, i);
+            return rc;
+        }
+    }
+    return 0;
+}
+
+/* ---- packs ---- */
+
+static void pack_problem(void *ctx, uint64_t pack_id, const char *text)
+{
+    verify_fault(ctx, pack_id, 0, 0, pack_id != 0, text);
+}
+
+static void ignore_problem(void *ctx, uint64_t pack_id, const char *text)
+{
+}
+
+static int list_packs(struct verify_job *j, struct error *e)
+{
+    bool some = j->req->snapshots != NULL;
+
+    int rc = repo_packs(j->req->repo, &j->packs, &j->pack_count,
+                        some ? ignore_problem : pack_problem, j, e);
+    for (size_t i = 0; rc == 0 && !some && i < j->pack_count; i++) {
+        j->result->bytes += j->packs[i].bytes;
+        if (j->req->progress)
+            atomic_fetch_add(&j->req->progress->bytes_total, j->packs[i].bytes);
+    }
+    return rc;
+}
+
+/* ---- everything stored ---- */
+
+struct row_thread {
+    struct verify_job *job;
+    struct verify_rows rows;
+};
+
+static void *read_rows(void *ctx)
+{
+    struct row_thread *t = ctx;
+    struct error e = ERROR_INIT;
+
+    if (verify_rows_read(t->job, &t->rows, &e) != 0)
+        verify_fail(t->job, &e);
+    return NULL;
+}
+
+static int verify_all(struct verify_job *j, struct error *e)
+{
+    struct row_thread t = {.job = j};
+    pthread_t thread;
+
+    bool beside = pthread_create(&thread, NULL, read_rows, &t) == 0;
+    int rc = verify_packs(j, e);
+    if (beside)
+        pthread_join(thread, NULL);
+    else
+        read_rows(&t);
+    if (rc == 0)
+        rc = verify_stopped(j, e);
+    if (rc == 0)
+        rc = verify_audit_chunks(j, &t.rows, e);
+    verify_rows_release(&t.rows);
+    if (rc == 0)
+        rc = verify_audit_nodes(j, true, e);
+    if (rc == 0 && j->req->level == VERIFY_FULL && j->bad.count == 0)
+        rc = verify_audit_counts(j, e);
+    return rc;
+}
+
+/* ---- marks ---- */
+
+enum verdict { VERIFIED, DAMAGED, REPAIRED };
+
+static bool falls_under(const struct verify_snapshot *s, enum verdict v)
+{
+    switch (v) {
+    case VERIFIED:
+        return s->wanted && s->whole && !s->hit;
+    case DAMAGED:
+        return s->hit && !s->known_damaged;
+    case REPAIRED:
+        return s->wanted && s->whole && !s->hit && s->known_damaged;
+    }
+    return false;
+}
+
+static int mark_all(struct verify_job *j, enum verdict v, uint8_t type, struct error *e)
+{
+    struct mark m = {.type = type, .time = clock_wall()};
+    int rc = 0;
+
+    m.snapshots = malloc(MARK_SNAPSHOTS_MAX * sizeof(*m.snapshots));
+    if (!m.snapshots)
+        return no_memory(e);
+    for (size_t i = 0; rc == 0 && i < j->snapshot_count; i++) {
+        if (falls_under(&j->snapshots[i], v))
+            m.snapshots[m.count++] = j->snapshots[i].number;
+        if (m.count == MARK_SNAPSHOTS_MAX || (m.count > 0 && i + 1 == j->snapshot_count)) {
+            rc = repo_mark(j->req->repo, &m, e);
+            m.count = 0;
+        }
+    }
+    free(m.snapshots);
+    return rc;
+}
+
+static int record(struct verify_job *j, struct error *e)
+{
+    int rc = mark_all(j, DAMAGED, MARK_DAMAGED, e);
+
+    for (size_t i = 0; rc == 0 && i < j->bad.count; i++) {
+        const struct verify_bad *b = id_map_at(&j->bad, i);
+        if (b->content)
+            rc = repo_chunk_lost(j->req->repo, &b->id, e);
+        if (rc == ERR_NOTFOUND)
+            rc = 0;
+    }
+    if (rc == 0 && j->req->level == VERIFY_FULL)
+        rc = mark_all(j, REPAIRED, MARK_REPAIRED, e);
+    if (rc == 0 && j->req->level == VERIFY_FULL)
+        rc = mark_all(j, VERIFIED, MARK_VERIFIED, e);
+    j->result->recorded = rc == 0;
+    return rc;
+}
+
+/* ---- the whole ---- */
+
+static void job_release(struct verify_job *j)
+{
+    for (size_t i = 0; i < j->fault_count; i++) {
+        free(j->faults[i].reason);
+        free(j->faults[i].snapshots);
+    }
+    free(j->faults);
+    free(j->snapshots);
+    free(j->packs);
+    id_map_release(&j->bad);
+    number_set_release(&j->good);
+    number_set_release(&j->seen);
+    pthread_mutex_destroy(&j->lock);
+}
+
+static int check(struct verify_job *j, struct error *e)
+{
+    int rc = list_packs(j, e);
+
+    if (rc == 0 && j->req->snapshots) {
+        rc = verify_some(j, e);
+        if (rc == 0)
+            rc = verify_audit_nodes(j, false, e);
+    } else if (rc == 0) {
+        rc = verify_all(j, e);
+    }
+    if (rc == 0)
+        rc = tell_rest(j, e);
+    j->result->chunks = j->chunks;
+    j->result->errors = j->fault_count;
+    return rc;
+}
+
+static int run(const struct verify_request *req, struct verify_result *result, bool *deeper,
+               struct error *e)
+{
+    struct verify_job j = {.req = req, .result = result};
+
+    memset(result, 0, sizeof(*result));
+    pthread_mutex_init(&j.lock, NULL);
+    id_map_init(&j.bad, sizeof(struct verify_bad));
+    int rc = load_snapshots(&j, e);
+    if (rc == 0)
+        rc = take_leases(&j, e);
+    if (rc == 0) {
+        rc = check(&j, e);
+        *deeper = rc == 0 && req->level == VERIFY_QUICK && j.bad.count > 0;
+        if (rc == 0 && !*deeper && req->record)
+            rc = record(&j, e);
+        end_leases(&j, j.snapshot_count);
+    }
+    job_release(&j);
+    return rc;
+}
+
+int verify_run(const struct verify_request *req, struct verify_result *result, struct error *e)
+{
+    struct verify_request full = *req;
+    uint64_t begun = clock_mono_ns();
+    bool deeper = false;
+
+    int rc = run(req, result, &deeper, e);
+    if (rc == 0 && deeper) {
+        /* What a quick look found broken may be the base of more: only reading all of it tells. */
+        verify_result_release(result);
+        full.level = VERIFY_FULL;
+        rc = run(&full, result, &deeper, e);
+    }
+    result->seconds = (double)(clock_mono_ns() - begun) / 1e9;
+    return rc;
+}

@@ -1,0 +1,50 @@
+/* verify.h - read back what is stored and name what is damaged. */
+#ifndef WK_SNAPSHOT_VERIFY_H
+#define WK_SNAPSHOT_VERIFY_H
+
+#include "base/error.h"
+#include "store/repository.h"
+
+#include <stdatomic.h>
+
+enum verify_level { VERIFY_QUICK, VERIFY_FULL };
+
+struct verify_progress {
+    atomic_uint_least64_t bytes_total, bytes_done;
+};
+
+struct verify_request {
+    struct repo *repo;
+    enum verify_level level;
+    const uint64_t *snapshots; /* only what these need; NULL = everything stored */
+    size_t count;
+    bool record; /* write verified/damaged marks (needs a writer's handle) */
+    unsigned workers;
+    struct verify_progress *progress;
+    const atomic_bool *cancel;
+};
+
+struct verify_damage {
+    uint64_t snapshot; /* newest of them */
+    char *path;        /* of the file, or NULL when the damage is in no file (log, list) */
+    char *pack;        /* file name of the pack, or NULL */
+    char *reason;
+    uint64_t *snapshots; /* all that need it, rising */
+    size_t snapshot_count;
+};
+struct verify_result {
+    uint64_t snapshots, chunks, bytes, errors;
+    double seconds;
+    struct verify_damage *damaged; /* at most 10,000 */
+    size_t damaged_count;
+    bool recorded;
+};
+
+/* QUICK: every pack is there with its length, framing of all records, the chain of commits, state
+ * sums, catalog against packs. FULL: also every stored byte is read from the disk past the page
+ * cache, expanded, and each chunk's SHA-256 compared; references audited. 0 also when damage was
+ * found (see errors); ERR_DAMAGED is for the caller to give (exit 4). */
+int verify_run(const struct verify_request *req, struct verify_result *result, struct error *e);
+void verify_result_release(struct verify_result *r);
+
+#endif

@@ -1,0 +1,111 @@
+/* verify_job.h - what the files of verify share; nobody else includes it.
+ *
+ * verify.c         the order of the whole, results, marks
+ * verify_packs.c   walking the packs, expanding blocks on worker threads
+ * verify_some.c    only what some snapshots need
+ * verify_audit.c   catalog against packs, nodes against chunks: which files and snapshots a fault
+ *                  touches
+ *
+ * A *fault* is a place in a pack that is not what it was (or a pack that is not there). A *bad
+ * chunk* is one that cannot be had because of a fault, or (content false) stands in a record that
+ * has one elsewhere. */
+#ifndef WK_SNAPSHOT_VERIFY_JOB_H
+#define WK_SNAPSHOT_VERIFY_JOB_H
+
+#include "snapshot/number_set.h"
+#include "snapshot/verify.h"
+#include "store/id_map.h"
+
+#include <pthread.h>
+
+struct verify_snapshot {
+    uint64_t number;
+    int64_t watch;
+    uint64_t list_first, list_count;
+    bool known_damaged, whole;
+    bool wanted; /* is checked in this run */
+    bool hit;    /* needs something that is not there */
+};
+
+struct verify_fault {
+    uint64_t pack_id;  /* 0: in no pack */
+    uint64_t from, to; /* of the record; from == to: the pack as a whole */
+    bool content;      /* what stands there cannot be had */
+    char *reason;
+    bool told;           /* some damage entry names it */
+    uint64_t *snapshots; /* that have something there, while no file is damaged; rising */
+    size_t snapshot_count;
+};
+#define NO_FAULT SIZE_MAX
+
+struct verify_bad {
+    struct hash id;
+    size_t fault;
+    bool content;
+};
+
+struct verify_job {
+    const struct verify_request *req;
+    struct verify_result *result;
+    struct verify_snapshot *snapshots; /* rising */
+    size_t snapshot_count;
+    uint64_t newest; /* number of the newest one when the run began */
+    struct pack_row *packs;
+    size_t pack_count;
+    struct id_map bad;      /* struct verify_bad */
+    struct number_set good; /* keys of chunks in the catalog that stand in the packs */
+
+    pthread_mutex_t lock;   /* of what follows */
+    struct number_set seen; /* prints of chunks (or, quick, records) found sound */
+    struct verify_fault *faults;
+    size_t fault_count, fault_cap;
+    uint64_t chunks;
+    int code; /* 0, or why everything stops */
+    struct error why;
+};
+
+/* ---- verify.c ---- */
+
+/* Returns its index, or NO_FAULT on no memory (the job then fails). Any thread. */
+size_t verify_fault(struct verify_job *j, uint64_t pack_id, uint64_t from, uint64_t to,
+                    bool content, const char *reason);
+int verify_fail(struct verify_job *j, const struct error *why); /* everything stops; any thread */
+int verify_stopped(struct verify_job *j, struct error *e);      /* 0 or why; any thread */
+void verify_progress(struct verify_job *j, uint64_t bytes);     /* any thread */
+/* A damage entry over snapshots[count] (copied, rising). path may be NULL. */
+int verify_damage(struct verify_job *j, size_t fault, const char *path, const uint64_t *snapshots,
+                  size_t count, struct error *e);
+unsigned verify_workers(const struct verify_request *req);
+
+/* What a chunk's row in the catalog says, as one number; and the same of a record alone. */
+uint64_t verify_print(const struct hash *id, uint64_t pack_id, uint64_t offset, uint32_t raw_off,
+                      uint32_t raw_len);
+uint64_t verify_record_print(uint64_t pack_id, uint64_t offset);
+uint64_t verify_key(const struct hash *id);
+
+/* ---- verify_packs.c ---- */
+
+int verify_packs(struct verify_job *j, struct error *e);
+void verify_drop_cache(struct verify_job *j); /* of all packs, so that reads come from the disk */
+
+/* ---- verify_some.c ---- */
+
+int verify_some(struct verify_job *j, struct error *e);
+
+/* ---- verify_audit.c ---- */
+
+/* Chunks of the catalog against what was seen in the packs: fills `good` and `bad`. */
+struct verify_rows { /* prints and keys of all rows, read while the packs are walked */
+    uint64_t *prints, *keys;
+    size_t count, cap;
+};
+int verify_rows_read(struct verify_job *j, struct verify_rows *rows, struct error *e);
+void verify_rows_release(struct verify_rows *rows);
+int verify_audit_chunks(struct verify_job *j, const struct verify_rows *rows, struct error *e);
+/* Nodes of all watches against chunks; every file touched becomes a damage entry. all: a reference
+ * to a chunk that is in neither set is damage too. */
+int verify_audit_nodes(struct verify_job *j, bool all, struct error *e);
+/* Every count of references in the catalog against the nodes. */
+int verify_audit_counts(struct verify_job *j, struct error *e);
+
+#endif

@@ -1,0 +1,631 @@
+/* Walking every pack, logs first. This thread reads, checks the framing and the log's records; the
+ * bodies of blocks go to workers, which expand them and compare each chunk's SHA-256. */
+#include "snapshot/verify_job.h"
+
+#include "base/bytes.h"
+#include "base/text.h"
+
+#include <errno.h>
+#include <fcntl.h>
+#include <inttypes.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <unistd.h>
+
+#include "base/banned.h"
+
+enum { WORKERS_MAX = 4, QUEUE_BYTES = 16 * 1024 * 1024, LOAD_BYTES = 512 * 1024 };
+
+struct record { /* of a block; its body stands in load.bytes */
+    uint64_t pack_id, from, to;
+    size_t body, len;
+};
+
+struct load { /* records for one worker */
+    struct load *next;
+    struct record *records;
+    size_t count, cap;
+    struct buffer bytes;
+};
+
+struct queue {
+    struct verify_job *job;
+    pthread_mutex_t lock;
+    pthread_cond_t more, room;
+    struct load *first, **end;
+    size_t bytes;
+    bool closed;
+};
+
+struct log_state { /* of the order of all log packs */
+    uint64_t sequence;
+    struct hash chain; /* of the last commit */
+    bool has_chain;
+    bool broken; /* something is missing: neither order nor chain can be told any more */
+    struct number_set commits, lists;
+    bool folded; /* a checkpoint stands for what is gone */
+};
+
+struct pack_walk {
+    struct verify_job *job;
+    struct queue *queue;
+    struct log_state *log;
+    const struct pack_row *row;
+    struct pack *pack;
+    struct load *load;
+    uint64_t last; /* where the last sound record begins */
+    uint64_t records;
+    struct error *e;
+};
+
+static int no_memory(struct error *e)
+{
+    return error_set(e, ERR_FAILED, "out of memory");
+}
+
+/* ---- workers: blocks ---- */
+
+struct expander {
+    struct verify_job *job;
+    struct chunk_source *source;
+    uint8_t *raw; /* BLOCK_RAW_MAX bytes */
+    struct number_set seen;
+    uint64_t chunks;
+};
+
+static void load_free(struct load *l)
+{
+    if (!l)
+        return;
+    free(l->records);
+    buffer_release(&l->bytes);
+    free(l);
+}
+
+static void block_fault(struct expander *x, const struct record *r, const char *what,
+                        const char *why)
+{
+    char *reason = why ? text_format("%s: %s", what, why) : NULL;
+
+    verify_fault(x->job, r->pack_id, r->from, r->to, true, reason ? reason : what);
+    free(reason);
+}
+
+static bool expand(struct expander *x, const struct record *r, const struct block *b)
+{
+    struct error e = ERROR_INIT;
+    const uint8_t *base = NULL;
+    size_t base_len = 0;
+
+    if (b->has_base && chunk_source_get(x->source, &b->base, &base, &base_len, &e) != 0) {
+        block_fault(x, r, "the base of a delta cannot be read", e.message);
+        return false;
+    }
+    if (block_expand(b, base, base_len, x->raw, &e) != 0) {
+        block_fault(x, r, "a block does not expand", e.message);
+        return false;
+    }
+    return true;
+}
+
+static void check_block(struct expander *x, const struct record *r, const uint8_t *body)
+{
+    struct error e = ERROR_INIT;
+    struct block b;
+    struct hash id;
+    bool all = true;
+
+    if (block_decode(body, r->len, &b, &e) != 0) {
+        block_fault(x, r, "a block does not parse", NULL);
+        return;
+    }
+    if (expand(x, r, &b)) {
+        for (uint32_t i = 0; i < b.count; i++) {
+            const struct block_chunk *c = &b.chunks[i];
+            hash_sha256(x->raw + c->raw_off, c->raw_len, &id);
+            bool same = hash_equal(&id, &c->id);
+            all = all && same;
+            x->chunks++;
+            if (same && number_set_add(&x->seen, verify_print(&c->id, r->pack_id, r->from,
+                                                              c->raw_off, c->raw_len)) < 0) {
+                no_memory(&e);
+                verify_fail(x->job, &e);
+            }
+        }
+        if (!all)
+            block_fault(x, r, "a chunk does not match its SHA-256", NULL);
+    }
+    block_release(&b);
+}
+
+static struct load *take_load(struct queue *q)
+{
+    struct error ignored = ERROR_INIT;
+
+    pthread_mutex_lock(&q->lock);
+    while (!q->first && !q->closed)
+        pthread_cond_wait(&q->more, &q->lock);
+    struct load *l = q->first;
+    if (l) {
+        q->first = l->next;
+        if (!q->first)
+            q->end = &q->first;
+        q->bytes -= l->bytes.len;
+        pthread_cond_signal(&q->room);
+    }
+    pthread_mutex_unlock(&q->lock);
+    if (l && verify_stopped(q->job, &ignored) != 0)
+        l->count = 0;
+    return l;
+}
+
+/* What one expander found goes to the job. */
+static void fold(struct expander *x)
+{
+    struct error e = ERROR_INIT;
+    struct verify_job *j = x->job;
+    bool ok = true;
+
+    pthread_mutex_lock(&j->lock);
+    j->chunks += x->chunks;
+    if (j->seen.count == 0) {
+        struct number_set empty = j->seen;
+        j->seen = x->seen;
+        x->seen = empty;
+    } else {
+        for (size_t i = 0; ok && i < x->seen.cap; i++)
+            ok = x->seen.slots[i] == 0 || number_set_add(&j->seen, x->seen.slots[i]) >= 0;
+    }
+    pthread_mutex_unlock(&j->lock);
+    number_set_release(&x->seen);
+    if (!ok) {
+        no_memory(&e);
+        verify_fail(j, &e);
+    }
+}
+
+static void *expand_loads(void *queue)
+{
+    struct queue *q = queue;
+    struct expander x = {.job = q->job, .raw = malloc(BLOCK_RAW_MAX)};
+    struct error e = ERROR_INIT;
+    struct load *l;
+
+    int rc = x.raw ? chunk_source_open(x.job->req->repo, &x.source, &e) : no_memory(&e);
+    if (rc != 0)
+        verify_fail(x.job, &e);
+    while ((l = take_load(q)) != NULL) {
+        for (size_t i = 0; rc == 0 && i < l->count; i++)
+            check_block(&x, &l->records[i], l->bytes.data + l->records[i].body);
+        load_free(l);
+    }
+    fold(&x);
+    chunk_source_close(x.source);
+    free(x.raw);
+    return NULL;
+}
+
+static void send_load(struct pack_walk *w)
+{
+    struct queue *q = w->queue;
+    struct load *l = w->load;
+
+    w->load = NULL;
+    if (!l)
+        return;
+    pthread_mutex_lock(&q->lock);
+    while (q->bytes > QUEUE_BYTES)
+        pthread_cond_wait(&q->room, &q->lock);
+    *q->end = l;
+    q->end = &l->next;
+    q->bytes += l->bytes.len;
+    pthread_cond_signal(&q->more);
+    pthread_mutex_unlock(&q->lock);
+}
+
+static int add_block(struct pack_walk *w, uint64_t from, uint64_t to, const uint8_t *body,
+                     size_t len)
+{
+    if (!w->load && !(w->load = calloc(1, sizeof(*w->load))))
+        return no_memory(w->e);
+    struct load *l = w->load;
+    if (l->count == l->cap) {
+        size_t cap = l->cap ? 2 * l->cap : 16;
+        struct record *records = reallocarray(l->records, cap, sizeof(*records));
+        if (!records)
+            return no_memory(w->e);
+        l->records = records;
+        l->cap = cap;
+    }
+    l->records[l->count] = (struct record){
+        .pack_id = w->row->id, .from = from, .to = to, .body = l->bytes.len, .len = len};
+    buffer_append(&l->bytes, body, len);
+    if (!buffer_ok(&l->bytes))
+        return no_memory(w->e);
+    l->count++;
+    if (l->bytes.len >= LOAD_BYTES)
+        send_load(w);
+    return 0;
+}
+
+/* ---- the log's records ---- */
+
+static int note(struct number_set *s, uint64_t v, struct error *e)
+{
+    return number_set_add(s, v) < 0 ? no_memory(e) : 0;
+}
+
+/* A commit follows on the one before by its hash. *why stays NULL when all is well. */
+static int check_commit(struct log_state *log, const uint8_t *body, size_t len, const char **why,
+                        struct error *e)
+{
+    struct commit c;
+
+    int rc = commit_decode(body, len, &c, e);
+    if (rc != 0)
+        return rc;
+    if (log->has_chain && !log->broken && !hash_equal(&c.chain, &log->chain))
+        *why = "a commit does not follow on the one before it";
+    hash_sha256(body, len, &log->chain);
+    log->has_chain = true;
+    rc = note(&log->commits, c.number, e);
+    commit_release(&c);
+    return rc;
+}
+
+static int check_list(const uint8_t *body, size_t len, struct error *e)
+{
+    struct buffer ops = BUFFER_INIT;
+    uint8_t watch[WATCH_ID_LEN];
+    uint64_t number;
+    struct op op;
+
+    int rc = file_list_decode(body, len, &number, watch, &ops, e);
+    struct reader r = reader_of(ops.data, ops.len);
+    while (rc == 0 && (rc = op_decode(&r, &op, e)) == 1)
+        rc = 0;
+    if (rc == 0 && r.left > 0)
+        rc = 0;
+    buffer_release(&ops);
+    return rc;
+}
+
+static int check_rows(struct log_state *log, const struct buffer *rows, struct error *e)
+{
+    struct reader r = reader_of(rows->data, rows->len);
+    struct row row;
+    int rc;
+
+    while ((rc = row_decode(&r, &row, e)) == 1) {
+        struct commit c;
+        if (row.type != ROW_COMMIT)
+            continue;
+        rc = commit_decode(row.bytes, row.len, &c, e);
+        if (rc == 0) {
+            rc = note(&log->commits, c.number, e);
+            commit_release(&c);
+        }
+        if (rc != 0)
+            break;
+    }
+    return rc;
+}
+
+static int check_checkpoint(struct log_state *log, const uint8_t *body, size_t len, struct error *e)
+{
+    struct checkpoint_part part;
+    struct buffer rows = BUFFER_INIT;
+
+    int rc = checkpoint_decode(body, len, &part, &rows, e);
+    if (rc == 0)
+        rc = check_rows(log, &rows, e);
+    log->folded = true;
+    buffer_release(&rows);
+    return rc;
+}
+
+static int check_seal(const struct pack_walk *w, uint64_t from, const uint8_t *body, size_t len,
+                      const char **why, struct error *e)
+{
+    struct seal s;
+
+    int rc = seal_decode(body, len, &s, e);
+    if (rc == 0 && s.len != from)
+        *why = "its seal tells another length";
+    return rc;
+}
+
+static int check_small(uint8_t type, const uint8_t *body, size_t len, struct error *e)
+{
+    struct mark mark;
+    struct prune prune;
+    struct compaction compaction;
+    struct fence fence;
+    int rc = 0;
+
+    switch (type) {
+    case RECORD_MARK:
+        if ((rc = mark_decode(body, len, &mark, e)) == 0)
+            mark_release(&mark);
+        break;
+    case RECORD_PRUNE:
+        if ((rc = prune_decode(body, len, &prune, e)) == 0)
+            prune_release(&prune);
+        break;
+    case RECORD_COMPACTION:
+        if ((rc = compaction_decode(body, len, &compaction, e)) == 0)
+            compaction_release(&compaction);
+        break;
+    case RECORD_FENCE:
+        rc = fence_decode(body, len, &fence, e);
+        break;
+    default:
+        break;
+    }
+    return rc;
+}
+
+/* Whether what a sound record says can be understood; damage becomes a fault. */
+static int check_record(struct pack_walk *w, uint64_t from, uint64_t to,
+                        const struct record_header *h, const uint8_t *body)
+{
+    struct error e = ERROR_INIT;
+    const char *why = NULL;
+    int rc;
+
+    switch (h->type) {
+    case RECORD_COMMIT:
+        rc = check_commit(w->log, body, h->body_len, &why, &e);
+        break;
+    case RECORD_FILE_LIST:
+        rc = check_list(body, h->body_len, &e);
+        if (rc == 0)
+            rc = note(&w->log->lists, h->sequence, &e);
+        break;
+    case RECORD_CHECKPOINT:
+        rc = check_checkpoint(w->log, body, h->body_len, &e);
+        break;
+    case RECORD_SEAL:
+        rc = check_seal(w, from, body, h->body_len, &why, &e);
+        break;
+    default:
+        rc = check_small(h->type, body, h->body_len, &e);
+        break;
+    }
+    if (rc == ERR_DAMAGED)
+        why = e.message;
+    else if (rc != 0) {
+        *w->e = e;
+        return rc;
+    }
+    if (why)
+        verify_fault(w->job, w->row->id, from, to, false, why);
+    return 0;
+}
+
+static void check_sequence(struct pack_walk *w, uint64_t from, uint64_t to,
+                           const struct record_header *h)
+{
+    struct log_state *log = w->log;
+
+    if (h->sequence == 0)
+        return;
+    if (h->sequence <= log->sequence && !log->broken)
+        verify_fault(w->job, w->row->id, from, to, false, "a record is out of order");
+    log->sequence = h->sequence;
+}
+
+/* ---- one pack ---- */
+
+/* What stands from..to is no record; whether its header can still be read tells how much is known.
+ */
+static void damage(struct pack_walk *w, uint64_t from, uint64_t to)
+{
+    struct error e = ERROR_INIT;
+    uint8_t header[RECORD_HEADER_LEN];
+    struct record_header h;
+    size_t got = 0;
+
+    if (to - from < RECORD_ALIGN && w->last > 0) {
+        verify_fault(w->job, w->row->id, w->last, to, false, "bytes between records are not zero");
+        return;
+    }
+    ssize_t n = pread(w->pack->fd, header, sizeof(header), (off_t)from);
+    if (n > 0)
+        got = (size_t)n;
+    bool readable =
+        got == sizeof(header) && record_header_decode(header, w->row->id, from, &h, &e) == 0;
+    if (w->row->kind == PACK_LOG && !(readable && h.type == RECORD_BLOCK))
+        w->log->broken = true;
+    verify_fault(w->job, w->row->id, from, to, true,
+                 readable ? "a record does not match its checksum"
+                          : "the header of a record does not match its checksum");
+}
+
+static int visit_record(void *ctx, uint64_t from, uint64_t to, const struct record_header *h,
+                        const uint8_t *body)
+{
+    struct pack_walk *w = ctx;
+
+    int rc = verify_stopped(w->job, w->e);
+    if (rc != 0)
+        return rc;
+    verify_progress(w->job, to - from);
+    if (!h) {
+        damage(w, from, to);
+        return 0;
+    }
+    w->last = from;
+    w->records++;
+    if (w->job->req->level == VERIFY_QUICK && h->type == RECORD_BLOCK) {
+        pthread_mutex_lock(&w->job->lock);
+        rc = note(&w->job->seen, verify_record_print(w->row->id, from), w->e);
+        pthread_mutex_unlock(&w->job->lock);
+        return rc;
+    }
+    if (h->type == RECORD_BLOCK)
+        return add_block(w, from, to, body, h->body_len);
+    check_sequence(w, from, to, h);
+    return check_record(w, from, to, h, body);
+}
+
+/* Only the headers of records, up to the first that is none; *stop tells where. */
+static int walk_headers(struct pack_walk *w, uint64_t *stop)
+{
+    uint8_t header[RECORD_HEADER_LEN];
+    uint64_t at = PACK_HEADER_LEN;
+    int rc = 0;
+
+    while (rc == 0 && at + sizeof(header) <= w->pack->len) {
+        struct error e = ERROR_INIT;
+        struct record_header h;
+        if (pread(w->pack->fd, header, sizeof(header), (off_t)at) != (ssize_t)sizeof(header) ||
+            record_header_decode(header, w->row->id, at, &h, &e) != 0 ||
+            record_span(h.body_len) > w->pack->len - at)
+            break;
+        if (h.type == RECORD_BLOCK)
+            rc = visit_record(w, at, at + record_span(h.body_len), &h, NULL);
+        else
+            break; /* its body has to be read */
+        at += record_span(h.body_len);
+    }
+    *stop = at;
+    return rc;
+}
+
+static int walk_open_pack(struct pack_walk *w)
+{
+    uint64_t from = 0;
+    int rc = 0;
+
+    posix_fadvise(w->pack->fd, 0, 0, POSIX_FADV_DONTNEED);
+    if (w->job->req->level == VERIFY_QUICK && w->row->kind == PACK_DATA)
+        rc = walk_headers(w, &from);
+    if (rc == 0)
+        rc = pack_walk(w->pack, from, UINT64_MAX, visit_record, w, NULL, w->e);
+    return rc;
+}
+
+static int walk_pack(struct verify_job *j, struct queue *q, struct log_state *log,
+                     const struct pack_row *row, struct error *e)
+{
+    struct pack_walk w = {.job = j, .queue = q, .log = log, .row = row, .e = e};
+    struct error why = ERROR_INIT;
+
+    int rc = repo_pack_open(j->req->repo, row, &w.pack, &why);
+    if (rc != 0) {
+        if (row->kind == PACK_LOG)
+            log->broken = true;
+        verify_fault(j, row->id, 0, 0, true, why.message);
+        return 0;
+    }
+    verify_progress(j, PACK_HEADER_LEN);
+    rc = walk_open_pack(&w);
+    send_load(&w);
+    pack_close(w.pack);
+    return rc;
+}
+
+/* ---- commits and lists against the catalog ---- */
+
+static bool record_missing(const struct log_state *log, const struct verify_snapshot *s)
+{
+    if (!number_set_has(&log->commits, s->number))
+        return true;
+    for (uint64_t i = 0; !log->folded && i < s->list_count; i++) {
+        if (!number_set_has(&log->lists, s->list_first + i))
+            return true;
+    }
+    return false;
+}
+
+/* Some fault of a log pack that could be what a record is missing for. */
+static size_t log_fault(const struct verify_job *j)
+{
+    for (size_t i = 0; i < j->fault_count; i++) {
+        for (size_t k = 0; k < j->pack_count; k++) {
+            if (j->packs[k].id == j->faults[i].pack_id && j->packs[k].kind == PACK_LOG &&
+                j->faults[i].content)
+                return i;
+        }
+    }
+    return NO_FAULT;
+}
+
+static int check_snapshots(struct verify_job *j, const struct log_state *log, struct error *e)
+{
+    int rc = 0;
+
+    for (size_t i = 0; rc == 0 && i < j->snapshot_count; i++) {
+        struct verify_snapshot *s = &j->snapshots[i];
+        if (s->whole && !record_missing(log, s))
+            continue;
+        size_t fault = log_fault(j);
+        if (fault == NO_FAULT)
+            fault = verify_fault(j, 0, 0, 0, true,
+                                 s->whole ? "its commit or file lists are not in the packs"
+                                          : "its file lists do not give the state that was saved");
+        s->hit = true;
+        rc = fault == NO_FAULT ? no_memory(e) : verify_damage(j, fault, NULL, &s->number, 1, e);
+    }
+    return rc;
+}
+
+/* ---- all packs ---- */
+
+void verify_drop_cache(struct verify_job *j)
+{
+    for (size_t i = 0; i < j->pack_count; i++) {
+        struct error ignored = ERROR_INIT;
+        struct pack *p;
+        if (repo_pack_open(j->req->repo, &j->packs[i], &p, &ignored) != 0)
+            continue;
+        posix_fadvise(p->fd, 0, 0, POSIX_FADV_DONTNEED);
+        pack_close(p);
+    }
+}
+
+static void close_queue(struct queue *q)
+{
+    pthread_mutex_lock(&q->lock);
+    q->closed = true;
+    pthread_cond_broadcast(&q->more);
+    pthread_mutex_unlock(&q->lock);
+}
+
+int verify_packs(struct verify_job *j, struct error *e)
+{
+    struct queue q = {.job = j};
+    struct log_state log = {0};
+    pthread_t threads[WORKERS_MAX];
+    unsigned wanted = j->req->level == VERIFY_FULL ? verify_workers(j->req) : 0;
+    unsigned started = 0;
+    int rc = 0;
+
+    q.end = &q.first;
+    pthread_mutex_init(&q.lock, NULL);
+    pthread_cond_init(&q.more, NULL);
+    pthread_cond_init(&q.room, NULL);
+    while (started < wanted && pthread_create(&threads[started], NULL, expand_loads, &q) == 0)
+        started++;
+    if (wanted > 0 && started == 0)
+        rc = error_set(e, ERR_FAILED, "cannot start a thread to verify with");
+    for (size_t i = 0; rc == 0 && i < j->pack_count; i++)
+        rc = walk_pack(j, &q, &log, &j->packs[i], e);
+    if (rc != 0)
+        verify_fail(j, e);
+    close_queue(&q);
+    for (unsigned i = 0; i < started; i++)
+        pthread_join(threads[i], NULL);
+    if (rc == 0)
+        rc = verify_stopped(j, e);
+    if (rc == 0)
+        rc = check_snapshots(j, &log, e);
+    number_set_release(&log.commits);
+    number_set_release(&log.lists);
+    pthread_cond_destroy(&q.more);
+    pthread_cond_destroy(&q.room);
+    pthread_mutex_destroy(&q.lock);
+    return rc;
+}

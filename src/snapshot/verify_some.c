@@ -1,0 +1,222 @@
+/* Only what some snapshots need: their trees are walked, each chunk is noted once, in the order of
+ * the walk, and the workers read them in neighbouring runs through chunk sources. */
+#include "snapshot/tree.h"
+#include "snapshot/verify_job.h"
+
+#include <limits.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "base/banned.h"
+
+enum { WORKERS_MAX = 4, RUN = 256 };
+
+struct need {
+    struct verify_job *job;
+    struct chunk_source *source;
+    struct hash *ids;
+    size_t count, cap;
+    struct number_set keys;
+    atomic_size_t next; /* the first that no worker took */
+};
+
+static int no_memory(struct error *e)
+{
+    return error_set(e, ERR_FAILED, "out of memory");
+}
+
+static int add_id(struct need *n, const struct hash *id, struct error *e)
+{
+    int fresh = number_set_add(&n->keys, verify_key(id));
+
+    if (fresh <= 0)
+        return fresh < 0 ? no_memory(e) : 0;
+    if (n->count == n->cap) {
+        size_t cap = n->cap ? 2 * n->cap : 1024;
+        struct hash *ids = reallocarray(n->ids, cap, sizeof(*ids));
+        if (!ids)
+            return no_memory(e);
+        n->ids = ids;
+        n->cap = cap;
+    }
+    n->ids[n->count++] = *id;
+    return 0;
+}
+
+static int add_content(void *ctx, uint64_t off, const struct chunk_ref *ref, struct error *e)
+{
+    return add_id(ctx, &ref->id, e);
+}
+
+/* All chunks of one node. List chunks are read on the way; one that cannot be is noted as such. */
+static int add_node(struct need *n, const struct tree_entry *t, struct error *e)
+{
+    struct error why = ERROR_INIT;
+    struct node node;
+    int rc = 0;
+
+    if (node_decode(t->meta, t->meta_len, &node, &why) != 0)
+        return 0; /* the audit of nodes tells */
+    for (uint32_t i = 0; rc == 0 && i < node.ref_count; i++)
+        rc = add_id(n, &node.refs[i].id, e);
+    if (rc == 0 && node.depth > 0) {
+        rc = content_walk(n->source, &node, add_content, n, e);
+        if (rc == ERR_DAMAGED || rc == ERR_NOTFOUND) {
+            error_clear(e);
+            rc = 0;
+        }
+    }
+    node_release(&node);
+    return rc;
+}
+
+static int visit_entry(void *ctx, const struct tree_entry *t, struct error *e)
+{
+    struct need *n = ctx;
+
+    int rc = verify_stopped(n->job, e);
+    return rc != 0 ? rc : add_node(n, t, e);
+}
+
+static int gather(struct need *n, struct error *e)
+{
+    struct verify_job *j = n->job;
+    struct catalog *c;
+
+    int rc = repo_catalog_open(j->req->repo, &c, e);
+    for (size_t i = 0; rc == 0 && i < j->snapshot_count; i++) {
+        const struct verify_snapshot *s = &j->snapshots[i];
+        if (s->wanted)
+            rc = tree_walk(c, s->watch, (int64_t)s->number, "", UINT_MAX, visit_entry, n, e);
+    }
+    if (c)
+        repo_catalog_close(j->req->repo, c);
+    return rc;
+}
+
+/* ---- reading ---- */
+
+static int place_of(struct verify_job *j, const struct hash *id, struct chunk_place *p,
+                    struct error *e)
+{
+    struct catalog *c;
+
+    int rc = repo_catalog_open(j->req->repo, &c, e);
+    if (rc != 0)
+        return rc;
+    rc = catalog_chunk(c, id, p, e);
+    repo_catalog_close(j->req->repo, c);
+    return rc;
+}
+
+static bool pack_there(const struct verify_job *j, const struct chunk_place *p)
+{
+    for (size_t i = 0; i < j->pack_count; i++) {
+        if (j->packs[i].id == p->pack_id)
+            return p->offset < j->packs[i].bytes;
+    }
+    return false;
+}
+
+static int is_there(struct verify_job *j, struct chunk_source *source, const struct hash *id,
+                    size_t *len, struct error *e)
+{
+    struct chunk_place place;
+    const uint8_t *p;
+
+    *len = 0;
+    if (j->req->level == VERIFY_FULL)
+        return chunk_source_get(source, id, &p, len, e);
+    int rc = place_of(j, id, &place, e);
+    if (rc == 0 && !pack_there(j, &place))
+        rc = error_set(e, ERR_DAMAGED, "the pack that held it is missing or cut off");
+    return rc;
+}
+
+static int note_bad(struct verify_job *j, const struct hash *id, const char *reason,
+                    struct error *e)
+{
+    struct chunk_place place = {0};
+    struct error ignored = ERROR_INIT;
+    bool fresh;
+
+    place_of(j, id, &place, &ignored);
+    size_t fault = verify_fault(j, place.pack_id, place.offset, place.offset + 1, true, reason);
+    pthread_mutex_lock(&j->lock);
+    struct verify_bad *b = fault == NO_FAULT ? NULL : id_map_put(&j->bad, id, &fresh);
+    if (b) {
+        b->fault = fault;
+        b->content = true;
+    }
+    pthread_mutex_unlock(&j->lock);
+    return b ? 0 : no_memory(e);
+}
+
+static int read_run(struct need *n, struct chunk_source *source, size_t from, size_t to,
+                    struct error *e)
+{
+    struct verify_job *j = n->job;
+
+    for (size_t i = from; i < to; i++) {
+        struct error why = ERROR_INIT;
+        size_t len;
+        int rc = is_there(j, source, &n->ids[i], &len, &why);
+        if (rc != 0)
+            rc = note_bad(j, &n->ids[i], why.message, e);
+        if (rc != 0)
+            return rc;
+        verify_progress(j, len);
+    }
+    return verify_stopped(j, e);
+}
+
+static void *read_runs(void *need)
+{
+    struct need *n = need;
+    struct chunk_source *source = NULL;
+    struct error e = ERROR_INIT;
+
+    int rc = chunk_source_open(n->job->req->repo, &source, &e);
+    while (rc == 0) {
+        size_t from = atomic_fetch_add(&n->next, RUN);
+        if (from >= n->count)
+            break;
+        rc = read_run(n, source, from, from + RUN < n->count ? from + RUN : n->count, &e);
+    }
+    if (rc != 0)
+        verify_fail(n->job, &e);
+    chunk_source_close(source);
+    return NULL;
+}
+
+static int read_all(struct need *n, struct error *e)
+{
+    pthread_t threads[WORKERS_MAX];
+    unsigned wanted = verify_workers(n->job->req);
+    unsigned started = 0;
+
+    while (started < wanted && pthread_create(&threads[started], NULL, read_runs, n) == 0)
+        started++;
+    if (started == 0)
+        read_runs(n);
+    for (unsigned i = 0; i < started; i++)
+        pthread_join(threads[i], NULL);
+    return verify_stopped(n->job, e);
+}
+
+int verify_some(struct verify_job *j, struct error *e)
+{
+    struct need n = {.job = j};
+
+    verify_drop_cache(j);
+    int rc = chunk_source_open(j->req->repo, &n.source, e);
+    if (rc == 0)
+        rc = gather(&n, e);
+    if (rc == 0)
+        rc = read_all(&n, e);
+    j->chunks = n.count;
+    chunk_source_close(n.source);
+    number_set_release(&n.keys);
+    free(n.ids);
+    return rc;
+}

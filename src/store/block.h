@@ -1,0 +1,48 @@
+/* block.h - the body of a block record: neighbouring chunks compressed together.
+ *
+ * With a base (a chunk id), the stored bytes are a delta against that chunk's raw bytes. */
+#ifndef WK_STORE_BLOCK_H
+#define WK_STORE_BLOCK_H
+
+#include "store/codec.h"
+#include "store/hash.h"
+
+#include <stdint.h>
+
+#define BLOCK_CHUNKS_MAX 65536
+#define BLOCK_RAW_MAX (8u * 1024 * 1024)
+
+struct block_chunk {
+    struct hash id;
+    uint32_t raw_off; /* within the expanded block */
+    uint32_t raw_len;
+};
+
+struct block {
+    int codec;
+    bool has_base;
+    struct hash base;
+    uint32_t raw_len;
+    uint32_t count;
+    struct block_chunk *chunks; /* malloc'ed */
+    const uint8_t *packed;      /* borrowed from the body */
+    uint32_t packed_len;
+};
+
+/* Append the body for chunks (ids and lengths; offsets follow from the order) over raw. base may be
+ * NULL. What does not shrink is stored without a base: `has_base` after block_decode, or byte 1 of
+ * the body, tells whether the base is referred to. Returns 0, or ERR_FAILED on no memory. */
+int block_encode(const struct block_chunk *chunks, uint32_t count, const void *raw,
+                 uint32_t raw_len, enum codec want, enum codec_effort effort,
+                 const struct hash *base_id, const void *base, size_t base_len, struct buffer *out,
+                 struct error *e);
+
+/* Parse a body; every length bounded and consistent, or ERR_DAMAGED. Free with block_release. */
+int block_decode(const void *body, size_t len, struct block *b, struct error *e);
+void block_release(struct block *b);
+
+/* Expand into raw (b->raw_len bytes); base bytes are required when has_base. */
+int block_expand(const struct block *b, const void *base, size_t base_len, void *raw,
+                 struct error *e);
+
+#endif

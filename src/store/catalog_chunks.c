@@ -1,0 +1,508 @@
+/* Where chunks stand and how many references each has.
+ *
+ * References: one for each reference in a kept version of a node; one for each in a list chunk that
+ * is itself referenced as a list (once, not for each of its own references); one for each delta
+ * block from its base. A chunk may be data of one file and a list of another, so references as a
+ * list are counted apart, by level, in `lists`: the first one counts the children, the last one
+ * uncounts them.
+ *
+ * Changes of a write transaction gather in `pending` and become rows in order of id: ids are
+ * random, and rows in order touch each page once. */
+#include "store/catalog_private.h"
+#include "store/chunk_list.h"
+
+#include <assert.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "base/banned.h"
+
+enum { PENDING_MAX = 256 * 1024 };
+
+/* ---- pending ---- */
+
+static struct pending_chunk *pending_put(struct catalog *c, const struct hash *id, struct error *e)
+{
+    bool fresh;
+
+    if (c->pending.count >= PENDING_MAX && !id_map_find(&c->pending, id) &&
+        cat_flush_chunks(c, e) < 0)
+        return NULL;
+    struct pending_chunk *p = id_map_put(&c->pending, id, &fresh);
+    if (!p)
+        cat_no_memory(e);
+    return p;
+}
+
+int cat_pending_add(struct catalog *c, const struct hash *id, int64_t delta, struct error *e)
+{
+    struct pending_chunk *p = pending_put(c, id, e);
+
+    if (!p)
+        return e->code;
+    p->delta += delta;
+    return 0;
+}
+
+static int flush_new(struct catalog *c, const struct pending_chunk *p, struct error *e)
+{
+    c->chunk_count++;
+    return cat_run(c, e, CAT_CHUNK_INSERT, "biiiii", p->id.b, (size_t)HASH_LEN, (int64_t)p->pack,
+                   (int64_t)p->offset, (int64_t)p->raw_off, (int64_t)p->raw_len,
+                   p->delta > 0 ? p->delta : 0);
+}
+
+static int flush_known(struct catalog *c, const struct pending_chunk *p, uint64_t pack,
+                       int64_t refs, struct error *e)
+{
+    refs = refs + p->delta > 0 ? refs + p->delta : 0;
+    if (p->placed && (p->replace || pack == 0))
+        return cat_run(c, e, CAT_CHUNK_PLACE, "biiiii", p->id.b, (size_t)HASH_LEN,
+                       (int64_t)p->pack, (int64_t)p->offset, (int64_t)p->raw_off,
+                       (int64_t)p->raw_len, refs);
+    if (p->delta == 0)
+        return 0;
+    return cat_run(c, e, CAT_CHUNK_REFS, "bi", p->id.b, (size_t)HASH_LEN, refs);
+}
+
+static int flush_one(struct catalog *c, const struct pending_chunk *p, bool none_known,
+                     struct error *e)
+{
+    if (none_known)
+        return flush_new(c, p, e);
+    sqlite3_stmt *s = cat_bind(c, e, CAT_CHUNK, "b", p->id.b, (size_t)HASH_LEN);
+    int rc = s ? cat_step(c, s, e) : e->code;
+    if (rc <= 0)
+        return rc < 0 ? rc : flush_new(c, p, e);
+    uint64_t pack = (uint64_t)sqlite3_column_int64(s, 0);
+    int64_t refs = sqlite3_column_int64(s, 4);
+    sqlite3_reset(s);
+    return flush_known(c, p, pack, refs, e);
+}
+
+int cat_flush_chunks(struct catalog *c, struct error *e)
+{
+    bool none_known = c->chunk_count == 0;
+    int rc = 0;
+
+    if (c->pending.count == 0)
+        return 0;
+    uint32_t *order = id_map_sorted(&c->pending);
+    if (!order)
+        return cat_no_memory(e);
+    for (size_t i = 0; rc == 0 && i < c->pending.count; i++)
+        rc = flush_one(c, id_map_at(&c->pending, order[i]), none_known, e);
+    free(order);
+    id_map_release(&c->pending);
+    return rc;
+}
+
+/* ---- places ---- */
+
+static int chunk_from(sqlite3_stmt *s, struct chunk_place *p)
+{
+    p->pack_id = (uint64_t)sqlite3_column_int64(s, 0);
+    p->offset = (uint64_t)sqlite3_column_int64(s, 1);
+    p->raw_off = (uint32_t)sqlite3_column_int64(s, 2);
+    p->raw_len = (uint32_t)sqlite3_column_int64(s, 3);
+    p->refs = (uint64_t)sqlite3_column_int64(s, 4);
+    return 0;
+}
+
+int catalog_chunk(struct catalog *c, const struct hash *id, struct chunk_place *p,
+                  struct error *e)
+{
+    struct pending_chunk *n = c->in_write ? id_map_find(&c->pending, id) : NULL;
+
+    if (n && n->placed) {
+        *p = (struct chunk_place){.pack_id = n->pack,
+                                  .offset = n->offset,
+                                  .raw_off = n->raw_off,
+                                  .raw_len = n->raw_len,
+                                  .refs = n->delta > 0 ? (uint64_t)n->delta : 0};
+        return 0;
+    }
+    sqlite3_stmt *s = cat_bind(c, e, CAT_CHUNK, "b", id->b, (size_t)HASH_LEN);
+    int rc = s ? cat_step(c, s, e) : e->code;
+    if (rc < 0)
+        return rc;
+    if (rc == 0)
+        return error_set(e, ERR_NOTFOUND, "chunk %02x%02x%02x%02x is not in the repository",
+                         id->b[0], id->b[1], id->b[2], id->b[3]);
+    chunk_from(s, p);
+    sqlite3_reset(s);
+    return 0;
+}
+
+int catalog_chunks(struct catalog *c, chunk_visit visit, void *ctx, struct error *e)
+{
+    struct chunk_place p;
+    struct hash id;
+    int rc;
+
+    sqlite3_stmt *s =
+        cat_prepare(c, "SELECT pack,offset,raw_off,raw_len,refs,id FROM chunks ORDER BY id", e);
+    if (!s)
+        return e->code;
+    while ((rc = cat_step(c, s, e)) == 1) {
+        if (sqlite3_column_bytes(s, 5) != HASH_LEN) {
+            rc = error_set(e, ERR_DAMAGED, "catalog: a chunk's row is damaged");
+            break;
+        }
+        memcpy(id.b, sqlite3_column_blob(s, 5), HASH_LEN);
+        chunk_from(s, &p);
+        rc = visit(ctx, &id, &p);
+        if (rc != 0)
+            break;
+    }
+    sqlite3_finalize(s);
+    return rc;
+}
+
+uint64_t catalog_chunk_count(struct catalog *c)
+{
+    struct error ignored = ERROR_INIT;
+
+    if (!c->in_write)
+        cat_state_load(c, &ignored);
+    return c->chunk_count;
+}
+
+int catalog_chunk_lost(struct catalog *c, const struct hash *id, struct error *e)
+{
+    int rc = cat_flush_chunks(c, e);
+
+    return rc == 0 ? cat_run(c, e, CAT_CHUNK_LOST, "b", id->b, (size_t)HASH_LEN) : rc;
+}
+
+/* The base of a delta block gains a reference, once for each place. */
+static int add_delta(struct catalog *c, uint64_t pack_id, uint64_t offset, const struct hash *base,
+                     struct error *e)
+{
+    int rc = cat_run(c, e, CAT_DELTA_PUT, "iib", (int64_t)pack_id, (int64_t)offset, base->b,
+                     (size_t)HASH_LEN);
+
+    if (rc < 0 || sqlite3_changes(c->db) == 0)
+        return rc;
+    return cat_pending_add(c, base, 1, e);
+}
+
+static int recount(struct catalog *c, const struct hash *id, struct error *e);
+
+int catalog_add_block(struct catalog *c, uint64_t pack_id, uint64_t offset,
+                      const struct block_chunk *chunks, uint32_t count, const struct hash *base,
+                      bool replace, struct error *e)
+{
+    int rc = base ? add_delta(c, pack_id, offset, base, e) : 0;
+
+    assert(c->in_write);
+    for (uint32_t i = 0; rc == 0 && i < count; i++) {
+        struct pending_chunk *p = pending_put(c, &chunks[i].id, e);
+        if (!p)
+            return e->code;
+        if (!p->placed || replace) {
+            p->pack = pack_id;
+            p->offset = offset;
+            p->raw_off = chunks[i].raw_off;
+            p->raw_len = chunks[i].raw_len;
+        }
+        p->placed = true;
+        p->replace |= replace;
+        if (c->uncounted > 0)
+            rc = recount(c, &chunks[i].id, e);
+    }
+    return rc;
+}
+
+int catalog_delta_base(struct catalog *c, uint64_t pack_id, uint64_t offset, struct hash *base,
+                       struct error *e)
+{
+    sqlite3_stmt *s = cat_bind(c, e, CAT_DELTA_GET, "ii", (int64_t)pack_id, (int64_t)offset);
+    int rc = s ? cat_step(c, s, e) : e->code;
+
+    if (rc < 0)
+        return rc;
+    if (rc == 0)
+        return error_set(e, ERR_NOTFOUND, "the block is no delta");
+    bool fits = sqlite3_column_bytes(s, 0) == HASH_LEN;
+    if (fits)
+        memcpy(base->b, sqlite3_column_blob(s, 0), HASH_LEN);
+    sqlite3_reset(s);
+    return fits ? 0 : error_set(e, ERR_DAMAGED, "catalog: a delta's row is damaged");
+}
+
+/* ---- references ---- */
+
+static int list_refs(struct catalog *c, const struct hash *id, unsigned depth, int sign,
+                     struct error *e);
+
+int catalog_ref_list(struct catalog *c, const struct hash *id, const struct chunk_ref *refs,
+                     uint32_t count, int sign, struct error *e)
+{
+    int rc = 0;
+
+    for (uint32_t i = 0; rc == 0 && i < count; i++)
+        rc = cat_pending_add(c, &refs[i].id, sign, e);
+    return rc;
+}
+
+/* Children of a list chunk depth levels above the data. ERR_DAMAGED or ERR_NOTFOUND: its content
+ * cannot be had. */
+static int child_refs(struct catalog *c, const struct hash *id, unsigned depth, int sign,
+                      struct error *e)
+{
+    struct chunk_ref *refs = NULL;
+    uint32_t count = 0;
+
+    if (!c->read_list)
+        return error_set(e, ERR_NOTFOUND, "lists of chunks cannot be read here");
+    int rc = c->read_list(c->read_list_ctx, id, &refs, &count, e);
+    if (rc < 0)
+        return rc;
+    rc = catalog_ref_list(c, id, refs, count, sign, e);
+    for (uint32_t i = 0; rc == 0 && depth > 1 && i < count; i++)
+        rc = list_refs(c, &refs[i].id, depth - 1, sign, e);
+    free(refs);
+    return rc;
+}
+
+static int list_row(struct catalog *c, const struct hash *id, unsigned depth, int64_t *refs,
+                    bool *counted, struct error *e)
+{
+    sqlite3_stmt *s =
+        cat_bind(c, e, CAT_LIST_GET, "bi", id->b, (size_t)HASH_LEN, (int64_t)depth);
+    int rc = s ? cat_step(c, s, e) : e->code;
+
+    *refs = 0;
+    *counted = false;
+    if (rc < 1)
+        return rc;
+    *refs = sqlite3_column_int64(s, 0);
+    *counted = sqlite3_column_int(s, 1) != 0;
+    sqlite3_reset(s);
+    return 0;
+}
+
+static int put_list(struct catalog *c, const struct hash *id, unsigned depth, int64_t refs,
+                    bool counted, struct error *e)
+{
+    return cat_run(c, e, CAT_LIST_PUT, "biii", id->b, (size_t)HASH_LEN, (int64_t)depth, refs,
+                   (int64_t)counted);
+}
+
+static bool content_is_lost(int rc)
+{
+    return rc == ERR_DAMAGED || rc == ERR_NOTFOUND || rc == ERR_FAILED;
+}
+
+static int first_list_ref(struct catalog *c, const struct hash *id, unsigned depth,
+                          struct error *e)
+{
+    int rc = child_refs(c, id, depth, 1, e);
+    bool counted = rc == 0;
+
+    if (rc < 0 && !content_is_lost(rc))
+        return rc;
+    if (!counted)
+        c->uncounted++;
+    return put_list(c, id, depth, 1, counted, e);
+}
+
+static int last_list_ref(struct catalog *c, const struct hash *id, unsigned depth, bool counted,
+                         struct error *e)
+{
+    int rc = counted ? child_refs(c, id, depth, -1, e) : 0;
+
+    if (rc < 0 && !content_is_lost(rc))
+        return rc; /* else the children keep too many references, which loses nothing */
+    if (!counted && c->uncounted > 0)
+        c->uncounted--;
+    return cat_run(c, e, CAT_LIST_DELETE, "bi", id->b, (size_t)HASH_LEN, (int64_t)depth);
+}
+
+static int list_refs(struct catalog *c, const struct hash *id, unsigned depth, int sign,
+                     struct error *e)
+{
+    int64_t refs;
+    bool counted;
+
+    int rc = list_row(c, id, depth, &refs, &counted, e);
+    if (rc < 0)
+        return rc;
+    if (sign > 0 && refs == 0)
+        return first_list_ref(c, id, depth, e);
+    if (sign < 0 && refs <= 1)
+        return refs == 1 ? last_list_ref(c, id, depth, counted, e) : 0;
+    return put_list(c, id, depth, refs + sign, counted, e);
+}
+
+/* A list chunk whose content was lost has been stored again. */
+static int recount(struct catalog *c, const struct hash *id, struct error *e)
+{
+    int64_t refs;
+    bool counted;
+
+    for (unsigned depth = 1; depth <= CHUNK_LIST_DEPTH_MAX; depth++) {
+        int rc = list_row(c, id, depth, &refs, &counted, e);
+        if (rc < 0)
+            return rc;
+        if (refs == 0 || counted)
+            continue;
+        rc = child_refs(c, id, depth, 1, e);
+        if (rc < 0 && content_is_lost(rc))
+            continue;
+        if (rc == 0)
+            rc = put_list(c, id, depth, refs, true, e);
+        if (rc < 0)
+            return rc;
+        c->uncounted--;
+    }
+    return 0;
+}
+
+int cat_node_refs(struct catalog *c, const void *meta, size_t len, int sign, struct error *e)
+{
+    struct node n;
+
+    int rc = node_decode(meta, len, &n, e);
+    if (rc < 0)
+        return rc == ERR_DAMAGED ? 0 : rc; /* a version nobody can read references nothing */
+    rc = catalog_ref_list(c, NULL, n.refs, n.ref_count, sign, e);
+    for (uint32_t i = 0; rc == 0 && n.depth > 0 && i < n.ref_count; i++)
+        rc = list_refs(c, &n.refs[i].id, n.depth, sign, e);
+    node_release(&n);
+    return rc;
+}
+
+/* ---- audit ---- */
+
+struct count {
+    struct hash id;
+    uint64_t refs;
+};
+
+struct audit {
+    struct catalog *catalog;
+    struct id_map counts;           /* struct count */
+    struct id_map seen[CHUNK_LIST_DEPTH_MAX + 1]; /* list chunks done, by level */
+    uint64_t wrong;
+    audit_visit visit;
+    void *ctx;
+    struct error *e;
+};
+
+static int audit_list(struct audit *a, const struct hash *id, unsigned depth);
+
+static int audit_refs(struct audit *a, const struct chunk_ref *refs, uint32_t count,
+                      unsigned depth)
+{
+    bool fresh;
+    int rc = 0;
+
+    for (uint32_t i = 0; rc == 0 && i < count; i++) {
+        struct count *n = id_map_put(&a->counts, &refs[i].id, &fresh);
+        if (!n)
+            return cat_no_memory(a->e);
+        n->refs++;
+        if (depth > 0)
+            rc = audit_list(a, &refs[i].id, depth);
+    }
+    return rc;
+}
+
+static int audit_list(struct audit *a, const struct hash *id, unsigned depth)
+{
+    struct chunk_ref *refs = NULL;
+    uint32_t count = 0;
+    bool fresh;
+
+    if (depth > CHUNK_LIST_DEPTH_MAX)
+        return 0;
+    if (!id_map_put(&a->seen[depth], id, &fresh))
+        return cat_no_memory(a->e);
+    if (!fresh || !a->catalog->read_list)
+        return 0;
+    struct error lost = ERROR_INIT;
+    int rc = a->catalog->read_list(a->catalog->read_list_ctx, id, &refs, &count, &lost);
+    if (rc < 0)
+        return 0; /* the reader of chunks tells this damage */
+    rc = audit_refs(a, refs, count, depth - 1);
+    free(refs);
+    return rc;
+}
+
+static int audit_nodes(struct audit *a)
+{
+    struct node n;
+    int rc;
+
+    sqlite3_stmt *s = cat_prepare(a->catalog, "SELECT meta FROM nodes", a->e);
+    if (!s)
+        return a->e->code;
+    while ((rc = cat_step(a->catalog, s, a->e)) == 1) {
+        rc = node_decode(sqlite3_column_blob(s, 0), (size_t)sqlite3_column_bytes(s, 0), &n, a->e);
+        if (rc < 0)
+            continue; /* as when it was applied: it references nothing */
+        rc = audit_refs(a, n.refs, n.ref_count, n.depth);
+        node_release(&n);
+        if (rc < 0)
+            break;
+    }
+    sqlite3_finalize(s);
+    return rc;
+}
+
+static int audit_deltas(struct audit *a)
+{
+    bool fresh;
+    int rc;
+
+    sqlite3_stmt *s = cat_prepare(a->catalog, "SELECT base FROM deltas", a->e);
+    if (!s)
+        return a->e->code;
+    while ((rc = cat_step(a->catalog, s, a->e)) == 1) {
+        struct hash id = {{0}};
+        if (sqlite3_column_bytes(s, 0) == HASH_LEN)
+            memcpy(id.b, sqlite3_column_blob(s, 0), HASH_LEN);
+        struct count *n = id_map_put(&a->counts, &id, &fresh);
+        if (!n) {
+            rc = cat_no_memory(a->e);
+            break;
+        }
+        n->refs++;
+    }
+    sqlite3_finalize(s);
+    return rc;
+}
+
+static int compare_count(void *ctx, const struct hash *id, const struct chunk_place *p)
+{
+    struct audit *a = ctx;
+    const struct count *n = id_map_find(&a->counts, id);
+    uint64_t counted = n ? n->refs : 0;
+
+    if (counted == p->refs)
+        return 0;
+    a->wrong++;
+    return a->visit ? a->visit(a->ctx, id, p->refs, counted) : 0;
+}
+
+int catalog_audit_refs(struct catalog *c, uint64_t *wrong, audit_visit visit, void *ctx,
+                       struct error *e)
+{
+    struct audit a = {.catalog = c, .visit = visit, .ctx = ctx, .e = e};
+
+    id_map_init(&a.counts, sizeof(struct count));
+    for (unsigned i = 0; i <= CHUNK_LIST_DEPTH_MAX; i++)
+        id_map_init(&a.seen[i], sizeof(struct hash));
+    int rc = audit_nodes(&a);
+    if (rc == 0)
+        rc = audit_deltas(&a);
+    if (rc == 0)
+        rc = catalog_chunks(c, compare_count, &a, e);
+    *wrong = a.wrong;
+    id_map_release(&a.counts);
+    for (unsigned i = 0; i <= CHUNK_LIST_DEPTH_MAX; i++)
+        id_map_release(&a.seen[i]);
+    return rc;
+}

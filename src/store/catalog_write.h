@@ -1,0 +1,118 @@
+/* catalog_write.h - the writing side of the catalog, for the repository alone.
+ *
+ * Live saves and rebuild use the same calls with the same bytes that stand in the packs, so that
+ * both give the same rows. Everything between begin and commit is one SQLite transaction. */
+#ifndef WK_STORE_CATALOG_WRITE_H
+#define WK_STORE_CATALOG_WRITE_H
+
+#include "store/block.h"
+#include "store/catalog.h"
+
+enum catalog_mode {
+    CATALOG_WRITE,
+    CATALOG_READ,
+    CATALOG_MEMORY,
+    CATALOG_READ_STATIC, /* nobody changes the file: no lock, no -shm, nothing is made beside it */
+};
+
+/* Open dir/catalog.db. CATALOG_WRITE makes it when missing (WAL, synchronous NORMAL, autocheckpoint
+ * off). ERR_DAMAGED: not ours, of another repository, another schema, corrupt. CATALOG_MEMORY: an
+ * empty private one; with `copy_from_file` the file's content is copied in first. */
+int catalog_open(const char *repo_path, enum catalog_mode mode, bool copy_from_file,
+                 const uint8_t repo_id[16], struct catalog **out, struct error *e);
+void catalog_close(struct catalog *c);
+/* A copy in memory of what c reads, to be written to. */
+int catalog_copy(struct catalog *c, struct catalog **out, struct error *e);
+/* A further reading connection to what c reads, for another thread. Any thread, while c is idle or
+ * reading. */
+int catalog_clone(const struct catalog *c, struct catalog **out, struct error *e);
+/* Open the file at the same path again in the same handle (it was made anew). */
+int catalog_reopen(struct catalog *c, struct error *e);
+/* When closing, do not bring the WAL back into the file (somebody reads the file without locks). */
+void catalog_keep_wal(struct catalog *c);
+
+int catalog_begin(struct catalog *c, struct error *e);
+int catalog_commit(struct catalog *c, struct error *e);
+void catalog_rollback(struct catalog *c);
+int catalog_checkpoint(struct catalog *c, struct error *e); /* WAL back into the file, when idle */
+
+/* How far into the packs the catalog reaches. */
+struct catalog_position {
+    uint64_t log_pack, log_offset; /* replay begins here: the next log record, or an older list of
+                                      a save that was open then */
+    uint64_t sequence;             /* of the last record folded in; up to it only lists count */
+    uint64_t next_number;          /* next snapshot number */
+    struct hash chain;             /* of the last commit */
+    uint64_t commit_pack, commit_offset; /* where that commit stands, 0 = none yet */
+};
+int catalog_position(struct catalog *c, struct catalog_position *p, struct error *e);
+int catalog_set_position(struct catalog *c, const struct catalog_position *p, struct error *e);
+
+/* Chunks of one block record. A chunk that is known already keeps its place unless `replace`. */
+int catalog_add_block(struct catalog *c, uint64_t pack_id, uint64_t offset,
+                      const struct block_chunk *chunks, uint32_t count, const struct hash *base,
+                      bool replace, struct error *e);
+/* The base of the delta block that stands there. ERR_NOTFOUND: it is no delta. Reading too. */
+int catalog_delta_base(struct catalog *c, uint64_t pack_id, uint64_t offset, struct hash *base,
+                       struct error *e);
+/* The chunk has no place any more (lost); its references stay. */
+int catalog_chunk_lost(struct catalog *c, const struct hash *id, struct error *e);
+/* How the catalog gets at a list chunk's references when the first one to it comes or the last one
+ * goes: a malloc'ed array. Not readable: its children stay uncounted, which is noted. */
+typedef int (*catalog_list_reader)(void *ctx, const struct hash *id, struct chunk_ref **refs,
+                                   uint32_t *count, struct error *e);
+void catalog_set_list_reader(struct catalog *c, catalog_list_reader read, void *ctx);
+/* Count every reference anew and compare with what stands in the rows; *wrong gets the number of
+ * chunks that differ, visit (may be NULL) each. Needs the list reader. Reading too. */
+typedef int (*audit_visit)(void *ctx, const struct hash *id, uint64_t stored, uint64_t counted);
+int catalog_audit_refs(struct catalog *c, uint64_t *wrong, audit_visit visit, void *ctx,
+                       struct error *e);
+/* Children of a list chunk gain (sign 1) or lose (-1) a reference each. */
+int catalog_ref_list(struct catalog *c, const struct hash *id, const struct chunk_ref *refs,
+                     uint32_t count, int sign, struct error *e);
+
+/* Apply one commit with the raw operations of its file lists (concatenated). The state sum after it
+ * is compared with the commit's; a difference clears `whole` and is no error. */
+int catalog_apply_commit(struct catalog *c, const struct commit *commit, const void *ops,
+                         size_t len, struct error *e);
+/* The same in steps, so that operations need not be in memory at once: begin, operations in order,
+ * end. The sum after the operations is known before end, hence before the commit is written. */
+int catalog_apply_begin(struct catalog *c, const uint8_t *watch_id, uint64_t number,
+                        struct error *e);
+int catalog_apply_ops(struct catalog *c, const void *ops, size_t len, struct error *e);
+const struct state_sum *catalog_apply_sum(const struct catalog *c);
+int64_t catalog_apply_serial(const struct catalog *c); /* of the watch, also a new one */
+int catalog_apply_end(struct catalog *c, const struct commit *commit, struct error *e);
+int catalog_apply_mark(struct catalog *c, uint64_t sequence, const struct mark *m,
+                       struct error *e);
+/* Forget a snapshot: its row goes, versions that no kept snapshot needs go, references fall. */
+int catalog_drop(struct catalog *c, uint64_t number, struct error *e);
+int catalog_apply_row(struct catalog *c, const struct row *r, struct error *e); /* checkpoint */
+/* Before the rows of a checkpoint: forget all but the places of chunks. */
+int catalog_clear(struct catalog *c, struct error *e);
+/* Number of the watch's snapshot with that name, 0 = none. Reading too. */
+int catalog_name_taken(struct catalog *c, int64_t watch, const char *name, uint64_t *number,
+                       struct error *e);
+
+/* ---- packs, as far as the catalog has seen them ---- */
+struct catalog_pack {
+    uint64_t id;
+    uint8_t kind;
+    uint64_t len;   /* data: blocks up to here are known; log: bytes that count, once it has ended */
+    uint64_t fence; /* nothing behind it exists, 0 = none */
+    bool sealed;
+};
+int catalog_pack_put(struct catalog *c, const struct catalog_pack *p, struct error *e);
+int catalog_pack(struct catalog *c, uint64_t id, struct catalog_pack *p,
+                 struct error *e); /* ERR_NOTFOUND. Reading too */
+/* All by id; *rows malloc'ed. Reading too. */
+int catalog_packs(struct catalog *c, struct catalog_pack **rows, size_t *count, struct error *e);
+int catalog_pack_gone(struct catalog *c, uint64_t id, struct error *e); /* and what lived in it */
+
+int catalog_cache_put(struct catalog *c, int64_t watch, uint64_t node,
+                      const struct cache_key *key, const void *signature, size_t len,
+                      struct error *e);
+int catalog_note_put(struct catalog *c, const char *key, const void *value, size_t len,
+                     struct error *e);
+
+#endif

@@ -1,0 +1,242 @@
+/* repo_private.h - what the files of the repository share; nobody else includes it.
+ *
+ * repo_open.c    init, format file, lock, opening and closing
+ * repo_packs.c   the packs folder: listing, descriptors for reading, fences read, audits
+ * repo_replay.c  packs -> catalog: catching up, rebuilding, what a crash left
+ * repo_log.c     appending: log batches, data packs, fences, seals
+ * repo_read.c    chunk sources
+ * txn.c          a save while it gathers; txn_commit.c its end
+ *
+ * Locks, taken in this order: txn.lock, repo.write_lock, repo.pool_lock, repo.packs_lock. */
+#ifndef WK_STORE_REPO_PRIVATE_H
+#define WK_STORE_REPO_PRIVATE_H
+
+#include "store/catalog_write.h"
+#include "store/id_map.h"
+#include "store/repository.h"
+
+#include <pthread.h>
+
+#define PACKS_DIR "packs"
+#define FORMAT_FILE "format"
+#define LOCK_FILE "lock"
+#define CATALOG_FILE "catalog.db"
+
+/* In `lock`: shared by readers that read catalog.db without SQLite's locks, taken by the writer
+ * while it changes that file itself (checkpoint, close). Byte 0 is the writer (io/lock.h). */
+#define LOCK_CATALOG 1
+
+enum { POOL_MAX = 16, OPEN_PACKS_MAX = 12 };
+
+struct pack_file { /* as the folder lists it */
+    uint64_t id;
+    uint8_t kind;
+    uint64_t size;
+};
+
+/* A block that stands in a data pack but not yet in the catalog. */
+struct block_place {
+    uint64_t pack_id, offset, end;
+    uint32_t count;
+    bool has_base;
+    struct hash base;
+    struct block_chunk *chunks; /* malloc'ed */
+};
+
+struct pool_entry {
+    struct catalog *catalog;
+    unsigned generation;
+    bool lent;
+};
+
+struct open_pack {
+    struct pack *pack;
+    unsigned users;
+    uint64_t used;
+};
+
+struct lease {
+    uint64_t snapshot;
+    unsigned count;
+};
+
+struct repo {
+    char *path;
+    int dirfd, packs_fd, lock_fd;
+    uint8_t id[16], host_id[16];
+    enum repo_mode mode;
+    enum codec codec;
+    void (*notice)(void *ctx, const char *text);
+    void *notice_ctx;
+
+    struct catalog *catalog; /* the handle's own; in memory: the private copy */
+    struct chunk_source *memory_source; /* for its list chunks, while the packs are replayed */
+    unsigned catalog_generation;
+    bool in_memory;
+    pthread_mutex_t pool_lock;
+    struct pool_entry pool[POOL_MAX];
+    unsigned generation; /* of catalog.db: connections of an older one are not lent again */
+    struct lease *leases;
+    size_t lease_count;
+
+    /* Everything below is the writer's, under write_lock. */
+    pthread_mutex_t write_lock;
+    pthread_cond_t flushed; /* `flushing` fell */
+    struct catalog *writer; /* the one writing connection */
+    struct chunk_source *writer_source;
+    bool catalog_stale; /* a durable record is not in it */
+    bool refuse;        /* a fence could not be flushed */
+    struct pack *log, *data;
+    unsigned flushing; /* sealed data packs on their way to the disk */
+    uint64_t next_pack, next_sequence, next_number;
+    struct hash chain;
+    struct fence *fences; /* to be written before anything is acknowledged */
+    size_t fence_count;
+    struct fence *lost; /* ends of packs that broke while this handle was open */
+    size_t lost_count;
+    struct catalog_pack *rows; /* news about packs for the catalog's next transaction */
+    size_t row_count;
+    struct pack_need *grown; /* data packs flushed since the last commit that named them */
+    size_t grown_count;
+    struct block_place *unindexed;
+    size_t unindexed_count, unindexed_cap;
+    struct txn *txns;       /* open ones */
+    struct txn *committing; /* whose list chunks the catalog may ask for */
+
+    /* Reading packs; any thread. */
+    pthread_mutex_t packs_lock;
+    struct open_pack open_packs[OPEN_PACKS_MAX];
+    uint64_t use_clock;
+    struct pack_file *files; /* by id; renewed at open, grows with new packs */
+    size_t file_count;
+};
+
+int repo_no_memory(struct error *e);
+void repo_notice(struct repo *r, const char *fmt, ...) __attribute__((format(printf, 2, 3)));
+int repo_no_writer(const struct repo *r, struct error *e); /* ERR_DENIED unless REPO_WRITE */
+
+/* ---- repo_packs.c ---- */
+int repo_files_scan(struct repo *r, struct error *e); /* fills files; next_pack above them */
+bool repo_file_known(struct repo *r, uint64_t id, struct pack_file *f); /* any thread */
+int repo_file_add(struct repo *r, uint8_t kind, uint64_t id, struct error *e);
+/* Borrow a descriptor for reading, its length not bounded. Any thread. */
+int repo_pack_get(struct repo *r, uint64_t id, struct pack **out, struct error *e);
+void repo_pack_put(struct repo *r, struct pack *p);
+void repo_packs_close(struct repo *r);
+void repo_leases_free(struct repo *r);
+
+/* ---- repo_open.c ---- */
+int repo_catalog_lend(struct repo *r, struct catalog **out, struct error *e); /* from the pool */
+void repo_catalog_return(struct repo *r, struct catalog *c);
+/* Put catalog.db and what stands beside it out of the way; keep: under a name of its own. */
+int repo_catalog_set_aside(struct repo *r, bool keep, struct error *e);
+/* Bring writer and catalog to a file made anew from the packs. write_lock is held. */
+int repo_catalog_renew(struct repo *r, bool keep, struct error *e);
+/* After a failure of the catalog: caught up, or made anew. write_lock is held. */
+int repo_catalog_mend(struct repo *r, struct error *e);
+void repo_catalog_checkpoint(struct repo *r);
+
+/* ---- repo_replay.c ---- */
+/* Fold everything behind c's position into it. recovering: this is the writer, and what is read is
+ * first made sure to be on the disk; r's counters, log and data packs are then set. */
+int repo_replay(struct repo *r, struct catalog *c, bool recovering, struct error *e);
+/* 1: the packs hold records behind c's position; 0: none; ERR_DAMAGED: c's position is not of
+ * these packs. */
+int repo_replay_needed(struct repo *r, struct catalog *c, struct error *e);
+
+/* ---- repo_log.c; write_lock is held ---- */
+struct log_batch {
+    struct buffer bytes;
+    uint64_t base; /* offset of the first byte in the log pack */
+};
+int repo_log_ready(struct repo *r, struct error *e); /* a log pack that takes writes */
+int repo_batch_begin(struct repo *r, struct log_batch *b, struct error *e);
+/* Returns the offset of the record; *sequence (may be NULL) gets its number. */
+uint64_t repo_batch_add(struct repo *r, struct log_batch *b, uint8_t type, const void *body,
+                        size_t len, uint64_t *sequence);
+/* One write; flush: and one flush. */
+int repo_batch_write(struct repo *r, struct log_batch *b, bool flush, struct error *e);
+void repo_batch_release(struct log_batch *b);
+int repo_log_seal(struct repo *r, struct error *e); /* the full log pack, and begin the next */
+/* Fences that wait are written now, if the disk takes them; else the next write tries again. */
+void repo_fences_flush(struct repo *r);
+bool repo_log_full(const struct repo *r);
+
+/* Append a block to the data pack; takes p->chunks on success. */
+int repo_data_put(struct repo *r, const void *body, size_t len, struct block_place *p,
+                  struct error *e);
+int repo_data_settle(struct repo *r, struct error *e); /* all of them flushed; `grown` tells */
+bool repo_data_lost(const struct repo *r, uint64_t pack_id, uint64_t end);
+/* Durable unindexed blocks and their packs -> catalog, in its open transaction. */
+int repo_data_index(struct repo *r, struct error *e);
+void repo_data_indexed(struct repo *r); /* that transaction was committed: forget them */
+int repo_data_index_now(struct repo *r, struct error *e); /* settle and index, by itself */
+int repo_fence_add(struct repo *r, uint64_t pack_id, uint64_t len, struct error *e);
+/* Note for the catalog; a later note about the same pack replaces it. */
+int repo_row_note(struct repo *r, const struct catalog_pack *row, struct error *e);
+/* In the catalog's open transaction, and after its commit; data: also those of data packs, together
+ * with repo_data_index. */
+int repo_rows_put(struct repo *r, bool data, struct error *e);
+void repo_rows_done(struct repo *r, bool data);
+void repo_writing_release(struct repo *r);
+/* Where replay has to begin: not behind the lists of an open save, but for the one just done. */
+void repo_safe_position(const struct repo *r, const struct txn *done, struct catalog_position *p);
+
+/* ---- repo_read.c ---- */
+struct chunk_source *chunk_source_over(struct repo *r, struct catalog *c); /* borrows c */
+void chunk_source_forget(struct chunk_source *s); /* drop what is kept expanded */
+int repo_read_list(void *ctx, const struct hash *id, struct chunk_ref **refs, uint32_t *count,
+                   struct error *e); /* ctx: struct chunk_source */
+
+/* ---- txn.c ---- */
+struct spilled_list {
+    uint64_t pack_id, offset, sequence;
+};
+
+struct small_block {
+    struct buffer body;
+    struct block_place place; /* chunks and base; place is decided at commit */
+};
+
+struct txn {
+    struct repo *repo;
+    struct txn *next;
+    struct watch_row watch;
+    bool is_new, root_changed, rules_changed;
+    struct catalog *catalog;
+    uint64_t number; /* 0 = none yet */
+    bool changed;
+
+    struct buffer ops; /* not yet in a list */
+    struct buffer scratch;
+    struct spilled_list *spilled;
+    size_t spilled_count;
+    uint64_t list_bytes;
+    struct buffer cache; /* {u64 node, u64 ino, u8 linked, u8 pending, u32 len, bytes} each */
+
+    pthread_mutex_t lock;       /* for the rest */
+    struct catalog *claims_catalog; /* to look chunks up in */
+    struct id_map claims;
+    struct id_map lists; /* list chunks of this save: struct list_chunk */
+    struct buffer list_raw;
+    struct small_block *small;
+    size_t small_count;
+    uint64_t small_bytes;
+    bool big, failed;
+    struct error failure;
+    uint64_t bytes_stored;
+    struct pack_need *touched; /* data packs that hold blocks of it; under write_lock */
+    size_t touched_count;
+};
+
+struct list_chunk {
+    struct hash id;
+    uint64_t offset;
+    uint32_t len;
+};
+
+void txn_free(struct txn *t);
+int txn_spill_ops(struct txn *t, struct error *e); /* write_lock is held */
+bool txn_find_list(struct txn *t, const struct hash *id, const uint8_t **p, size_t *len);
+
+#endif

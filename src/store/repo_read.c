@@ -1,0 +1,310 @@
+/* Chunks by id: where the catalog says, checked by their hash.
+ *
+ * A source keeps a few expanded blocks, so that chunks read in the order of storage cost one
+ * expansion a block. A delta's base is found the same way, by its own id. */
+#include "store/repo_private.h"
+
+#include "store/chunk_list.h"
+
+#include <inttypes.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "base/banned.h"
+
+enum {
+    KEPT_BLOCKS = 8,
+    KEPT_BYTES = 16 * 1024 * 1024,
+    DELTA_DEPTH_MAX = 16,
+};
+
+struct kept_block {
+    uint64_t pack_id, offset;
+    uint8_t *raw; /* NULL: free */
+    uint32_t raw_len;
+    uint64_t used;
+};
+
+struct chunk_source {
+    struct repo *repo;
+    struct catalog *catalog;
+    bool owns_catalog;
+    struct kept_block kept[KEPT_BLOCKS];
+    size_t kept_bytes;
+    uint64_t clock;
+};
+
+struct chunk_source *chunk_source_over(struct repo *r, struct catalog *c)
+{
+    struct chunk_source *s = calloc(1, sizeof(*s));
+
+    if (s)
+        *s = (struct chunk_source){.repo = r, .catalog = c};
+    return s;
+}
+
+int chunk_source_open(struct repo *r, struct chunk_source **out, struct error *e)
+{
+    struct catalog *c;
+
+    *out = NULL;
+    int rc = repo_catalog_open(r, &c, e);
+    if (rc < 0)
+        return rc;
+    *out = chunk_source_over(r, c);
+    if (!*out) {
+        repo_catalog_close(r, c);
+        return repo_no_memory(e);
+    }
+    (*out)->owns_catalog = true;
+    return 0;
+}
+
+static void drop_block(struct chunk_source *s, struct kept_block *k)
+{
+    s->kept_bytes -= k->raw ? k->raw_len : 0;
+    free(k->raw);
+    *k = (struct kept_block){0};
+}
+
+void chunk_source_forget(struct chunk_source *s)
+{
+    for (int i = 0; i < KEPT_BLOCKS; i++)
+        drop_block(s, &s->kept[i]);
+}
+
+void chunk_source_close(struct chunk_source *s)
+{
+    if (!s)
+        return;
+    chunk_source_forget(s);
+    if (s->owns_catalog)
+        repo_catalog_close(s->repo, s->catalog);
+    free(s);
+}
+
+/* ---- expanded blocks ---- */
+
+static struct kept_block *find_block(struct chunk_source *s, const struct chunk_place *at)
+{
+    for (int i = 0; i < KEPT_BLOCKS; i++) {
+        struct kept_block *k = &s->kept[i];
+        if (k->raw && k->pack_id == at->pack_id && k->offset == at->offset) {
+            k->used = ++s->clock;
+            return k;
+        }
+    }
+    return NULL;
+}
+
+static struct kept_block *oldest_block(struct chunk_source *s)
+{
+    struct kept_block *oldest = NULL;
+
+    for (int i = 0; i < KEPT_BLOCKS; i++)
+        if (s->kept[i].raw && (!oldest || s->kept[i].used < oldest->used))
+            oldest = &s->kept[i];
+    return oldest;
+}
+
+/* Room for one more; takes raw. */
+static struct kept_block *keep_block(struct chunk_source *s, const struct chunk_place *at,
+                                     uint8_t *raw, uint32_t len)
+{
+    struct kept_block *place = NULL, *oldest;
+
+    while (s->kept_bytes + len > KEPT_BYTES && (oldest = oldest_block(s)))
+        drop_block(s, oldest);
+    for (int i = 0; !place && i < KEPT_BLOCKS; i++)
+        if (!s->kept[i].raw)
+            place = &s->kept[i];
+    if (!place) {
+        place = oldest_block(s);
+        drop_block(s, place);
+    }
+    *place = (struct kept_block){.pack_id = at->pack_id,
+                                 .offset = at->offset,
+                                 .raw = raw,
+                                 .raw_len = len,
+                                 .used = ++s->clock};
+    s->kept_bytes += len;
+    return place;
+}
+
+static int read_block(struct chunk_source *s, const struct chunk_place *at, struct buffer *body,
+                      struct block *b, struct error *e)
+{
+    struct record_header h;
+    struct pack *pack;
+
+    int rc = repo_pack_get(s->repo, at->pack_id, &pack, e);
+    if (rc < 0)
+        return rc;
+    rc = pack_read(pack, at->offset, &h, body, e);
+    repo_pack_put(s->repo, pack);
+    if (rc < 0)
+        return rc;
+    if (h.type != RECORD_BLOCK)
+        return error_set(e, ERR_DAMAGED,
+                         "pack %016" PRIx64 " holds no block at %" PRIu64, at->pack_id,
+                         at->offset);
+    return block_decode(body->data, body->len, b, e);
+}
+
+static int load_block(struct chunk_source *s, const struct chunk_place *at, unsigned depth,
+                      struct kept_block **out, struct error *e);
+
+static int find_chunk(struct chunk_source *s, const struct hash *id, unsigned depth,
+                      const uint8_t **p, size_t *len, struct error *e)
+{
+    struct chunk_place at;
+    struct kept_block *k;
+
+    int rc = catalog_chunk(s->catalog, id, &at, e);
+    if (rc < 0)
+        return rc;
+    if (at.pack_id == 0)
+        return error_set(e, ERR_NOTFOUND, "chunk %02x%02x%02x%02x is lost", id->b[0], id->b[1],
+                         id->b[2], id->b[3]);
+    rc = load_block(s, &at, depth, &k, e);
+    if (rc < 0)
+        return rc;
+    if (at.raw_off > k->raw_len || at.raw_len > k->raw_len - at.raw_off)
+        return error_set(e, ERR_DAMAGED, "a block of pack %016" PRIx64 " is shorter than it was",
+                         at.pack_id);
+    *p = k->raw + at.raw_off;
+    *len = at.raw_len;
+    return 0;
+}
+
+/* The base is copied: expanding the block may push the base's own block out. */
+static int load_base(struct chunk_source *s, const struct block *b, unsigned depth,
+                     uint8_t **base, size_t *len, struct error *e)
+{
+    const uint8_t *p;
+
+    if (!b->has_base)
+        return 0;
+    if (depth == 0)
+        return error_set(e, ERR_DAMAGED, "a chain of deltas is too long");
+    int rc = find_chunk(s, &b->base, depth - 1, &p, len, e);
+    if (rc < 0)
+        return rc;
+    *base = malloc(*len ? *len : 1);
+    if (!*base)
+        return repo_no_memory(e);
+    memcpy(*base, p, *len);
+    return 0;
+}
+
+static int expand(struct chunk_source *s, const struct chunk_place *at, const struct block *b,
+                  unsigned depth, struct kept_block **out, struct error *e)
+{
+    uint8_t *base = NULL, *raw = NULL;
+    size_t base_len = 0;
+
+    int rc = load_base(s, b, depth, &base, &base_len, e);
+    if (rc == 0 && !(raw = malloc(b->raw_len ? b->raw_len : 1)))
+        rc = repo_no_memory(e);
+    if (rc == 0)
+        rc = block_expand(b, base, base_len, raw, e);
+    free(base);
+    if (rc < 0) {
+        free(raw);
+        return rc;
+    }
+    *out = keep_block(s, at, raw, b->raw_len);
+    return 0;
+}
+
+static int load_block(struct chunk_source *s, const struct chunk_place *at, unsigned depth,
+                      struct kept_block **out, struct error *e)
+{
+    struct buffer body = BUFFER_INIT;
+    struct block b;
+
+    *out = find_block(s, at);
+    if (*out)
+        return 0;
+    int rc = read_block(s, at, &body, &b, e);
+    if (rc == 0) {
+        rc = expand(s, at, &b, depth, out, e);
+        block_release(&b);
+    }
+    buffer_release(&body);
+    return rc;
+}
+
+int chunk_source_get(struct chunk_source *s, const struct hash *id, const uint8_t **p, size_t *len,
+                     struct error *e)
+{
+    struct hash found;
+
+    int rc = find_chunk(s, id, DELTA_DEPTH_MAX, p, len, e);
+    if (rc < 0)
+        return rc;
+    hash_sha256(*p, *len, &found);
+    if (!hash_equal(&found, id))
+        return error_set(e, ERR_DAMAGED, "chunk %02x%02x%02x%02x does not match its hash",
+                         id->b[0], id->b[1], id->b[2], id->b[3]);
+    return 0;
+}
+
+/* ---- content ---- */
+
+int repo_read_list(void *ctx, const struct hash *id, struct chunk_ref **refs, uint32_t *count,
+                   struct error *e)
+{
+    const uint8_t *p;
+    size_t len;
+
+    int rc = chunk_source_get(ctx, id, &p, &len, e);
+    return rc < 0 ? rc : chunk_list_decode(p, len, refs, count, e);
+}
+
+struct walk {
+    struct chunk_source *source;
+    content_visit visit;
+    void *ctx;
+    struct error *e;
+    uint64_t off;
+};
+
+static int walk_refs(struct walk *w, const struct chunk_ref *refs, uint32_t count, unsigned depth);
+
+static int walk_list(struct walk *w, const struct hash *id, unsigned depth)
+{
+    struct chunk_ref *refs = NULL;
+    uint32_t count = 0;
+
+    int rc = repo_read_list(w->source, id, &refs, &count, w->e);
+    if (rc == 0)
+        rc = walk_refs(w, refs, count, depth);
+    free(refs);
+    return rc;
+}
+
+static int walk_refs(struct walk *w, const struct chunk_ref *refs, uint32_t count, unsigned depth)
+{
+    int rc = 0;
+
+    for (uint32_t i = 0; rc == 0 && i < count; i++) {
+        if (depth > 0) {
+            rc = walk_list(w, &refs[i].id, depth - 1);
+            continue;
+        }
+        rc = w->visit(w->ctx, w->off, &refs[i], w->e);
+        w->off += refs[i].len;
+    }
+    return rc;
+}
+
+int content_walk(struct chunk_source *s, const struct node *n, content_visit visit, void *ctx,
+                 struct error *e)
+{
+    struct walk w = {.source = s, .visit = visit, .ctx = ctx, .e = e};
+
+    if (n->depth > CHUNK_LIST_DEPTH_MAX)
+        return error_set(e, ERR_DAMAGED, "a list of chunks is too deep");
+    return walk_refs(&w, n->refs, n->ref_count, n->depth);
+}

@@ -1,0 +1,1044 @@
+/* From the packs to the catalog: the tail that it has not seen yet, or everything.
+ *
+ * The log packs are walked in order of id from the catalog's position. Blocks are indexed where
+ * they stand; file lists are remembered by place until the commit with their number comes (a list
+ * without a commit is of a save that never was); commits, marks, prunes, compactions and fences
+ * apply at once. At a commit, the data packs it needs are walked up to the lengths it names; what
+ * stands behind them is indexed at the end: orphans, which a later save may use.
+ *
+ * What a crash leaves, and what is done about it by the next writer (`recovering`):
+ * - whole records behind the catalog's position: flushed, read again from the disk, folded in. They
+ *   may be of a save that was never acknowledged; it exists from now on.
+ * - a tail that does not parse: a fence in a new log pack ends the old one before it.
+ * - a commit at the very end whose own write has holes of zeros before it (the disk wrote its pages
+ *   out of order when power went): never acknowledged, fenced off as well.
+ * A list or block that is damaged elsewhere costs what it holds: the commit is listed, and its
+ * state sum tells that it is not whole. */
+#include "store/repo_private.h"
+
+#include "base/bytes.h"
+#include "io/fileops.h"
+
+#include <errno.h>
+#include <inttypes.h>
+#include <stdlib.h>
+#include <string.h>
+#include <unistd.h>
+
+#include "base/banned.h"
+
+enum {
+    BATCH_COMMITS = 64,            /* snapshots folded in by one transaction of the catalog */
+    BATCH_BYTES = 8 * 1024 * 1024, /* or operations */
+    SECTOR = 512,
+    SKIPPED_NUMBERS = 16, /* what a torn tail may have used up without our seeing it */
+    STOP = 1,
+};
+
+struct held_list {
+    uint64_t number, sequence, pack_id, offset;
+};
+
+struct replay {
+    struct repo *repo;
+    struct catalog *catalog;
+    struct error *e;
+    struct catalog_position position;
+    bool recovering_writer;
+    bool full;     /* from the beginning */
+    bool in_write; /* a transaction of the catalog is open */
+    bool began;
+    uint64_t first_sequence, max_sequence;
+    bool damage, newest;
+    struct pack *pack;    /* being walked */
+    uint64_t newest_log;  /* the one the log ends in, 0 = none */
+    uint64_t spare_log;   /* an empty one behind it, 0 = none */
+    bool followed;        /* there are packs behind it: it takes no more */
+    bool has_records;
+    uint64_t newest_end;  /* of its last record that counts */
+    uint64_t gap_from, gap_to; /* damage since the last record that ended a write, 0 = none */
+    bool torn;        /* the newest log pack has bytes behind its end */
+    uint64_t cut;     /* where a torn commit's write has its first hole, 0 = none */
+    struct fence *fences;
+    size_t fence_count;
+    struct held_list *held;
+    size_t held_count, held_cap;
+    unsigned commits;
+    uint64_t op_bytes;
+    struct buffer checkpoint;
+    uint64_t checkpoint_id;
+    uint32_t checkpoint_parts;
+    uint64_t told_missing;
+};
+
+/* ---- the catalog's transaction ---- */
+
+static int ensure_write(struct replay *p)
+{
+    if (p->in_write)
+        return 0;
+    int rc = catalog_begin(p->catalog, p->e);
+    p->in_write = rc == 0;
+    return rc;
+}
+
+/* Replay would have to begin again at the oldest list that still waits for its commit. */
+static void store_position(struct replay *p, bool last)
+{
+    struct catalog_position now = p->position;
+
+    if (!last && p->held_count > 0) {
+        now.log_pack = p->held[0].pack_id;
+        now.log_offset = p->held[0].offset;
+    }
+    if (last && p->recovering_writer)
+        repo_safe_position(p->repo, NULL, &now);
+    catalog_set_position(p->catalog, &now, p->e);
+}
+
+static int end_batch(struct replay *p, bool last)
+{
+    if (!p->in_write)
+        return 0;
+    store_position(p, last);
+    int rc = catalog_commit(p->catalog, p->e);
+    p->in_write = false;
+    p->commits = 0;
+    p->op_bytes = 0;
+    return rc;
+}
+
+/* ---- fences ---- */
+
+static int add_fence(struct replay *p, const struct fence *f)
+{
+    struct fence *list = realloc(p->fences, (p->fence_count + 1) * sizeof(*list));
+
+    if (!list)
+        return repo_no_memory(p->e);
+    p->fences = list;
+    list[p->fence_count++] = *f;
+    return 0;
+}
+
+static uint64_t fence_of(const struct replay *p, uint64_t pack_id)
+{
+    uint64_t end = UINT64_MAX;
+
+    for (size_t i = 0; i < p->fence_count; i++)
+        if (p->fences[i].pack_id == pack_id && p->fences[i].len < end)
+            end = p->fences[i].len;
+    return end;
+}
+
+/* Fences stand first in a log pack. */
+static int visit_leading_fence(void *ctx, uint64_t from, uint64_t to,
+                               const struct record_header *h, const uint8_t *body)
+{
+    struct replay *p = ctx;
+    struct error ignored = ERROR_INIT;
+    struct fence f;
+
+    if (!h)
+        return 0;
+    p->has_records = true;
+    if (h->type != RECORD_FENCE || fence_decode(body, h->body_len, &f, &ignored) < 0)
+        return STOP;
+    return add_fence(p, &f);
+}
+
+static bool is_log_to_walk(const struct replay *p, const struct pack_file *f)
+{
+    return f->kind == PACK_LOG && f->id >= p->position.log_pack;
+}
+
+/* The log ends in the last pack that has a record. What follows it without any was made by a writer
+ * that fell before its first flush there. */
+static void note_log_file(struct replay *p, const struct pack *pack)
+{
+    if (p->has_records || p->newest_log == 0) {
+        p->newest_log = pack->id;
+        p->spare_log = 0;
+        p->followed = false;
+        return;
+    }
+    p->followed = true;
+    p->spare_log = pack->len == PACK_HEADER_LEN ? pack->id : 0;
+}
+
+static int find_fences(struct replay *p)
+{
+    struct repo *r = p->repo;
+    struct pack *pack;
+    int rc = 0;
+
+    for (size_t i = 0; rc >= 0 && i < r->file_count; i++) {
+        struct error why = ERROR_INIT;
+        if (!is_log_to_walk(p, &r->files[i]))
+            continue;
+        rc = pack_open(r->packs_fd, PACK_LOG, r->files[i].id, r->id, false, &pack, &why);
+        if (rc == ERR_DAMAGED || rc == ERR_NOTFOUND) {
+            rc = 0; /* told when it is walked */
+            continue;
+        }
+        if (rc == 0) {
+            p->has_records = false;
+            rc = pack_walk(pack, 0, UINT64_MAX, visit_leading_fence, p, NULL, &why);
+            note_log_file(p, pack);
+            pack_close(pack);
+        }
+        if (rc < 0)
+            *p->e = why;
+    }
+    return rc < 0 ? rc : 0;
+}
+
+/* ---- data packs ---- */
+
+static int add_block(struct replay *p, uint64_t pack_id, uint64_t offset, const uint8_t *body,
+                     size_t len)
+{
+    struct error damage = ERROR_INIT;
+    struct block b;
+
+    int rc = block_decode(body, len, &b, &damage);
+    if (rc == ERR_DAMAGED)
+        return 0; /* its chunks are found missing when they are asked for */
+    if (rc < 0) {
+        *p->e = damage;
+        return rc;
+    }
+    rc = ensure_write(p);
+    if (rc == 0)
+        rc = catalog_add_block(p->catalog, pack_id, offset, b.chunks, b.count,
+                               b.has_base ? &b.base : NULL, true, p->e);
+    block_release(&b);
+    return rc;
+}
+
+struct data_walk {
+    struct replay *replay;
+    uint64_t pack_id;
+    bool sealed;
+};
+
+static int visit_data(void *ctx, uint64_t from, uint64_t to, const struct record_header *h,
+                      const uint8_t *body)
+{
+    struct data_walk *w = ctx;
+
+    if (!h)
+        return 0;
+    if (h->type == RECORD_SEAL)
+        w->sealed = true;
+    return h->type == RECORD_BLOCK ? add_block(w->replay, w->pack_id, from, body, h->body_len) : 0;
+}
+
+static void tell_missing(struct replay *p, uint64_t pack_id, const char *why)
+{
+    if (p->told_missing == pack_id)
+        return;
+    p->told_missing = pack_id;
+    repo_notice(p->repo, "data pack %016" PRIx64 " cannot be read: %s", pack_id, why);
+}
+
+/* Index blocks of a data pack up to a length; what is known already is not read again. */
+static int index_data(struct replay *p, uint64_t pack_id, uint64_t upto)
+{
+    struct data_walk w = {.replay = p, .pack_id = pack_id};
+    struct catalog_pack row = {.id = pack_id, .kind = PACK_DATA};
+    struct error why = ERROR_INIT;
+    struct pack *pack = NULL;
+    uint64_t tail = 0;
+
+    int rc = catalog_pack(p->catalog, pack_id, &row, p->e);
+    if (rc < 0 && rc != ERR_NOTFOUND)
+        return rc;
+    uint64_t end = fence_of(p, pack_id);
+    if (row.fence && row.fence < end)
+        end = row.fence;
+    if (upto < end)
+        end = upto;
+    if (row.len >= end || row.sealed)
+        return 0;
+    rc = pack_open(p->repo->packs_fd, PACK_DATA, pack_id, p->repo->id, false, &pack, &why);
+    if (rc < 0) {
+        tell_missing(p, pack_id, why.message);
+        return rc == ERR_NOREPO ? error_set(p->e, rc, "%s", why.message) : 0;
+    }
+    if (row.len >= pack->len && row.len > 0) {
+        pack_close(pack);
+        return 0;
+    }
+    rc = pack_walk(pack, row.len, end, visit_data, &w, &tail, p->e);
+    pack_close(pack);
+    if (rc == 0)
+        rc = ensure_write(p);
+    row.len = tail;
+    row.sealed = w.sealed;
+    return rc == 0 ? catalog_pack_put(p->catalog, &row, p->e) : rc;
+}
+
+static int index_orphans(struct replay *p)
+{
+    int rc = 0;
+
+    for (size_t i = 0; rc == 0 && i < p->repo->file_count; i++)
+        if (p->repo->files[i].kind == PACK_DATA)
+            rc = index_data(p, p->repo->files[i].id, UINT64_MAX);
+    return rc;
+}
+
+/* ---- lists and commits ---- */
+
+static void saw_number(struct replay *p, uint64_t number)
+{
+    if (number < INT64_MAX && p->position.next_number <= number)
+        p->position.next_number = number + 1;
+}
+
+static int hold_list(struct replay *p, uint64_t offset, const struct record_header *h,
+                     const uint8_t *body)
+{
+    if (h->body_len < 8)
+        return 0;
+    if (p->held_count == p->held_cap) {
+        size_t cap = p->held_cap ? p->held_cap * 2 : 16;
+        struct held_list *list = realloc(p->held, cap * sizeof(*list));
+        if (!list)
+            return repo_no_memory(p->e);
+        p->held = list;
+        p->held_cap = cap;
+    }
+    p->held[p->held_count++] = (struct held_list){.number = load_u64(body),
+                                                  .sequence = h->sequence,
+                                                  .pack_id = p->pack->id,
+                                                  .offset = offset};
+    saw_number(p, load_u64(body));
+    return 0;
+}
+
+/* Operations up to the first that does not parse. */
+static size_t sound_ops(const struct buffer *ops)
+{
+    struct reader r = reader_of(ops->data, ops->len);
+    struct error ignored = ERROR_INIT;
+    size_t sound = 0;
+    struct op op;
+
+    while (op_decode(&r, &op, &ignored) == 1)
+        sound = ops->len - r.left;
+    return sound;
+}
+
+static int apply_list(struct replay *p, const struct held_list *l, const struct commit *m)
+{
+    struct buffer body = BUFFER_INIT, ops = BUFFER_INIT;
+    struct error why = ERROR_INIT;
+    struct record_header h;
+    struct pack *pack = NULL;
+    uint8_t watch_id[WATCH_ID_LEN];
+    uint64_t number;
+
+    int rc = repo_pack_get(p->repo, l->pack_id, &pack, &why);
+    if (rc == 0)
+        rc = pack_read(pack, l->offset, &h, &body, &why);
+    if (rc == 0)
+        rc = file_list_decode(body.data, body.len, &number, watch_id, &ops, &why);
+    repo_pack_put(p->repo, pack);
+    buffer_release(&body);
+    if (rc == ERR_NOREPO) {
+        *p->e = why;
+    } else if (rc < 0 || memcmp(watch_id, m->watch_id, WATCH_ID_LEN) != 0) {
+        rc = 0; /* the state sum tells */
+    } else {
+        p->op_bytes += ops.len;
+        rc = catalog_apply_ops(p->catalog, ops.data, sound_ops(&ops), p->e);
+    }
+    buffer_release(&ops);
+    return rc;
+}
+
+static int apply_lists(struct replay *p, const struct commit *m)
+{
+    size_t kept = 0;
+    int rc = 0;
+
+    for (size_t i = 0; i < p->held_count; i++) {
+        if (p->held[i].number != m->number)
+            p->held[kept++] = p->held[i];
+        else if (rc == 0)
+            rc = apply_list(p, &p->held[i], m);
+    }
+    p->held_count = kept;
+    return rc;
+}
+
+static int index_needs(struct replay *p, const struct commit *m)
+{
+    int rc = 0;
+
+    for (uint32_t i = 0; rc == 0 && i < m->need_count; i++)
+        rc = index_data(p, m->needs[i].pack_id, m->needs[i].len);
+    return rc;
+}
+
+static int fold_commit(struct replay *p, uint64_t offset, const struct record_header *h,
+                       const uint8_t *body)
+{
+    struct error why = ERROR_INIT;
+    struct commit m;
+
+    int rc = commit_decode(body, h->body_len, &m, &why);
+    if (rc < 0) {
+        if (rc == ERR_NOREPO) {
+            *p->e = why;
+            return rc;
+        }
+        repo_notice(p->repo, "a commit record in log pack %016" PRIx64 " does not parse",
+                    p->pack->id);
+        return 0;
+    }
+    if (!hash_equal(&m.chain, &p->position.chain))
+        repo_notice(p->repo, "a commit before snapshot %" PRIu64 " is missing", m.number);
+    rc = index_needs(p, &m);
+    if (rc == 0)
+        rc = ensure_write(p);
+    if (rc == 0)
+        rc = catalog_apply_begin(p->catalog, m.watch_id, m.number, p->e);
+    if (rc == 0)
+        rc = apply_lists(p, &m);
+    if (rc == 0)
+        rc = catalog_apply_end(p->catalog, &m, p->e);
+    saw_number(p, m.number);
+    hash_sha256(body, h->body_len, &p->position.chain);
+    p->position.commit_pack = p->pack->id;
+    p->position.commit_offset = offset;
+    p->commits++;
+    commit_release(&m);
+    return rc;
+}
+
+/* ---- damage ---- */
+
+static bool has_zero_sector(const struct pack *pack, uint64_t from, uint64_t to)
+{
+    static const uint8_t zero[SECTOR];
+    struct error ignored = ERROR_INIT;
+    uint8_t sector[SECTOR];
+
+    for (uint64_t at = (from + SECTOR - 1) / SECTOR * SECTOR; at + SECTOR <= to; at += SECTOR)
+        if (file_read_all(pack->fd, sector, SECTOR, at, &ignored) == 0 &&
+            memcmp(sector, zero, SECTOR) == 0)
+            return true;
+    return false;
+}
+
+static int visit_any_end(void *ctx, uint64_t from, uint64_t to, const struct record_header *h,
+                         const uint8_t *body)
+{
+    return h && h->type != RECORD_BLOCK && h->type != RECORD_FILE_LIST ? STOP : 0;
+}
+
+/* The commit that ends at `end` is the last thing in the log, and its own write came out with
+ * holes: power went before it was flushed. */
+static bool commit_is_torn(struct replay *p, uint64_t end)
+{
+    struct error ignored = ERROR_INIT;
+
+    if (p->gap_from == 0 || !p->newest || !has_zero_sector(p->pack, p->gap_from, p->gap_to))
+        return false;
+    return pack_walk(p->pack, end, fence_of(p, p->pack->id), visit_any_end, NULL, NULL,
+                     &ignored) != STOP;
+}
+
+static void saw_gap(struct replay *p, uint64_t from, uint64_t to)
+{
+    if (p->gap_from == 0)
+        p->gap_from = from;
+    p->gap_to = to;
+    if (p->newest && to >= p->pack->len)
+        return; /* the torn tail; the end of the walk tells */
+    p->damage = true;
+    repo_notice(p->repo, "log pack %016" PRIx64 " is damaged from byte %" PRIu64 " to %" PRIu64,
+                p->pack->id, from, to);
+}
+
+/* ---- other records ---- */
+
+static int fold_mark(struct replay *p, const struct record_header *h, const uint8_t *body)
+{
+    struct error why = ERROR_INIT;
+    struct mark m;
+
+    int rc = mark_decode(body, h->body_len, &m, &why);
+    if (rc < 0)
+        return rc == ERR_NOREPO ? error_set(p->e, rc, "%s", why.message) : 0;
+    rc = ensure_write(p);
+    if (rc == 0)
+        rc = catalog_apply_mark(p->catalog, h->sequence, &m, p->e);
+    mark_release(&m);
+    return rc;
+}
+
+static int fold_prune(struct replay *p, const struct record_header *h, const uint8_t *body)
+{
+    struct error why = ERROR_INIT;
+    struct prune prune;
+
+    int rc = prune_decode(body, h->body_len, &prune, &why);
+    if (rc < 0)
+        return rc == ERR_NOREPO ? error_set(p->e, rc, "%s", why.message) : 0;
+    rc = ensure_write(p);
+    for (uint32_t i = 0; rc == 0 && i < prune.count; i++)
+        rc = catalog_drop(p->catalog, prune.snapshots[i], p->e);
+    prune_release(&prune);
+    return rc;
+}
+
+static int fold_compaction(struct replay *p, const struct record_header *h, const uint8_t *body)
+{
+    struct error why = ERROR_INIT;
+    struct compaction gone;
+
+    int rc = compaction_decode(body, h->body_len, &gone, &why);
+    if (rc < 0)
+        return rc == ERR_NOREPO ? error_set(p->e, rc, "%s", why.message) : 0;
+    rc = ensure_write(p);
+    for (uint32_t i = 0; rc == 0 && i < gone.count; i++)
+        rc = catalog_pack_gone(p->catalog, gone.packs[i], p->e);
+    compaction_release(&gone);
+    return rc;
+}
+
+static int fold_fence(struct replay *p, const struct record_header *h, const uint8_t *body)
+{
+    struct error ignored = ERROR_INIT;
+    struct catalog_pack row;
+    struct pack_file file = {.kind = PACK_DATA};
+    struct fence f;
+
+    if (fence_decode(body, h->body_len, &f, &ignored) < 0)
+        return 0;
+    int rc = add_fence(p, &f);
+    if (rc == 0)
+        rc = catalog_pack(p->catalog, f.pack_id, &row, p->e);
+    if (rc == ERR_NOTFOUND) {
+        repo_file_known(p->repo, f.pack_id, &file);
+        row = (struct catalog_pack){.id = f.pack_id, .kind = file.kind};
+        rc = 0;
+    }
+    if (rc == 0)
+        rc = ensure_write(p);
+    row.fence = f.len;
+    if (row.kind == PACK_LOG)
+        row.len = f.len;
+    return rc == 0 ? catalog_pack_put(p->catalog, &row, p->e) : rc;
+}
+
+static int fold_seal(struct replay *p, uint64_t end)
+{
+    const struct catalog_pack row = {
+        .id = p->pack->id, .kind = PACK_LOG, .len = end, .sealed = true};
+
+    int rc = ensure_write(p);
+    return rc == 0 ? catalog_pack_put(p->catalog, &row, p->e) : rc;
+}
+
+/* ---- checkpoints ---- */
+
+/* Pack rows first: list chunks must be readable when node rows come. */
+static int apply_rows(struct replay *p, bool packs)
+{
+    struct reader r = reader_of(p->checkpoint.data, p->checkpoint.len);
+    struct row row;
+    int rc;
+
+    while ((rc = row_decode(&r, &row, p->e)) == 1) {
+        if ((row.type == ROW_PACK) != packs)
+            continue;
+        rc = catalog_apply_row(p->catalog, &row, p->e);
+        if (rc == 0 && packs && row.pack_kind == PACK_DATA)
+            rc = index_data(p, row.pack_id, row.pack_len);
+        if (rc < 0)
+            return rc;
+    }
+    return rc;
+}
+
+static int use_checkpoint(struct replay *p, const struct checkpoint_part *part)
+{
+    int rc = ensure_write(p);
+    if (rc == 0)
+        rc = catalog_clear(p->catalog, p->e);
+    if (rc == 0)
+        rc = apply_rows(p, true);
+    if (rc == 0)
+        rc = apply_rows(p, false);
+    p->position.chain = part->chain;
+    p->position.commit_pack = p->position.commit_offset = 0;
+    if (part->next_number > 0)
+        saw_number(p, part->next_number - 1);
+    p->damage = false;
+    p->first_sequence = 1; /* nothing before it is missed any more */
+    return rc;
+}
+
+/* A checkpoint matters only where the log before it is not all there. */
+static int fold_checkpoint(struct replay *p, const struct record_header *h, const uint8_t *body)
+{
+    struct error why = ERROR_INIT;
+    struct checkpoint_part part;
+
+    if (!p->full || (p->first_sequence == 1 && !p->damage))
+        return 0;
+    int rc = checkpoint_decode(body, h->body_len, &part, &p->checkpoint, &why);
+    if (rc < 0) {
+        p->checkpoint_parts = 0;
+        buffer_clear(&p->checkpoint);
+        return rc == ERR_NOREPO ? error_set(p->e, rc, "%s", why.message) : 0;
+    }
+    if (part.part == 0 && p->checkpoint_parts > 0) {
+        buffer_clear(&p->checkpoint);
+        checkpoint_decode(body, h->body_len, &part, &p->checkpoint, &why);
+        p->checkpoint_parts = 0;
+    }
+    if (part.part != p->checkpoint_parts || (part.part > 0 && part.id != p->checkpoint_id)) {
+        buffer_clear(&p->checkpoint);
+        p->checkpoint_parts = 0;
+        return 0;
+    }
+    p->checkpoint_id = part.id;
+    if (++p->checkpoint_parts < part.parts)
+        return 0;
+    rc = use_checkpoint(p, &part);
+    buffer_clear(&p->checkpoint);
+    p->checkpoint_parts = 0;
+    return rc;
+}
+
+/* ---- the walk ---- */
+
+static int fold_record(struct replay *p, uint64_t from, uint64_t to,
+                       const struct record_header *h, const uint8_t *body)
+{
+    switch (h->type) {
+    case RECORD_COMMIT:
+        return fold_commit(p, from, h, body);
+    case RECORD_MARK:
+        return fold_mark(p, h, body);
+    case RECORD_PRUNE:
+        return fold_prune(p, h, body);
+    case RECORD_COMPACTION:
+        return fold_compaction(p, h, body);
+    case RECORD_FENCE:
+        return fold_fence(p, h, body);
+    case RECORD_CHECKPOINT:
+        return fold_checkpoint(p, h, body);
+    case RECORD_SEAL:
+        return fold_seal(p, to);
+    default:
+        return 0;
+    }
+}
+
+static void saw_sequence(struct replay *p, uint64_t sequence)
+{
+    if (!p->began)
+        p->first_sequence = sequence;
+    p->began = true;
+    if (sequence > p->max_sequence)
+        p->max_sequence = sequence;
+}
+
+static int visit_log(void *ctx, uint64_t from, uint64_t to, const struct record_header *h,
+                     const uint8_t *body)
+{
+    struct replay *p = ctx;
+
+    if (!h) {
+        saw_gap(p, from, to);
+        return 0;
+    }
+    if (h->type == RECORD_BLOCK)
+        return add_block(p, p->pack->id, from, body, h->body_len);
+    saw_sequence(p, h->sequence);
+    if (h->type == RECORD_FILE_LIST)
+        return hold_list(p, from, h, body);
+    if (h->sequence <= p->position.sequence)
+        return 0;
+    if (h->type == RECORD_COMMIT && commit_is_torn(p, to)) {
+        p->cut = p->gap_from;
+        return STOP;
+    }
+    int rc = fold_record(p, from, to, h, body);
+    p->gap_from = 0;
+    p->position.sequence = h->sequence;
+    p->position.log_pack = p->pack->id;
+    p->position.log_offset = to;
+    if (rc == 0 && (p->commits >= BATCH_COMMITS || p->op_bytes >= BATCH_BYTES))
+        rc = end_batch(p, false);
+    return rc;
+}
+
+/* What stands behind a fence does not exist, but its numbers are used up. */
+static int visit_burned(void *ctx, uint64_t from, uint64_t to, const struct record_header *h,
+                        const uint8_t *body)
+{
+    struct replay *p = ctx;
+
+    if (!h || h->type == RECORD_BLOCK)
+        return 0;
+    if (h->sequence > p->max_sequence)
+        p->max_sequence = h->sequence;
+    if ((h->type == RECORD_FILE_LIST || h->type == RECORD_COMMIT) && h->body_len >= 8)
+        saw_number(p, load_u64(body));
+    return 0;
+}
+
+/* One without a sound header is what a crash leaves of a pack that was being made. */
+static void tell_log(struct replay *p, uint64_t id, const char *why)
+{
+    struct pack_file f;
+
+    if (repo_file_known(p->repo, id, &f) && f.size <= PACK_HEADER_LEN)
+        return;
+    repo_notice(p->repo, "log pack %016" PRIx64 " cannot be read: %s", id, why);
+    p->damage = true;
+}
+
+static int walk_log(struct replay *p, uint64_t id, uint64_t from)
+{
+    struct error why = ERROR_INIT;
+    uint64_t tail = 0, end = fence_of(p, id);
+
+    p->newest = id == p->newest_log;
+    p->gap_from = 0;
+    int rc = pack_open(p->repo->packs_fd, PACK_LOG, id, p->repo->id, false, &p->pack, &why);
+    if (rc < 0 && rc != ERR_DAMAGED && rc != ERR_NOTFOUND) {
+        *p->e = why; /* no answer is not the end of the log */
+        return rc;
+    }
+    if (rc < 0) {
+        tell_log(p, id, why.message);
+        return 0;
+    }
+    rc = pack_walk(p->pack, from, end, visit_log, p, &tail, p->e);
+    if (rc == 0 && end < p->pack->len)
+        rc = pack_walk(p->pack, end, UINT64_MAX, visit_burned, p, NULL, p->e);
+    if (p->newest) {
+        p->newest_end = tail;
+        p->torn |= tail < p->pack->len;
+    }
+    pack_close(p->pack);
+    p->pack = NULL;
+    return rc;
+}
+
+static int walk_logs(struct replay *p)
+{
+    const struct catalog_position start = p->position;
+    struct repo *r = p->repo;
+    int rc = 0;
+
+    for (size_t i = 0; rc == 0 && i < r->file_count; i++)
+        if (r->files[i].kind == PACK_LOG && r->files[i].id >= start.log_pack &&
+            r->files[i].id <= p->newest_log)
+            rc = walk_log(p, r->files[i].id,
+                          r->files[i].id == start.log_pack ? start.log_offset : 0);
+    return rc;
+}
+
+/* ---- recovering ---- */
+
+/* What is about to be believed stands on the disk: flushed, and read again from there. */
+static int secure_file(struct repo *r, const struct pack_file *f, struct error *e)
+{
+    char name[40];
+    int rc = 0;
+
+    pack_file_name(f->kind, f->id, name);
+    int fd = fileops->openat(r->packs_fd, name, O_RDONLY | O_CLOEXEC | O_NOFOLLOW, 0);
+    if (fd < 0)
+        return errno == ENOENT ? 0 : error_sys(e, errno, "cannot open pack '%s'", name);
+    if (fileops->fdatasync(fd) < 0)
+        rc = error_sys(e, errno, "cannot flush pack '%s'", name);
+    else
+        posix_fadvise(fd, 0, 0, POSIX_FADV_DONTNEED);
+    fileops->close(fd);
+    return rc;
+}
+
+static bool has_news(struct replay *p, const struct pack_file *f)
+{
+    struct error ignored = ERROR_INIT;
+    struct catalog_pack row;
+
+    if (f->kind == PACK_LOG)
+        return f->id > p->position.log_pack ||
+               (f->id == p->position.log_pack && f->size > p->position.log_offset);
+    if (catalog_pack(p->catalog, f->id, &row, &ignored) < 0)
+        return true;
+    return row.fence == 0 && !row.sealed && f->size > row.len;
+}
+
+static int secure_tail(struct replay *p)
+{
+    int rc = 0;
+
+    for (size_t i = 0; rc == 0 && i < p->repo->file_count; i++)
+        if (has_news(p, &p->repo->files[i]))
+            rc = secure_file(p->repo, &p->repo->files[i], p->e);
+    return rc;
+}
+
+static int open_for_writing(struct repo *r, uint8_t kind, uint64_t id, uint64_t len,
+                            struct pack **out, struct error *e)
+{
+    int rc = pack_open(r->packs_fd, kind, id, r->id, true, out, e);
+
+    if (rc == 0)
+        (*out)->len = (*out)->flushed = len;
+    return rc;
+}
+
+/* Packs behind the end of the log that hold something, but no record. */
+static int fence_followers(struct replay *p)
+{
+    struct repo *r = p->repo;
+    int rc = 0;
+
+    for (size_t i = 0; rc == 0 && i < r->file_count; i++)
+        if (r->files[i].kind == PACK_LOG && r->files[i].id > p->newest_log &&
+            r->files[i].size > PACK_HEADER_LEN)
+            rc = repo_fence_add(r, r->files[i].id, PACK_HEADER_LEN, p->e);
+    return rc;
+}
+
+static int take_log(struct replay *p)
+{
+    struct repo *r = p->repo;
+    struct catalog_pack row;
+
+    if (r->log || p->newest_log == 0 || repo_data_lost(r, p->newest_log, UINT64_MAX))
+        return 0;
+    int rc = catalog_pack(p->catalog, p->newest_log, &row, p->e);
+    if (rc < 0 && rc != ERR_NOTFOUND)
+        return rc;
+    bool ended = rc == 0 && (row.sealed || row.fence);
+    rc = 0;
+    if (!ended && (p->torn || p->followed))
+        rc = repo_fence_add(r, p->newest_log, p->newest_end, p->e);
+    if (rc == 0)
+        rc = fence_followers(p);
+    if (rc == 0 && p->spare_log)
+        return open_for_writing(r, PACK_LOG, p->spare_log, PACK_HEADER_LEN, &r->log, p->e);
+    if (rc < 0 || ended || p->torn || p->followed)
+        return rc; /* the next write begins a new one */
+    return open_for_writing(r, PACK_LOG, p->newest_log, p->newest_end, &r->log, p->e);
+}
+
+static int take_data(struct replay *p)
+{
+    struct repo *r = p->repo;
+    struct catalog_pack row;
+    int rc = 0;
+
+    if (r->data)
+        return 0;
+    for (size_t i = 0; rc == 0 && i < r->file_count; i++) {
+        const struct pack_file *f = &r->files[i];
+        struct error ignored = ERROR_INIT;
+        if (f->kind != PACK_DATA || catalog_pack(p->catalog, f->id, &row, &ignored) < 0 ||
+            row.sealed || row.fence || repo_data_lost(r, f->id, UINT64_MAX))
+            continue;
+        if (row.len < f->size && row.len > 0) {
+            rc = repo_fence_add(r, f->id, row.len, p->e);
+        } else if (row.len == f->size && row.len < PACK_SEAL_LEN) {
+            pack_close(r->data);
+            rc = open_for_writing(r, PACK_DATA, f->id, row.len, &r->data, p->e);
+        }
+    }
+    return rc;
+}
+
+/* Ids that anything ever named are not given out again. */
+static int raise_next_pack(struct replay *p)
+{
+    struct catalog_pack *rows;
+    size_t count;
+
+    int rc = catalog_packs(p->catalog, &rows, &count, p->e);
+    if (rc < 0)
+        return rc;
+    for (size_t i = 0; i < count; i++)
+        if (p->repo->next_pack <= rows[i].id)
+            p->repo->next_pack = rows[i].id + 1;
+    for (size_t i = 0; i < p->fence_count; i++)
+        if (p->fences[i].pack_id < INT64_MAX && p->repo->next_pack <= p->fences[i].pack_id)
+            p->repo->next_pack = p->fences[i].pack_id + 1;
+    free(rows);
+    return 0;
+}
+
+static int take_over(struct replay *p)
+{
+    struct repo *r = p->repo;
+    uint64_t skipped = p->torn ? SKIPPED_NUMBERS : 0;
+
+    if (r->next_sequence <= p->position.sequence)
+        r->next_sequence = p->position.sequence + 1;
+    if (r->next_sequence <= p->max_sequence)
+        r->next_sequence = p->max_sequence + 1;
+    r->next_sequence += skipped;
+    if (r->next_number < p->position.next_number)
+        r->next_number = p->position.next_number + (p->torn ? 1 : 0);
+    r->chain = p->position.chain;
+    if (p->torn)
+        repo_notice(r, "a write that was cut off at the end of the log was discarded");
+    int rc = raise_next_pack(p);
+    if (rc == 0)
+        rc = take_log(p);
+    return rc == 0 ? take_data(p) : rc;
+}
+
+/* ---- entry ---- */
+
+static void release(struct replay *p)
+{
+    pack_close(p->pack);
+    free(p->fences);
+    free(p->held);
+    buffer_release(&p->checkpoint);
+    if (p->in_write)
+        catalog_rollback(p->catalog);
+}
+
+/* The catalog stands at the end of what was walked, so that the next open finds nothing to do. */
+static int move_to_end(struct replay *p)
+{
+    if (!p->recovering_writer || p->newest_log == 0 ||
+        (p->position.log_pack == p->newest_log && p->position.log_offset >= p->newest_end))
+        return 0;
+    int rc = ensure_write(p);
+    p->position.log_pack = p->newest_log;
+    p->position.log_offset = p->newest_end;
+    return rc;
+}
+
+static int replay_once(struct replay *p)
+{
+    struct repo *r = p->repo;
+
+    int rc = catalog_position(p->catalog, &p->position, p->e);
+    p->full = p->position.log_pack == 0;
+    for (size_t i = 0; rc == 0 && i < r->lost_count; i++)
+        rc = add_fence(p, &r->lost[i]);
+    if (rc == 0)
+        rc = find_fences(p);
+    if (rc == 0 && p->recovering_writer)
+        rc = secure_tail(p);
+    if (rc == 0)
+        rc = walk_logs(p);
+    if (rc == 0)
+        rc = index_orphans(p);
+    if (rc == 0)
+        rc = move_to_end(p);
+    if (rc == 0)
+        rc = end_batch(p, true);
+    return rc;
+}
+
+int repo_replay(struct repo *r, struct catalog *c, bool recovering, struct error *e)
+{
+    struct replay p = {.repo = r, .catalog = c, .e = e, .recovering_writer = recovering};
+
+    int rc = replay_once(&p);
+    if (rc == STOP) {
+        /* Blocks behind the hole were indexed: undo that, and look again only up to the hole. */
+        const struct fence cut = {.pack_id = p.newest_log, .len = p.cut};
+        release(&p);
+        p = (struct replay){.repo = r, .catalog = c, .e = e, .recovering_writer = recovering};
+        rc = add_fence(&p, &cut);
+        if (rc == 0)
+            rc = replay_once(&p);
+    }
+    if (rc == 0 && recovering)
+        rc = take_over(&p);
+    release(&p);
+    return rc;
+}
+
+/* ---- is there anything to do ---- */
+
+static int visit_news(void *ctx, uint64_t from, uint64_t to, const struct record_header *h,
+                      const uint8_t *body)
+{
+    const struct replay *p = ctx;
+
+    if (!h || h->type == RECORD_BLOCK || h->type == RECORD_FILE_LIST ||
+        h->sequence <= p->position.sequence)
+        return 0;
+    return STOP;
+}
+
+/* The last commit that the catalog knows stands where it says. A record that cannot be read is no
+ * proof of the contrary: what the catalog knows of it is then worth more. */
+static int check_commit(struct replay *p)
+{
+    const struct catalog_position *at = &p->position;
+    struct error ignored = ERROR_INIT;
+    struct buffer body = BUFFER_INIT;
+    struct record_header h;
+    struct pack *pack = NULL;
+    struct hash hash;
+    bool other = false;
+
+    if (at->commit_pack == 0)
+        return 0;
+    int rc = repo_pack_get(p->repo, at->commit_pack, &pack, &ignored);
+    if (rc == 0)
+        rc = pack_read(pack, at->commit_offset, &h, &body, &ignored);
+    if (rc == 0) {
+        hash_sha256(body.data, body.len, &hash);
+        other = h.type != RECORD_COMMIT || !hash_equal(&hash, &at->chain);
+    }
+    repo_pack_put(p->repo, pack);
+    buffer_release(&body);
+    return other ? error_set(p->e, ERR_DAMAGED, "the catalog is not of these packs") : 0;
+}
+
+static int check_position(struct replay *p)
+{
+    struct pack_file f;
+
+    if (p->position.log_pack == 0)
+        return 0;
+    if (!repo_file_known(p->repo, p->position.log_pack, &f) || f.size < p->position.log_offset)
+        return error_set(p->e, ERR_DAMAGED, "the packs are older than the catalog");
+    return check_commit(p);
+}
+
+int repo_replay_needed(struct repo *r, struct catalog *c, struct error *e)
+{
+    struct replay p = {.repo = r, .catalog = c, .e = e};
+    struct error ignored = ERROR_INIT;
+    struct pack *pack;
+
+    int rc = catalog_position(c, &p.position, e);
+    if (rc == 0)
+        rc = check_position(&p);
+    if (rc == 0)
+        rc = find_fences(&p);
+    for (size_t i = 0; rc == 0 && i < r->file_count; i++) {
+        const struct pack_file *f = &r->files[i];
+        if (!is_log_to_walk(&p, f) ||
+            pack_open(r->packs_fd, PACK_LOG, f->id, r->id, false, &pack, &ignored) < 0)
+            continue;
+        uint64_t from = f->id == p.position.log_pack ? p.position.log_offset : 0;
+        rc = pack_walk(pack, from, fence_of(&p, f->id), visit_news, &p, NULL, e);
+        pack_close(pack);
+    }
+    release(&p);
+    return rc;
+}

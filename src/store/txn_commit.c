@@ -1,0 +1,688 @@
+/* The end of a save, and the records that stand alone.
+ *
+ * A commit, in order: data packs flushed; operations applied in a transaction of the catalog, which
+ * gives the state sum; blocks of a small save, file lists and the commit in one write; one flush:
+ * now it is durable and acknowledged; the catalog's transaction ends. When a step before the flush
+ * fails the transaction is rolled back and nothing was saved. When the catalog's last step fails
+ * the save stands, and the catalog is caught up or made anew before anything else is asked of it.
+ *
+ * A number that may have reached the disk is not used again. */
+#include "store/repo_private.h"
+
+#include "base/bytes.h"
+
+#include <assert.h>
+#include <inttypes.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "base/banned.h"
+
+struct save {
+    struct repo *repo;
+    struct txn *txn;
+    struct commit m;
+    struct log_batch batch;
+    struct buffer commit; /* encoded */
+    uint64_t commit_offset;
+    bool wrote; /* its number may have reached the disk */
+};
+
+/* ---- before anything is written ---- */
+
+static int check_name_free(struct repo *r, const struct txn *t, const char *name, struct error *e)
+{
+    uint64_t number = 0;
+
+    if (!name || !*name || t->is_new)
+        return 0;
+    int rc = catalog_name_taken(r->writer, t->watch.serial, name, &number, e);
+    if (rc == 0 && number != 0)
+        rc = error_set(e, ERR_REFUSED, "snapshot %" PRIu64 " of '%s' has the name '%s' already",
+                       number, t->watch.name, name);
+    return rc;
+}
+
+/* Blocks or lists of this save stood behind the end of a pack that broke. */
+static int check_lost(struct repo *r, const struct txn *t, struct error *e)
+{
+    bool lost = false;
+
+    for (size_t i = 0; i < t->touched_count; i++)
+        lost |= repo_data_lost(r, t->touched[i].pack_id, t->touched[i].len);
+    for (size_t i = 0; i < t->spilled_count; i++)
+        lost |= repo_data_lost(r, t->spilled[i].pack_id, t->spilled[i].offset + 1);
+    return lost ? error_set(e, ERR_FAILED, "a write failed while the save was going on") : 0;
+}
+
+static void fill_commit(struct save *s, const struct commit *in)
+{
+    struct repo *r = s->repo;
+    struct txn *t = s->txn;
+    struct commit *m = &s->m;
+    static const uint8_t none[16];
+
+    *m = *in;
+    m->owned = NULL;
+    if (t->number == 0)
+        t->number = r->next_number++;
+    m->number = t->number;
+    m->parent = t->watch.last;
+    memcpy(m->watch_id, t->watch.id, WATCH_ID_LEN);
+    if (memcmp(m->host_id, none, sizeof(none)) == 0)
+        memcpy(m->host_id, r->host_id, sizeof(m->host_id));
+    if (m->utc_offset == 0)
+        m->utc_offset = clock_utc_offset(m->time.s);
+    m->next_node = t->watch.next_node;
+    m->chain = r->chain;
+    m->watch_name = t->is_new ? t->watch.name : NULL;
+    m->root = t->root_changed ? t->watch.root : NULL;
+    m->rules = t->rules_changed ? t->watch.rules : NULL;
+    m->name = in->name && *in->name ? in->name : NULL;
+    m->note = in->note && *in->note ? in->note : NULL;
+    m->gap = in->gap && *in->gap ? in->gap : NULL;
+    m->version = in->version ? in->version : WK_VERSION;
+    m->need_count = t->big ? (uint32_t)r->grown_count : 0;
+    m->needs = t->big ? r->grown : NULL;
+    m->list_count = t->spilled_count;
+    m->list_first = t->spilled_count ? t->spilled[0].sequence : 0;
+}
+
+/* ---- into the catalog's open transaction ---- */
+
+static int apply_spilled(struct save *s, const struct spilled_list *l, struct error *e)
+{
+    struct buffer body = BUFFER_INIT, ops = BUFFER_INIT;
+    struct record_header h;
+    struct pack *pack;
+    uint8_t watch_id[WATCH_ID_LEN];
+    uint64_t number;
+
+    int rc = repo_pack_get(s->repo, l->pack_id, &pack, e);
+    if (rc < 0)
+        return rc;
+    rc = pack_read(pack, l->offset, &h, &body, e);
+    repo_pack_put(s->repo, pack);
+    if (rc == 0)
+        rc = file_list_decode(body.data, body.len, &number, watch_id, &ops, e);
+    buffer_release(&body);
+    if (rc == 0)
+        rc = catalog_apply_ops(s->repo->writer, ops.data, ops.len, e);
+    buffer_release(&ops);
+    return rc;
+}
+
+static int add_small_blocks(struct save *s, struct error *e)
+{
+    struct txn *t = s->txn;
+    int rc = 0;
+
+    for (size_t i = 0; rc == 0 && i < t->small_count; i++) {
+        const struct block_place *b = &t->small[i].place;
+        rc = catalog_add_block(s->repo->writer, s->repo->log->id, b->offset, b->chunks, b->count,
+                               b->has_base ? &b->base : NULL, true, e);
+    }
+    return rc;
+}
+
+static int apply_operations(struct save *s, struct error *e)
+{
+    struct txn *t = s->txn;
+    struct catalog *c = s->repo->writer;
+
+    int rc = catalog_apply_begin(c, t->watch.id, s->m.number, e);
+    for (size_t i = 0; rc == 0 && i < t->spilled_count; i++)
+        rc = apply_spilled(s, &t->spilled[i], e);
+    return rc == 0 ? catalog_apply_ops(c, t->ops.data, t->ops.len, e) : rc;
+}
+
+static int apply_save(struct save *s, struct error *e)
+{
+    int rc = catalog_begin(s->repo->writer, e);
+    if (rc < 0)
+        return rc;
+    rc = add_small_blocks(s, e);
+    if (rc == 0 && s->txn->big)
+        rc = repo_data_index(s->repo, e);
+    if (rc == 0)
+        rc = apply_operations(s, e);
+    if (rc == 0)
+        s->m.sum = *catalog_apply_sum(s->repo->writer);
+    if (rc < 0)
+        catalog_rollback(s->repo->writer);
+    return rc;
+}
+
+/* A catalog that is damaged is made anew and asked once more. */
+static int apply_or_mend(struct save *s, struct error *e)
+{
+    int rc = apply_save(s, e);
+
+    if (rc != ERR_DAMAGED)
+        return rc;
+    repo_notice(s->repo, "catalog made anew from the packs: %s", e->message);
+    rc = repo_catalog_renew(s->repo, true, e);
+    return rc == 0 ? apply_save(s, e) : rc;
+}
+
+static int put_cache_row(struct catalog *c, int64_t watch, struct reader *r, struct error *e)
+{
+    struct cache_key key;
+
+    uint64_t node = take_u64(r);
+    key.ino = take_u64(r);
+    key.linked = take_u8(r);
+    key.pending = take_u8(r);
+    uint32_t len = take_u32(r);
+    const uint8_t *p = take_bytes(r, len);
+    if (r->bad)
+        return error_set(e, ERR_FAILED, "a signature is cut off");
+    return catalog_cache_put(c, watch, node, &key, p, len, e);
+}
+
+static int put_cache(struct txn *t, int64_t watch, struct error *e)
+{
+    struct reader r = reader_of(t->cache.data, t->cache.len);
+    int rc = 0;
+
+    while (rc == 0 && r.left > 0)
+        rc = put_cache_row(t->repo->writer, watch, &r, e);
+    return rc;
+}
+
+static int end_catalog(struct save *s, struct error *e)
+{
+    struct repo *r = s->repo;
+    struct catalog_position p;
+    int64_t serial = catalog_apply_serial(r->writer);
+
+    int rc = catalog_apply_end(r->writer, &s->m, e);
+    if (rc == 0)
+        rc = put_cache(s->txn, serial, e);
+    if (rc == 0)
+        rc = repo_rows_put(r, s->txn->big, e);
+    if (rc == 0)
+        rc = catalog_position(r->writer, &p, e);
+    if (rc == 0) {
+        p.log_pack = r->log->id;
+        p.log_offset = r->log->len;
+        p.sequence = r->next_sequence - 1;
+        p.next_number = r->next_number;
+        p.chain = r->chain;
+        p.commit_pack = r->log->id;
+        p.commit_offset = s->commit_offset;
+        repo_safe_position(r, s->txn, &p);
+        rc = catalog_set_position(r->writer, &p, e);
+    }
+    if (rc < 0) {
+        catalog_rollback(r->writer);
+        return rc;
+    }
+    return catalog_commit(r->writer, e);
+}
+
+/* ---- into the log ---- */
+
+static void batch_blocks(struct save *s)
+{
+    struct txn *t = s->txn;
+
+    for (size_t i = 0; i < t->small_count; i++)
+        t->small[i].place.offset =
+            repo_batch_add(s->repo, &s->batch, RECORD_BLOCK, t->small[i].body.data,
+                           t->small[i].body.len, NULL);
+}
+
+static int batch_list(struct save *s, struct error *e)
+{
+    struct txn *t = s->txn;
+    struct buffer body = BUFFER_INIT;
+    uint64_t sequence;
+
+    if (t->ops.len == 0)
+        return 0;
+    int rc = file_list_encode(s->m.number, t->watch.id, t->ops.data, t->ops.len,
+                              (int)s->repo->codec, &body);
+    if (rc == 0 && buffer_ok(&body)) {
+        repo_batch_add(s->repo, &s->batch, RECORD_FILE_LIST, body.data, body.len, &sequence);
+        t->list_bytes += record_span((uint32_t)body.len);
+        if (s->m.list_count++ == 0)
+            s->m.list_first = sequence;
+    } else {
+        rc = repo_no_memory(e);
+    }
+    buffer_release(&body);
+    return rc;
+}
+
+static int batch_commit(struct save *s, struct error *e)
+{
+    s->m.bytes_stored = s->txn->bytes_stored + s->txn->list_bytes;
+    commit_encode(&s->m, &s->commit);
+    if (!buffer_ok(&s->commit))
+        return repo_no_memory(e);
+    s->commit_offset = repo_batch_add(s->repo, &s->batch, RECORD_COMMIT, s->commit.data,
+                                      s->commit.len, NULL);
+    return 0;
+}
+
+/* ---- the commit ---- */
+
+static int prepare(struct save *s, const struct commit *in, struct error *e)
+{
+    struct repo *r = s->repo;
+    struct txn *t = s->txn;
+
+    if (t->failed) {
+        *e = t->failure;
+        return e->code;
+    }
+    int rc = repo_catalog_mend(r, e);
+    if (rc == 0)
+        rc = check_name_free(r, t, in->name, e);
+    if (rc == 0 && t->big)
+        rc = repo_data_settle(r, e);
+    if (rc == 0)
+        rc = repo_log_ready(r, e);
+    return rc == 0 ? check_lost(r, t, e) : rc;
+}
+
+static int write_save(struct save *s, struct error *e)
+{
+    int rc = repo_batch_begin(s->repo, &s->batch, e);
+    if (rc < 0)
+        return rc;
+    batch_blocks(s);
+    rc = apply_or_mend(s, e);
+    if (rc < 0)
+        return rc;
+    rc = batch_list(s, e);
+    if (rc == 0)
+        rc = batch_commit(s, e);
+    if (rc == 0) {
+        s->wrote = true;
+        rc = repo_batch_write(s->repo, &s->batch, true, e);
+    }
+    if (rc < 0)
+        catalog_rollback(s->repo->writer);
+    return rc;
+}
+
+/* Durable: nothing that fails from here on takes it back. */
+static void acknowledge(struct save *s)
+{
+    struct repo *r = s->repo;
+    struct error why = ERROR_INIT;
+    bool big = s->txn->big;
+
+    hash_sha256(s->commit.data, s->commit.len, &r->chain);
+    if (end_catalog(s, &why) < 0) {
+        repo_notice(r, "the catalog is behind: %s", why.message);
+        r->catalog_stale = true; /* the replay that mends it finds blocks and packs by itself */
+    }
+    repo_rows_done(r, big);
+    if (big) {
+        repo_data_indexed(r);
+        r->grown_count = 0;
+    }
+    s->txn->spilled_count = 0;
+    if (r->catalog_stale)
+        repo_catalog_mend(r, &why); /* the next save tries again */
+    if (repo_log_full(r))
+        repo_log_seal(r, &why);
+}
+
+static int commit_locked(struct save *s, struct commit *c, struct error *e)
+{
+    int rc = prepare(s, c, e);
+    if (rc < 0) {
+        repo_fences_flush(s->repo);
+        return rc;
+    }
+    fill_commit(s, c);
+    s->repo->committing = s->txn;
+    rc = write_save(s, e);
+    if (rc == 0)
+        acknowledge(s);
+    s->repo->committing = NULL;
+    if (rc < 0) {
+        if (!s->wrote && s->txn->spilled_count == 0 && s->repo->next_number == s->m.number + 1)
+            s->repo->next_number--;
+        repo_fences_flush(s->repo);
+        return rc;
+    }
+    c->number = s->m.number;
+    c->parent = s->m.parent;
+    memcpy(c->watch_id, s->m.watch_id, WATCH_ID_LEN);
+    memcpy(c->host_id, s->m.host_id, sizeof(c->host_id));
+    c->utc_offset = s->m.utc_offset;
+    c->next_node = s->m.next_node;
+    c->list_first = s->m.list_first;
+    c->list_count = s->m.list_count;
+    c->chain = s->m.chain;
+    c->sum = s->m.sum;
+    c->bytes_stored = s->m.bytes_stored;
+    return 0;
+}
+
+int txn_commit(struct txn *t, struct commit *c, struct error *e)
+{
+    struct repo *r = t->repo;
+    struct save s = {.repo = r, .txn = t};
+
+    repo_catalog_return(r, t->claims_catalog);
+    t->claims_catalog = NULL;
+    id_map_release(&t->claims);
+    pthread_mutex_lock(&r->write_lock);
+    int rc = commit_locked(&s, c, e);
+    pthread_mutex_unlock(&r->write_lock);
+    repo_batch_release(&s.batch);
+    buffer_release(&s.commit);
+    if (rc < 0)
+        txn_abort(t);
+    else
+        txn_free(t);
+    return rc;
+}
+
+/* ---- other ends ---- */
+
+void txn_end_unchanged(struct txn *t)
+{
+    struct repo *r = t->repo;
+    struct error why = ERROR_INIT;
+
+    if (t->cache.len > 0) {
+        pthread_mutex_lock(&r->write_lock);
+        int rc = repo_catalog_mend(r, &why);
+        if (rc == 0)
+            rc = catalog_begin(r->writer, &why);
+        if (rc == 0) {
+            rc = t->is_new ? 0 : put_cache(t, t->watch.serial, &why);
+            if (rc == 0)
+                rc = catalog_commit(r->writer, &why);
+            else
+                catalog_rollback(r->writer);
+        }
+        if (rc == ERR_DAMAGED)
+            r->catalog_stale = true;
+        pthread_mutex_unlock(&r->write_lock);
+    }
+    txn_abort(t);
+}
+
+/* Blocks that reached a data pack stay there: indexed, they serve the next try. */
+void txn_abort(struct txn *t)
+{
+    struct repo *r = t->repo;
+    struct error ignored = ERROR_INIT;
+    bool big = t->big;
+
+    txn_free(t);
+    if (!big)
+        return;
+    pthread_mutex_lock(&r->write_lock);
+    if (!r->catalog_stale && !r->refuse && repo_data_index_now(r, &ignored) == ERR_DAMAGED)
+        r->catalog_stale = true;
+    pthread_mutex_unlock(&r->write_lock);
+}
+
+/* ---- marks and drops: one record, one flush ---- */
+
+static int write_record(struct repo *r, uint8_t type, const struct buffer *body,
+                        uint64_t *sequence, struct error *e)
+{
+    struct log_batch b;
+
+    if (!buffer_ok(body))
+        return repo_no_memory(e);
+    int rc = repo_batch_begin(r, &b, e);
+    if (rc < 0)
+        return rc;
+    repo_batch_add(r, &b, type, body->data, body->len, sequence);
+    rc = repo_batch_write(r, &b, true, e);
+    repo_batch_release(&b);
+    if (rc < 0)
+        repo_fences_flush(r);
+    return rc;
+}
+
+static int move_position(struct repo *r, struct error *e)
+{
+    struct catalog_position p;
+
+    int rc = catalog_position(r->writer, &p, e);
+    if (rc < 0)
+        return rc;
+    p.log_pack = r->log->id;
+    p.log_offset = r->log->len;
+    p.sequence = r->next_sequence - 1;
+    p.next_number = r->next_number;
+    repo_safe_position(r, NULL, &p);
+    return catalog_set_position(r->writer, &p, e);
+}
+
+typedef int (*apply_record)(struct catalog *c, uint64_t sequence, const void *what,
+                            struct error *e);
+
+static int apply_durable(struct repo *r, uint64_t sequence, apply_record apply, const void *what,
+                         struct error *e)
+{
+    int rc = catalog_begin(r->writer, e);
+    if (rc < 0)
+        return rc;
+    rc = apply(r->writer, sequence, what, e);
+    if (rc == 0)
+        rc = repo_rows_put(r, false, e);
+    if (rc == 0)
+        rc = move_position(r, e);
+    if (rc < 0) {
+        catalog_rollback(r->writer);
+        return rc;
+    }
+    rc = catalog_commit(r->writer, e);
+    if (rc == 0)
+        repo_rows_done(r, false);
+    return rc;
+}
+
+static int write_and_apply(struct repo *r, uint8_t type, const struct buffer *body,
+                           apply_record apply, const void *what, struct error *e)
+{
+    struct error why = ERROR_INIT;
+    uint64_t sequence;
+
+    int rc = write_record(r, type, body, &sequence, e);
+    if (rc < 0)
+        return rc;
+    if (apply_durable(r, sequence, apply, what, &why) < 0) {
+        repo_notice(r, "the catalog is behind: %s", why.message);
+        r->catalog_stale = true;
+        repo_catalog_mend(r, &why);
+    }
+    if (repo_log_full(r))
+        repo_log_seal(r, &why);
+    return 0;
+}
+
+static int apply_mark(struct catalog *c, uint64_t sequence, const void *what, struct error *e)
+{
+    return catalog_apply_mark(c, sequence, what, e);
+}
+
+static int check_mark_name(struct repo *r, const struct mark *m, struct error *e)
+{
+    struct snapshot_row row;
+    uint64_t number = 0;
+
+    if (m->type != MARK_NAME || m->count == 0)
+        return 0;
+    int rc = catalog_snapshot(r->writer, m->snapshots[0], &row, e);
+    if (rc < 0)
+        return rc;
+    if (m->text && *m->text)
+        rc = catalog_name_taken(r->writer, row.watch_serial, m->text, &number, e);
+    if (rc == 0 && number != 0 && number != m->snapshots[0])
+        rc = error_set(e, ERR_REFUSED, "snapshot %" PRIu64 " has the name '%s' already", number,
+                       m->text);
+    snapshot_row_release(&row);
+    return rc;
+}
+
+int repo_mark(struct repo *r, const struct mark *m, struct error *e)
+{
+    struct buffer body = BUFFER_INIT;
+
+    int rc = repo_no_writer(r, e);
+    if (rc < 0)
+        return rc;
+    mark_encode(m, &body);
+    pthread_mutex_lock(&r->write_lock);
+    rc = repo_catalog_mend(r, e);
+    if (rc == 0)
+        rc = check_mark_name(r, m, e);
+    if (rc == 0)
+        rc = write_and_apply(r, RECORD_MARK, &body, apply_mark, m, e);
+    pthread_mutex_unlock(&r->write_lock);
+    buffer_release(&body);
+    return rc;
+}
+
+static int apply_prune(struct catalog *c, uint64_t sequence, const void *what, struct error *e)
+{
+    const struct prune *p = what;
+    int rc = 0;
+
+    for (uint32_t i = 0; rc == 0 && i < p->count; i++)
+        rc = catalog_drop(c, p->snapshots[i], e);
+    return rc;
+}
+
+int repo_drop(struct repo *r, const uint64_t *snapshots, uint32_t count, struct error *e)
+{
+    struct buffer body = BUFFER_INIT;
+    struct prune p = {.time = clock_wall(), .count = count};
+
+    int rc = repo_no_writer(r, e);
+    if (rc < 0 || count == 0)
+        return rc;
+    p.snapshots = malloc(count * sizeof(*p.snapshots));
+    if (!p.snapshots)
+        return repo_no_memory(e);
+    memcpy(p.snapshots, snapshots, count * sizeof(*p.snapshots));
+    prune_encode(&p, &body);
+    pthread_mutex_lock(&r->write_lock);
+    rc = repo_catalog_mend(r, e);
+    if (rc == 0)
+        rc = write_and_apply(r, RECORD_PRUNE, &body, apply_prune, &p, e);
+    pthread_mutex_unlock(&r->write_lock);
+    buffer_release(&body);
+    free(p.snapshots);
+    return rc;
+}
+
+/* ---- idle work and caches ---- */
+
+/* A change of the catalog alone, in a transaction of its own. */
+struct note {
+    const char *key;
+    const void *value;
+    size_t len;
+};
+
+static int put_note(struct catalog *c, uint64_t sequence, const void *what, struct error *e)
+{
+    const struct note *n = what;
+
+    return catalog_note_put(c, n->key, n->value, n->len, e);
+}
+
+static int put_lost(struct catalog *c, uint64_t sequence, const void *what, struct error *e)
+{
+    return catalog_chunk_lost(c, what, e);
+}
+
+static int change_catalog(struct repo *r, apply_record change, const void *what, struct error *e)
+{
+    int rc = repo_no_writer(r, e);
+    if (rc < 0)
+        return rc;
+    pthread_mutex_lock(&r->write_lock);
+    rc = repo_catalog_mend(r, e);
+    if (rc == 0)
+        rc = catalog_begin(r->writer, e);
+    if (rc == 0) {
+        rc = change(r->writer, 0, what, e);
+        if (rc == 0)
+            rc = catalog_commit(r->writer, e);
+        else
+            catalog_rollback(r->writer);
+    }
+    if (rc == ERR_DAMAGED)
+        r->catalog_stale = true;
+    pthread_mutex_unlock(&r->write_lock);
+    return rc;
+}
+
+int repo_note_put(struct repo *r, const char *key, const void *value, size_t len, struct error *e)
+{
+    const struct note n = {key, value, len};
+
+    return change_catalog(r, put_note, &n, e);
+}
+
+int repo_chunk_lost(struct repo *r, const struct hash *id, struct error *e)
+{
+    return change_catalog(r, put_lost, id, e);
+}
+
+int repo_idle(struct repo *r, struct error *e)
+{
+    int rc = repo_no_writer(r, e);
+    if (rc < 0)
+        return rc;
+    pthread_mutex_lock(&r->write_lock);
+    rc = repo_catalog_mend(r, e);
+    if (rc == 0 && !r->txns)
+        rc = repo_data_index_now(r, e);
+    if (rc == 0 && repo_log_full(r))
+        rc = repo_log_seal(r, e);
+    if (rc == 0)
+        repo_catalog_checkpoint(r);
+    pthread_mutex_unlock(&r->write_lock);
+    return rc;
+}
+
+int repo_rebuild(struct repo *r, struct error *e)
+{
+    int rc = repo_no_writer(r, e);
+    if (rc < 0)
+        return rc;
+    pthread_mutex_lock(&r->write_lock);
+    rc = repo_files_scan(r, e);
+    if (rc == 0)
+        rc = repo_catalog_renew(r, false, e);
+    pthread_mutex_unlock(&r->write_lock);
+    return rc;
+}
+
+int repo_audit_refs(struct repo *r, uint64_t *wrong, struct error *e)
+{
+    struct catalog *c;
+    struct chunk_source *s = NULL;
+
+    *wrong = 0;
+    int rc = repo_catalog_open(r, &c, e);
+    if (rc < 0)
+        return rc;
+    rc = chunk_source_open(r, &s, e);
+    if (rc == 0)
+        rc = catalog_read_begin(c, e);
+    if (rc == 0) {
+        catalog_set_list_reader(c, repo_read_list, s);
+        rc = catalog_audit_refs(c, wrong, NULL, NULL, e);
+    }
+    chunk_source_close(s);
+    repo_catalog_close(r, c);
+    return rc;
+}

@@ -1,0 +1,64 @@
+/* notify.h - one inotify instance on the loop: reading its events, and the barrier.
+ *
+ * libuv's own fs events hide IN_CLOSE_WRITE, rename cookies and IN_Q_OVERFLOW, so the descriptor is
+ * ours, under uv_poll_t. It is read until it is empty, with a bound for each turn of the loop.
+ * Loop thread only. Facts: inotify(7). */
+#ifndef WK_WATCH_NOTIFY_H
+#define WK_WATCH_NOTIFY_H
+
+#include "base/error.h"
+
+#include <stddef.h>
+#include <stdint.h>
+#include <sys/inotify.h>
+#include <uv.h>
+
+struct notify;
+
+struct notify_event {
+    int wd;
+    uint32_t mask, cookie;
+    const char *name; /* of the entry in the folder, "" when the event is about the folder */
+};
+
+/* In order of firing. */
+struct notify_calls {
+    void (*event)(void *ctx, const struct notify_event *event);
+    void (*overflow)(void *ctx); /* the queue was full: any event may be lost */
+    void (*turn)(void *ctx);     /* after the events of one turn */
+};
+
+/* ERR_FAILED when there are no instances left (fs.inotify.max_user_instances), ... */
+int notify_open(uv_loop_t *loop, const struct notify_calls *calls, void *ctx, struct notify **out,
+                struct error *e);
+/* Freed when the loop has closed its handle. Barriers that wait are forgotten. NULL is fine. */
+void notify_close(struct notify *n);
+
+/* Watch the folder that fd is open on (an O_PATH descriptor will do). The watch descriptor, or a
+ * negative errno. A folder that is watched already gives the same descriptor again. */
+int notify_add(struct notify *n, int fd, uint32_t mask);
+/* Watch what stands at a path, a symbolic link itself too, in addition to what is asked of it. */
+int notify_add_entry(struct notify *n, const char *path, uint32_t mask);
+void notify_remove(struct notify *n, int wd);
+
+/* Read and deliver everything that is queued now. */
+void notify_drain(struct notify *n);
+
+/* ---- the barrier ----
+ * A file is made in a folder of ours that the same instance watches. When its event is read, every
+ * event from before has been delivered. */
+struct notify_barrier {
+    void (*passed)(void *ctx);
+    void *ctx;
+    uint64_t number; /* ours */
+    struct notify_barrier *next;
+};
+
+/* Use this existing, private folder. */
+int notify_barrier_folder(struct notify *n, const char *path, struct error *e);
+/* passed fires once, from the loop, never from within this call; after an overflow too. When this
+ * fails it never does. *b stays the caller's and must live until then, or until cancelled. */
+int notify_barrier_start(struct notify *n, struct notify_barrier *b, struct error *e);
+void notify_barrier_cancel(struct notify *n, struct notify_barrier *b);
+
+#endif

@@ -1,0 +1,222 @@
+"""Bad input: the exit code of the contract, a clear message, nothing lost."""
+import os
+import shutil
+import socket
+import subprocess
+
+import wk
+
+
+def ready(scratch):
+    root, repo = os.path.join(scratch, "data"), os.path.join(scratch, "repo")
+    os.mkdir(root)
+    wk.write(os.path.join(root, "a"), "a")
+    wk.wk("-r", repo, "init")
+    wk.wk("-r", repo, "save", root)
+    return root, repo
+
+
+def clear(r, *words):
+    assert r.err.strip(), "no message: %r" % r
+    assert r.err[0].islower() or r.err.startswith("watchkeep:"), r
+    for w in words:
+        assert w in r.err, "%r does not say %r" % (r, w)
+
+
+def command_lines(scratch):
+    root, repo = ready(scratch)
+    missing = os.path.join(scratch, "missing")
+    clear(wk.wk("-r", repo, "save", "--nonsense", root, code=2), "nonsense")
+    clear(wk.wk("-r", repo, "nonsense", code=2), "nonsense")
+    clear(wk.wk("-r", repo, "save", missing, code=6), missing)
+    clear(wk.wk("-r", repo, "save", "nosuchwatch", code=6), "nosuchwatch")
+    other = os.path.join(scratch, "x", "data")
+    os.makedirs(other)
+    clear(wk.wk("-r", repo, "save", root, other, code=2), "NAME=")
+    clear(wk.wk("-r", repo, "save", other, code=None), "data")
+    inside = os.path.join(repo, "inside")
+    os.mkdir(inside)
+    clear(wk.wk("-r", repo, "save", inside, code=2), "repository")
+    os.rmdir(inside)
+    clear(wk.wk("-r", missing, "list", code=10), missing)
+    clear(wk.wk("-r", root, "list", code=10), root)
+    clear(wk.wk("-r", repo, "restore", "99", "--to", missing, code=6), "99")
+    clear(wk.wk("-r", repo, "restore", "latest:nope", "--to", missing, code=6), "nope")
+    clear(wk.wk("-r", repo, "restore", "latest", "--to", root, code=5))
+    clear(wk.wk("-r", repo, "restore", "latest", "--to", os.path.join(root, "sub"), code=5))
+    full = os.path.join(scratch, "full")
+    os.mkdir(full)
+    wk.write(os.path.join(full, "mine"), "mine")
+    clear(wk.wk("-r", repo, "restore", "latest", "--to", full, code=5), "--overwrite")
+    assert os.listdir(full) == ["mine"]
+    wk.wk("-r", repo, "restore", "latest", "--to", full, "--overwrite")
+    assert sorted(os.listdir(full)) == ["a", "mine"]
+    clear(wk.wk("-r", repo, "save", root, "--name", "42", code=2), "42")
+    clear(wk.wk("-r", repo, "save", root, "--name", "a/b", code=2))
+    clear(wk.wk("-r", repo, "cat", "latest", code=None))
+    clear(wk.wk("-r", repo, "diff", "1", code=2))
+    clear(wk.wk("-r", repo, "list", "--since", "someday", code=2), "someday")
+    j = wk.wk("-r", repo, "--json", "restore", "99", "--to", missing, code=6)
+    assert '"type"' in j.err and '"code"' in j.err, j
+    assert not os.path.exists(missing)
+    assert len(wk.wk("-r", repo, "--json", "list").json["snapshots"]) == 1
+    with open("/dev/full", "w") as full_device:
+        p = subprocess.run([wk.BIN, "-r", repo, "list"], stdout=full_device,
+                           stderr=subprocess.PIPE, env=wk.environment())
+        assert p.returncode == 1 and p.stderr, p
+    p = subprocess.run(["sh", "-c", '"$0" -r "$1" --json save "$2" <&- >&- 2>&-', wk.BIN, repo,
+                        root], env=wk.environment())
+    assert p.returncode in (0, 1), p
+    wk.wk("-r", repo, "verify")
+
+
+def unreadable(scratch):
+    wk.need_root()
+    root, repo = ready(scratch)
+    os.chmod(scratch, 0o755)
+    os.chmod(root, 0o700)
+
+    def nobody():
+        os.setgroups([])
+        os.setgid(65534)
+        os.setuid(65534)
+    mine = os.path.join(scratch, "mine")
+    os.mkdir(mine)
+    os.chown(mine, 65534, 65534)
+    wk.wk("-r", mine, "init", preexec=nobody)
+    clear(wk.wk("-r", mine, "save", root, code=12, preexec=nobody), root)
+    clear(wk.wk("-r", repo, "list", code=12, preexec=nobody), repo)
+
+
+def repositories(scratch):
+    root, repo = ready(scratch)
+    fmt = os.path.join(repo, "format")
+    text = open(fmt).read()
+    for change in (text.replace("version 1", "version 2"), text.replace("incompat 0", "incompat 1")
+                   if "incompat 0" in text else text.replace("version 1", "version 9")):
+        wk.write(fmt, change)
+        clear(wk.wk("-r", repo, "list", code=10), "version")
+        clear(wk.wk("-r", repo, "save", root, code=10))
+    wk.write(fmt, "garbage")
+    clear(wk.wk("-r", repo, "list", code=10))
+    wk.write(fmt, text)
+    wk.wk("-r", repo, "list")
+    # A repository that was there and is not mounted now is not made anew by the service.
+    s = wk.Service(scratch, {"data": {"path": root}}, repo=repo)
+    s.stop()
+    os.rename(repo, repo + "-away")
+    os.mkdir(repo)
+    r = wk.wk("-c", s.conf, "run", code=10, env=s.environment())
+    clear(r, "not mounted")
+    assert os.listdir(repo) == []
+    os.rmdir(repo)
+    clear(wk.wk("-c", s.conf, "run", code=10, env=s.environment()), repo)
+    os.rename(repo + "-away", repo)
+    s.start()
+    s.stop()
+
+
+def configuration(scratch):
+    root, repo = ready(scratch)
+    conf = os.path.join(scratch, "c.conf")
+
+    def bad(text, *words, line=None):
+        wk.write(conf, text)
+        for command in (["config", "check"], ["run"]):
+            r = wk.wk("-c", conf, *command, code=2)
+            clear(r, *words)
+            if line:
+                assert "%s:%d:" % (conf, line) in r.err, r
+    good = "[service]\nrepository = %s\n[watch data]\npath = %s\n" % (repo, root)
+    wk.write(conf, good)
+    wk.wk("-c", conf, "config", "check")
+    assert repo in wk.wk("-c", conf, "config", "show").out
+    bad(good + "nonsense = 1\n", "nonsense", line=5)
+    bad("[nonsense]\n" + good, "nonsense")
+    bad(good + "settle = soon\n", "soon", line=5)
+    bad(good + "exclude = " + "x" * 500 + "\n", line=5)
+    bad("garbage\n" + good, line=1)
+    bad("[watch data]\npath = relative\n", line=2)
+    bad(good + "[retention]\nkeep_min = 2\n", "keep_min", line=6)
+    bad(good + "[watch bad name]\npath = /tmp\n")
+    bad("[service]\nrepository = %s\n[watch r]\npath = %s/packs\n" % (repo, repo), "repository")
+    clear(wk.wk("-c", os.path.join(scratch, "none.conf"), "config", "check", code=2), "none.conf")
+
+
+def two_at_once(scratch):
+    root, repo = ready(scratch)
+    s = wk.Service(scratch, {"data": {"path": root}}, repo=repo)
+    clear(wk.wk("-c", s.conf, "run", code=11, env=s.environment()))
+    other = wk.Service(os.path.join(scratch), {"data": {"path": root}}, start=False,
+                       repo=os.path.join(scratch, "repo2"))
+    wk.wk("-r", other.repo, "init")
+    clear(wk.wk("-c", other.conf, "run", code=11, env=s.environment()), "control.sock")
+    assert s.process.poll() is None
+    s.stop()
+    # A stale socket of a killed service is no hindrance.
+    stale = socket.socket(socket.AF_UNIX)
+    if os.path.exists(s.socket):
+        os.remove(s.socket)
+    stale.bind(s.socket)
+    stale.close()
+    s.repo = repo
+    s.settings["repository"] = repo
+    s.write_config()
+    s.start()
+    s.stop()
+
+
+def disk_full(scratch):
+    wk.need_root()
+    root = os.path.join(scratch, "data")
+    os.mkdir(root)
+    wk.write(os.path.join(root, "a"), os.urandom(100000))
+    where = os.path.join(scratch, "mnt")
+    os.mkdir(where)
+    if subprocess.run(["mount", "-t", "tmpfs", "-o", "size=8m", "none", where]).returncode:
+        wk.skip("cannot mount a tmpfs here")
+    try:
+        repo = os.path.join(where, "repo")
+        wk.wk("-r", repo, "init")
+        wk.wk("-r", repo, "save", root, "--name", "before")
+        state = wk.tree(root)
+        wk.write(os.path.join(root, "big"), os.urandom(20 << 20))
+        r = wk.wk("-r", repo, "--json", "save", root, "--name", "toobig", code=13)
+        assert r.err
+        names = [x["name"] for x in wk.wk("-r", repo, "--json", "list").json["snapshots"]]
+        assert names == ["before"], names
+        wk.same(state, wk.restored(repo, "before", scratch))
+        wk.wk("-r", repo, "verify")
+        os.remove(os.path.join(root, "big"))
+        subprocess.run(["mount", "-o", "remount,size=64m", where], check=True)
+        wk.write(os.path.join(root, "b"), os.urandom(1 << 20))
+        wk.wk("-r", repo, "save", root, "--name", "after")
+        wk.same(wk.tree(root), wk.restored(repo, "after", scratch))
+        assert wk.wk("-r", repo, "--json", "verify").summary["errors"] == 0
+    finally:
+        subprocess.run(["umount", where], check=True)
+
+
+def inside_itself(scratch):
+    """Repository, archives and socket inside the watch are excluded by themselves."""
+    root = os.path.join(scratch, "data")
+    os.mkdir(root)
+    wk.write(os.path.join(root, "a"), "a")
+    s = wk.Service(scratch, {"data": {"path": root, "settle": "20ms"}},
+                   repo=os.path.join(root, "backup"), socket=os.path.join(root, "wk.sock"))
+    r = s.cli("config", "check")
+    assert "backup" in r.out + r.err, "config check does not tell of the repository inside: %r" % r
+    for i in range(10):
+        wk.write(os.path.join(root, "a"), str(i))
+        assert s.save("data")["snapshot"]
+    count = len(s.snapshots())
+    for _ in range(20):
+        assert s.save("data")["snapshot"] is None
+    assert len(s.snapshots()) == count, "it saves itself"
+    t = wk.restored(s.repo, "latest", scratch)
+    assert set(t) == {b"", b"a"}, set(t)
+    s.stop()
+
+
+wk.main(command_lines, unreadable, repositories, configuration, two_at_once, disk_full,
+        inside_itself)

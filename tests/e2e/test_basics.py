@@ -1,0 +1,226 @@
+"""The everyday path without a service, what makes no snapshot, and the service's life cycle."""
+import os
+import signal
+import sqlite3
+
+import wk
+
+
+def save_list_restore(scratch):
+    root, repo = os.path.join(scratch, "data"), os.path.join(scratch, "repo")
+    os.makedirs(os.path.join(root, "sub"))
+    wk.write(os.path.join(root, "a.json"), '{"a": 1}')
+    wk.write(os.path.join(root, "sub", "b.txt"), "b" * 100000)
+    wk.wk("-r", repo, "init")
+    assert "already" in (lambda r: r.out + r.err)(wk.wk("-r", repo, "init"))
+    first = wk.wk("-r", repo, "--json", "save", root, "--name", "first", "--note", "a note").summary
+    assert first["snapshot"] and first["files_new"] == 2 and first["exit"] == 0
+    state1 = wk.tree(root)
+    wk.write(os.path.join(root, "a.json"), '{"a": 2}')
+    os.remove(os.path.join(root, "sub", "b.txt"))
+    second = wk.wk("-r", repo, "--json", "save", root).summary
+    assert second["files_changed"] == 1 and second["files_removed"] == 1, second
+    state2 = wk.tree(root)
+    wk.same(state1, wk.restored(repo, "first", scratch))
+    wk.same(state2, wk.restored(repo, "latest", scratch))
+    wk.same(state1, wk.restored(repo, "latest~1", scratch))
+    assert wk.wk("-r", repo, "cat", "first:a.json").out == '{"a": 1}'
+    snaps = wk.wk("-r", repo, "--json", "list").json["snapshots"]
+    assert [s["name"] for s in snaps] == ["first", None]
+    assert snaps[0]["note"] == "a note" and snaps[0]["complete"] and not snaps[0]["damaged"]
+    assert snaps[0]["verified"] is None
+    assert wk.wk("-r", repo, "--json", "verify").summary["errors"] == 0
+    assert all(s["verified"] for s in wk.wk("-r", repo, "--json", "list").json["snapshots"])
+    d = wk.wk("-r", repo, "--json", "diff", "first", "latest").out
+    assert "a.json" in d and "sub/b.txt" in d
+    h = wk.wk("-r", repo, "--json", "history", "a.json").out
+    assert h.count('"size"') == 2 or h.count('"snapshot"') >= 2, h
+    one = os.path.join(scratch, "one")
+    wk.wk("-r", repo, "restore", "first:sub/b.txt", "--to", one)
+    assert os.listdir(one) == ["b.txt"]
+    assert "taken" in wk.wk("-r", repo, "save", root, "--name", "first", code=5).err
+
+
+def nothing_changed_costs_nothing(scratch):
+    root = os.path.join(scratch, "data")
+    os.mkdir(root)
+    path = os.path.join(root, "a.json")
+    wk.write(path, '{"a": 1}')
+    s = wk.Service(scratch, {"data": {"path": root, "settle": "50ms"}})
+    packs, count = wk.packs(s.repo), len(s.snapshots())
+    content = b'{"a": 1}'
+    for change in (lambda: wk.write(path, content), lambda: wk.replace(path, content),
+                   lambda: os.utime(path), lambda: os.utime(path, ns=(5, 5)),
+                   lambda: os.utime(root)):
+        change()
+        summary = s.save("data")
+        assert summary["snapshot"] is None, summary
+        assert summary["current"] is not None
+        assert len(s.snapshots()) == count
+        assert wk.packs(s.repo) == packs, "the packs grew"
+    # The times are not lost: they ride in the next snapshot.
+    wk.write(os.path.join(root, "b"), "b")
+    assert s.save("data")["snapshot"]
+    wk.same(wk.tree(root), wk.restored(s.repo, "latest", scratch))
+    # And a named save always takes them.
+    os.utime(path, ns=(7, 7))
+    assert s.save("data", "--name", "named")["snapshot"]
+    wk.same(wk.tree(root), wk.restored(s.repo, "named", scratch))
+    os.chmod(path, 0o640)
+    assert s.save("data")["snapshot"], "a change of mode is a change"
+    s.stop()
+
+
+def live_database(scratch):
+    root = os.path.join(scratch, "data")
+    os.mkdir(root)
+    db = sqlite3.connect(os.path.join(root, "app.sqlite"), isolation_level=None)
+    db.execute("pragma journal_mode=wal")
+    db.execute("create table t(i integer primary key, v text)")
+    s = wk.Service(scratch, {"data": {"path": root, "settle": "50ms"}})
+    for i in range(5):
+        db.execute("begin")
+        for k in range(20):
+            db.execute("insert into t(v) values (?)", ("row %d %d" % (i, k),))
+        db.execute("commit")
+        db.execute("begin immediate")
+        db.execute("insert into t(v) values ('not committed')")
+        summary = s.save("data")
+        assert summary["exit"] == 0, summary
+        db.execute("rollback")
+        _, back = wk.restored(s.repo, "latest", scratch, keep=True)
+        assert os.listdir(back) == ["app.sqlite"], os.listdir(back)
+        copy = sqlite3.connect(os.path.join(back, "app.sqlite"))
+        assert copy.execute("pragma integrity_check").fetchone() == ("ok",)
+        assert copy.execute("select count(*) from t").fetchone() == (20 * (i + 1),)
+        copy.close()
+    db.close()
+    s.stop()
+
+
+def stop_saves_what_is_dirty(scratch):
+    root = os.path.join(scratch, "data")
+    os.mkdir(root)
+    wk.write(os.path.join(root, "a"), "1")
+    s = wk.Service(scratch, {"data": {"path": root, "settle": "1h", "max_delay": "2h"}})
+    wk.write(os.path.join(root, "a"), "2")
+    s.stop()
+    last = s.snapshots()[-1]
+    assert last["kind"] == "shutdown", last
+    wk.same(wk.tree(root), wk.restored(s.repo, "latest", scratch))
+    wk.write(os.path.join(root, "while-off"), "3")
+    s.start()
+    last = s.snapshots()[-1]
+    assert last["kind"] == "startup", last
+    wk.same(wk.tree(root), wk.restored(s.repo, "latest", scratch))
+    s.stop()
+    count = len(s.snapshots())
+    s.start()
+    s.stop(signal.SIGINT)
+    assert len(s.snapshots()) == count, "a restart without changes made a snapshot"
+
+
+def vanished_root_is_no_change(scratch):
+    root = os.path.join(scratch, "data")
+    os.mkdir(root)
+    wk.write(os.path.join(root, "a"), "1")
+    s = wk.Service(scratch, {"data": {"path": root, "settle": "50ms"}})
+    state = wk.tree(root)
+    count = len(s.snapshots())
+    os.rename(root, root + "-away")
+    wk.until(lambda: s.status()["watches"][0]["state"] == "missing", "status to say missing")
+    st = wk.wk("-c", s.conf, "--json", "status", code=7)
+    assert not st.json["ok"] and st.json["problems"], st
+    assert s.cli("--json", "save", "data", code=None).code not in (0, 3)
+    assert len(s.snapshots()) == count
+    os.rename(root + "-away", root)
+    wk.write(os.path.join(root, "b"), "2")
+    wk.until(lambda: len(s.snapshots()) > count, "the watch to be taken up again")
+    wk.until(lambda: s.status()["watches"][0]["state"] == "watching", "status to say watching")
+    wk.same(state, wk.restored(s.repo, str(s.snapshots()[count - 1]["id"]), scratch))
+    s.stop()
+
+
+def reload_applies_or_keeps(scratch):
+    one, two = os.path.join(scratch, "one"), os.path.join(scratch, "two")
+    os.mkdir(one)
+    os.mkdir(two)
+    wk.write(os.path.join(one, "a"), "1")
+    wk.write(os.path.join(two, "b"), "2")
+    s = wk.Service(scratch, {"one": {"path": one, "settle": "50ms"}})
+    s.watches["two"] = {"path": two, "settle": "50ms"}
+    s.write_config()
+    os.kill(s.pid(), signal.SIGHUP)
+    wk.until(lambda: {x["watch"] for x in s.snapshots()} == {"one", "two"}, "the new watch")
+    with open(s.conf, "a") as f:
+        f.write("[service]\nnonsense = 1\n")
+    os.kill(s.pid(), signal.SIGHUP)
+    wk.until(lambda: s.status()["problems"], "status to tell of the bad file")
+    wk.write(os.path.join(two, "c"), "3")
+    assert wk.wk("-r", s.repo, "--json", "save", "two").summary["snapshot"]
+    s.stop()
+
+
+def rules_hold_for_scan_and_events(scratch):
+    root = os.path.join(scratch, "data")
+    os.makedirs(os.path.join(root, "cache"))
+    os.makedirs(os.path.join(root, "sub"))
+    wk.write(os.path.join(root, "cache", "x"), "x")
+    wk.write(os.path.join(root, "a.tmp"), "x")
+    wk.write(os.path.join(root, "keep.json"), "{}")
+    wk.write(os.path.join(root, "sub", ".watchkeepignore"), "secret*\n!secret-not\n")
+    wk.write(os.path.join(root, "sub", "secret1"), "x")
+    wk.write(os.path.join(root, "sub", "secret-not"), "x")
+    s = wk.Service(scratch, {"data": {"path": root, "settle": "50ms", "exclude": ["cache/", "*.tmp"]}})
+    want = {b"", b"keep.json", b"sub", b"sub/.watchkeepignore", b"sub/secret-not"}
+    assert set(wk.restored(s.repo, "latest", scratch)) == want
+    count = len(s.snapshots())
+    wk.write(os.path.join(root, "cache", "y"), "x")
+    wk.write(os.path.join(root, "b.tmp"), "x")
+    wk.write(os.path.join(root, "sub", "secret2"), "x")
+    assert s.save("data")["snapshot"] is None
+    assert len(s.snapshots()) == count
+    wk.write(os.path.join(root, "sub", ".watchkeepignore"), "nothing\n")
+    assert s.save("data")["snapshot"]
+    assert set(wk.restored(s.repo, "latest", scratch)) == want | {b"sub/secret1", b"sub/secret2"}
+    s.stop()
+
+
+def unreadable_is_no_deletion(scratch):
+    wk.need_root()
+    root, repo = os.path.join(scratch, "data"), os.path.join(scratch, "repo")
+    os.makedirs(os.path.join(root, "folder"))
+    wk.write(os.path.join(root, "folder", "inside"), "inside")
+    wk.write(os.path.join(root, "secret"), "secret")
+    wk.write(os.path.join(root, "open"), "open")
+    os.chmod(scratch, 0o755)
+    for p, _, files in os.walk(root):
+        os.chown(p, 65534, 65534)
+        for f in files:
+            os.chown(os.path.join(p, f), 65534, 65534)
+    os.mkdir(repo)
+    os.chown(repo, 65534, 65534)
+
+    def nobody():
+        os.setgroups([])
+        os.setgid(65534)
+        os.setuid(65534)
+    wk.wk("-r", repo, "init", preexec=nobody)
+    r = wk.wk("-r", repo, "--json", "save", root, preexec=nobody)
+    os.chmod(os.path.join(root, "secret"), 0)
+    os.chmod(os.path.join(root, "folder"), 0)
+    wk.write(os.path.join(root, "open"), "changed")
+    r = wk.wk("-r", repo, "--json", "save", root, code=3, preexec=nobody)
+    assert {i["path"] for i in r.summary["incomplete"]} == {"secret", "folder"}, r
+    t = wk.restored(repo, "latest", scratch)
+    assert b"folder/inside" in t and t[b"secret"]["size"] == 6
+    assert not wk.wk("-r", repo, "--json", "list").json["snapshots"][-1]["complete"]
+    os.chmod(os.path.join(root, "secret"), 0o600)
+    os.chmod(os.path.join(root, "folder"), 0o700)
+    r = wk.wk("-r", repo, "--json", "save", root, preexec=nobody)
+    assert r.summary["incomplete"] == [] and r.summary["snapshot"]
+
+
+wk.main(save_list_restore, nothing_changed_costs_nothing, live_database, stop_saves_what_is_dirty,
+        vanished_root_is_no_change, reload_applies_or_keeps, rules_hold_for_scan_and_events,
+        unreadable_is_no_deletion)

@@ -1,0 +1,95 @@
+"""A flipped bit anywhere in a pack is named, and costs only what it touched."""
+import os
+import random
+import shutil
+
+import wk
+
+
+def make(scratch):
+    root, repo = os.path.join(scratch, "data"), os.path.join(scratch, "repo")
+    os.mkdir(root)
+    wk.wk("-r", repo, "init")
+    states = []
+    for i in range(3):
+        wk.write(os.path.join(root, "change.json"), '{"i": %d, "x": "%s"}' % (i, os.urandom(300).hex()))
+        wk.write(os.path.join(root, "only%d" % i), os.urandom(700))
+        wk.write(os.path.join(root, "large"), os.urandom(2 << 20)) if i == 1 else None
+        wk.wk("-r", repo, "save", root)
+        states.append(wk.tree(root))
+    wk.wk("-r", repo, "verify")
+    return root, repo, states
+
+
+def flipped(scratch):
+    root, repo, states = make(scratch)
+    original = wk.packs(repo)
+    ids = [s["id"] for s in wk.wk("-r", repo, "--json", "list", "--all").json["snapshots"]]
+    total = sum(len(p) for p in original.values())
+    told_paths = 0
+    places = []
+    for name, data in original.items():
+        # Dense where the structure is, sparse in the large payload.
+        n = 250 if len(data) < 100000 else 120
+        places += [(name, random.randrange(len(data))) for _ in range(n)]
+        places += [(name, i) for i in range(0, 176, 4)]
+    for name, at in places:
+        path = os.path.join(repo, "packs", name)
+        bad = bytearray(original[name])
+        bad[at] ^= 1 << random.randrange(8)
+        wk.write(path, bytes(bad))
+        copy = os.path.join(scratch, "copy")
+        shutil.copytree(repo, copy)
+        r = wk.wk("-r", copy, "--json", "verify", code=None)
+        where = "%s byte %d of %d" % (name, at, len(bad))
+        assert r.code == 4, "not noticed: %s: %r" % (where, r)
+        assert r.summary["errors"] > 0
+        assert name in r.out, "%s is not named: %r" % (where, r)
+        damaged = r.summary["damaged"]
+        hurt = {s for d in damaged for s in d.get("snapshots", [d["snapshot"]]) if s}
+        files = {d["path"] for d in damaged if d.get("path")}
+        told_paths += bool(files)
+        for k, number in enumerate(ids):
+            target = os.path.join(scratch, "t")
+            back = wk.wk("-r", copy, "restore", str(number), "--to", target, code=None)
+            got = wk.tree(target, times=False) if os.path.isdir(target) else {}
+            if back.code == 0:
+                wk.same(states[k], wk.tree(target), "%s, snapshot %d said to be fine"
+                        % (where, number))
+            else:
+                assert number in hurt or not damaged, (where, number, hurt, back)
+                for p, d in got.items():
+                    if d.get("sha256"):
+                        assert states[k].get(p, {}).get("sha256") == d["sha256"], \
+                            "%s: wrong content under %r" % (where, p)
+                if files:
+                    lost = {os.fsencode(f) for f in files}
+                    missing = set(states[k]) - set(got)
+                    assert missing <= lost, "%s: more is missing than is damaged: %r" % (
+                        where, missing - lost)
+            wk.remove(target)
+        wk.remove(copy)
+        wk.write(path, original[name])
+    assert told_paths > len(places) // 4, "content damage was hardly ever named by path"
+    assert wk.wk("-r", repo, "--json", "verify").summary["errors"] == 0
+
+
+def lost_chunk_is_stored_again(scratch):
+    root, repo, states = make(scratch)
+    data = [n for n in wk.packs(repo) if "data" in n]
+    assert data, "the large file went to a data pack"
+    path = os.path.join(repo, "packs", data[0])
+    content = bytearray(wk.packs(repo)[data[0]])
+    content[len(content) // 2] ^= 1
+    wk.write(path, bytes(content))
+    r = wk.wk("-r", repo, "--json", "verify", code=4)
+    assert any(d.get("path") == "large" for d in r.summary["damaged"]), r
+    assert wk.wk("-r", repo, "--json", "list").json["snapshots"][-1]["damaged"]
+    assert wk.wk("-r", repo, "restore", "latest", "--to", os.path.join(scratch, "t"),
+                 code=4).err.count("large") >= 1
+    os.utime(os.path.join(root, "large"))
+    wk.wk("-r", repo, "save", root, "--name", "again")
+    wk.same(wk.tree(root), wk.restored(repo, "again", scratch))
+
+
+wk.main(flipped, lost_chunk_is_stored_again)

@@ -1,0 +1,141 @@
+"""What the watcher must not miss: overflow, folders made with content, moves, replaced roots."""
+import os
+import shutil
+import signal
+import subprocess
+
+import wk
+
+
+def service(scratch, **settings):
+    root = os.path.join(scratch, "data")
+    os.mkdir(root)
+    wk.write(os.path.join(root, "a"), "a")
+    watch = {"path": root, "settle": "50ms"}
+    watch.update(settings)
+    return root, wk.Service(scratch, {"data": watch})
+
+
+def matches(s, root, scratch, what):
+    wk.until(lambda: not wk.differences(wk.tree(root, times=False),
+                                        wk.restored(s.repo, "latest", scratch, times=False)), what)
+
+
+def overflow(scratch):
+    wk.need_root()
+    limit = "/proc/sys/fs/inotify/max_queued_events"
+    was = open(limit).read()
+    try:
+        wk.write(limit, "16")
+        root, s = service(scratch)
+    finally:
+        wk.write(limit, was)
+    os.kill(s.pid(), signal.SIGSTOP)
+    for i in range(2000):
+        wk.write(os.path.join(root, "f%d" % (i % 500)), str(i))
+    os.kill(s.pid(), signal.SIGCONT)
+    matches(s, root, scratch, "all changes after a queue overflow")
+    s.stop()
+
+
+def folders_with_content(scratch):
+    root, s = service(scratch)
+    for i in range(100):
+        os.makedirs(os.path.join(root, "m%d" % i, "b", "c"))
+        wk.write(os.path.join(root, "m%d" % i, "b", "c", "f"), str(i))
+    outside = os.path.join(scratch, "outside")
+    os.makedirs(os.path.join(outside, "x", "y"))
+    wk.write(os.path.join(outside, "x", "y", "z"), "z")
+    os.rename(outside, os.path.join(root, "inside"))
+    assert s.save("data")["snapshot"]
+    wk.same(wk.tree(root), wk.restored(s.repo, "latest", scratch))
+    # The folders that came are watched too.
+    wk.write(os.path.join(root, "inside", "x", "y", "later"), "later")
+    wk.write(os.path.join(root, "m7", "b", "c", "later"), "later")
+    matches(s, root, scratch, "changes inside folders that came later")
+    os.rename(os.path.join(root, "inside"), os.path.join(root, "m8", "moved"))
+    wk.write(os.path.join(root, "m8", "moved", "x", "y", "again"), "again")
+    matches(s, root, scratch, "a change inside a moved folder")
+    os.rename(os.path.join(root, "m8"), os.path.join(scratch, "gone"))
+    matches(s, root, scratch, "a folder moved out")
+    count = len(s.snapshots())
+    wk.write(os.path.join(scratch, "gone", "x"), "not ours any more")
+    assert s.save("data")["snapshot"] is None
+    assert len(s.snapshots()) == count
+    s.stop()
+
+
+def renames_against_a_model(scratch):
+    import random
+    root, s = service(scratch, settle="5ms")
+    names = ["p", "q", "r", "s"]
+    for i in range(300):
+        a = os.path.join(root, random.choice(names))
+        b = os.path.join(root, *random.sample(names, random.choice([1, 2])))
+        try:
+            k = random.randrange(5)
+            if k == 0:
+                os.mkdir(b)
+            elif k == 1:
+                wk.write(os.path.join(a, "f%d" % random.randrange(5)), str(i))
+            elif k == 2:
+                shutil.rmtree(b)
+            else:
+                os.rename(a, b)
+        except OSError:
+            pass
+        if i % 50 == 49:
+            s.save("data")
+            wk.same(wk.tree(root, times=False),
+                    wk.restored(s.repo, "latest", scratch, times=False), "after %d" % i)
+    s.stop()
+
+
+def replaced_root(scratch):
+    root, s = service(scratch)
+    count = len(s.snapshots())
+    os.rename(root, root + "-old")
+    os.mkdir(root)
+    wk.write(os.path.join(root, "a"), "of the new folder")
+    matches(s, root, scratch, "the folder that took the root's place")
+    wk.write(os.path.join(root, "b"), "later")
+    matches(s, root, scratch, "a change in the new root")
+    assert len(s.snapshots()) > count
+    s.stop()
+
+
+def missed_changes_are_found_by_the_interval(scratch):
+    """A store through a shared mapping raises no event; the timed rescan sees its stamps."""
+    import mmap
+    root, s = service(scratch, interval="1s")
+    path = os.path.join(root, "mapped")
+    wk.write(path, "0" * 8192)
+    matches(s, root, scratch, "the file itself")
+    fd = os.open(path, os.O_RDWR)
+    with mmap.mmap(fd, 8192) as m:
+        m[0:4] = b"mmap"
+        m.flush()
+        matches(s, root, scratch, "a store through a mapping")
+    os.close(fd)
+    last = [x for x in s.snapshots()][-1]
+    assert last["kind"] == "interval", last
+    s.stop()
+
+
+def several_watches(scratch):
+    one, two = os.path.join(scratch, "one"), os.path.join(scratch, "one", "nested")
+    os.makedirs(two)
+    wk.write(os.path.join(two, "f"), "1")
+    s = wk.Service(scratch, {"one": {"path": one, "settle": "50ms"},
+                             "two": {"path": two, "settle": "50ms"}})
+    wk.write(os.path.join(two, "f"), "2")
+    lines = s.cli("--json", "save", "one", "two").lines
+    assert [x["type"] for x in lines] == ["saved", "saved", "summary"], lines
+    assert s.cli("-w", "one", "cat", "latest:nested/f").out == "2"
+    assert s.cli("-w", "two", "cat", "latest:f").out == "2"
+    assert s.cli("restore", "latest", "--to", os.path.join(scratch, "t"), code=2).err
+    s.stop()
+
+
+wk.main(overflow, folders_with_content, renames_against_a_model, replaced_root,
+        missed_changes_are_found_by_the_interval, several_watches)

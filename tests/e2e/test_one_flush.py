@@ -1,0 +1,41 @@
+"""A small save through the service: exactly one fdatasync before it is acknowledged."""
+import os
+import re
+
+import wk
+
+SAVES = 200
+
+
+def one_flush(scratch):
+    root = os.path.join(scratch, "data")
+    os.mkdir(root)
+    trace = os.path.join(scratch, "trace")
+    s = wk.Service(scratch, {"data": {"path": root, "settle": "1h", "max_delay": "2h"}},
+                   wrapper=["strace", "-f", "-qq", "-tt", "-s", "300", "-o", trace, "-e",
+                            "trace=fdatasync,fsync,sync_file_range,syncfs,sendto,sendmsg,write,"
+                            "writev,read,recvfrom,recvmsg,msync"])
+    before_all = open(trace, errors="replace").read().count("\n")
+    for i in range(SAVES):
+        wk.replace(os.path.join(root, "a.json"), '{"i": %d}' % i)
+        assert s.save("data")["snapshot"], i
+    s.stop()
+    flushes, saves, waiting = 0, 0, False
+    counts = []
+    for line in open(trace, errors="replace").read().split("\n")[before_all:]:
+        if re.search(r'(read|recv\w*)\(.*\\"command\\": ?\\"save\\"', line) or \
+                re.search(r'(read|recv\w*) resumed.*\\"command\\": ?\\"save\\"', line):
+            flushes, waiting = 0, True
+        elif re.search(r"\b(fdatasync|fsync|syncfs|msync)\(", line):
+            flushes += 1
+            assert "fdatasync" in line or not waiting, "another flush than fdatasync: " + line
+        elif waiting and re.search(r'(write|writev|sendto|sendmsg)\(.*\\"type\\": ?\\"summary\\"',
+                                   line):
+            counts.append(flushes)
+            waiting = False
+    assert len(counts) == SAVES, "saw %d of %d saves in the trace" % (len(counts), SAVES)
+    assert set(counts) == {1}, "flushes before the acknowledgement: %s" % {
+        n: counts.count(n) for n in set(counts)}
+
+
+wk.main(one_flush)
