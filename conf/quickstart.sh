@@ -133,7 +133,9 @@ systemd_runs() { [ -d /run/systemd/system ]; }
 configure() { # folder, name
     folder=$1 name=$2
     if grep -qsxF "[watch $name]" "$etc/watchkeep.conf" "$etc"/conf.d/*.conf; then
-        watchkeep_as_root config show | grep -qF "$folder" ||
+        there=$(watchkeep_as_root config show |
+            awk -F '  +' -v w="[watch $name]" '$1 == w && $2 == "path" { print $3 }')
+        [ "$there" = "$folder" ] ||
             fail "watch '$name' is configured for another folder: give another NAME"
         say "watch '$name' is configured already"
         return 0

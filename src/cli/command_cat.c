@@ -26,6 +26,8 @@ static int run(struct cli *cli, struct error *e)
                        text_escape(cli->operands[0], quoted, sizeof(quoted)));
     if (rc == 0)
         rc = restore_cat(r, &s, path, STDOUT_FILENO, e);
+    if (rc == ERR_NOSPACE) /* of standard output: reading takes none */
+        rc = e->code = ERR_FAILED;
     free(path);
     snapshot_row_release(&s);
     repo_close(r);

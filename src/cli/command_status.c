@@ -21,8 +21,9 @@ static void print_service(const json_t *doc)
                json_text(service, "version"));
     else
         printf("service     does not run\n");
-    printf("repository  %s: %llu snapshots, %s; %s free (%.0f %%)\n", json_text(repository, "path"),
-           (unsigned long long)json_count(repository, "snapshots"),
+    uint64_t snapshots = json_count(repository, "snapshots");
+    printf("repository  %s: %llu %s, %s; %s free (%.0f %%)\n", json_text(repository, "path"),
+           (unsigned long long)snapshots, snapshots == 1 ? "snapshot" : "snapshots",
            size_text(json_count(repository, "bytes"), bytes, sizeof(bytes)),
            size_text(json_count(repository, "free_bytes"), free_bytes, sizeof(free_bytes)),
            json_number_value(json_object_get(repository, "free_percent")));

@@ -44,6 +44,7 @@ static void print_damage(const json_t *d)
 static int tell(struct cli *cli, const json_t *summary, struct error *e)
 {
     uint64_t errors = json_count(summary, "errors");
+    uint64_t snapshots = json_count(summary, "snapshots");
     char size[24];
     size_t i;
     json_t *d;
@@ -55,8 +56,8 @@ static int tell(struct cli *cli, const json_t *summary, struct error *e)
     } else {
         json_array_foreach(json_object_get(summary, "damaged"), i, d) print_damage(d);
         if (!cli->quiet && errors == 0)
-            printf("no damage: %llu snapshots, %llu chunks, %s read (%.3f s)\n",
-                   (unsigned long long)json_count(summary, "snapshots"),
+            printf("no damage: %llu %s, %llu chunks, %s read (%.3f s)\n",
+                   (unsigned long long)snapshots, snapshots == 1 ? "snapshot" : "snapshots",
                    (unsigned long long)json_count(summary, "chunks"),
                    size_text(json_count(summary, "bytes"), size, sizeof(size)),
                    json_number_value(json_object_get(summary, "seconds")));

@@ -62,18 +62,20 @@ static void line_text(const struct progress *p, const struct progress_view *v, c
     double done = v->bytes_total   ? (double)v->bytes / (double)v->bytes_total
                   : v->files_total ? (double)v->files / (double)v->files_total
                                    : -1;
-    char bar[BAR + 1], left[32], size[24];
+    char bar[BAR + 1], left[32], size[24], files[40] = "";
 
     text_size(v->bytes, size, sizeof(size));
+    if (v->files > 0)
+        snprintf(files, sizeof(files), "%llu files  ", (unsigned long long)v->files);
     if (done < 0) {
-        snprintf(out, cap, "%s  %llu files  %s", p->verb, (unsigned long long)v->files, size);
+        snprintf(out, cap, "%s  %s%s", p->verb, files, size);
         return;
     }
     done = done > 1 ? 1 : done;
     bar_text(done, bar);
     time_left(done, seconds, left, sizeof(left));
-    snprintf(out, cap, "%s [%s] %3d %%  %llu files  %s  %s", p->verb, bar, (int)(done * 100),
-             (unsigned long long)v->files, size, left);
+    snprintf(out, cap, "%s [%s] %3d %%  %s%s  %s", p->verb, bar, (int)(done * 100), files, size,
+             left);
 }
 
 static void draw(struct progress *p)

@@ -16,6 +16,7 @@ struct save_ask {
     STAILQ_ENTRY(save_ask) link;
     char *name, *note; /* or NULL; the asker's */
     bool whole;        /* the whole tree, trusting no event */
+    bool moved;        /* the root may differ from the one on record */
     const char *gap;   /* or NULL */
     /* Called once, from the loop. result is NULL when nothing was tried. */
     void (*done)(struct save_ask *ask, int rc, const struct save_result *result,

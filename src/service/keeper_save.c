@@ -19,9 +19,10 @@ static void run_save(struct job *job)
 {
     struct save_job *j = (struct save_job *)job;
     struct keeper *k = j->keeper;
+    struct watch_spec spec = k->spec.spec;
     struct save_request request = {
         .repo = k->service->repo,
-        .watch = &k->spec.spec,
+        .watch = &spec,
         .rules = k->rules,
         .helper = k->service->helper,
         .dirty = j->whole ? NULL : &j->dirty,
@@ -33,6 +34,7 @@ static void run_save(struct job *job)
         .cancel = &j->cancel,
     };
 
+    spec.moved = j->ask && j->ask->moved;
     if (atomic_load(&k->service->cancel))
         j->rc = error_set(&j->error, ERR_CANCELLED, "interrupted");
     else

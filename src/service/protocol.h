@@ -5,7 +5,8 @@
  * {"type":"error","code":N,"message":...}; then the service closes. A request is at most 64 KiB and
  * must arrive within 10 s; a peer that does not read is dropped after 30 s.
  *
- * {"command":"save","watches":["bot"]|null,"name":..|null,"note":..|null,"progress":bool}
+ * {"command":"save","watches":["bot"]|null,"name":..|null,"note":..|null,"moved":bool,
+ *  "progress":bool}
  *     A barrier first: every change that the kernel reported before the request is in it. With
  *     "progress" lines {"type":"progress","files":N,"bytes":N,"files_total":N,"bytes_total":N}.
  *     "paths" instead of "watches": [{"name":..|null,"path":..}] of watches the service may not

@@ -29,6 +29,7 @@ struct saving {
     struct watch_barrier barrier;
     struct request_progress progress;
     char *name, *note;
+    bool moved;
     struct part *parts;
     size_t count;
     size_t open; /* parts that are not done */
@@ -168,6 +169,7 @@ static void run_path(struct job *job)
     struct rules *rules = NULL;
 
     p->rc = spec_of(p, &spec, &p->error);
+    spec.spec.moved = p->ask.moved;
     if (p->rc == 0)
         p->rc = rules_new(&spec.spec, &rules, &p->error);
     struct save_request request = {.repo = s->repo,
@@ -260,6 +262,7 @@ static bool add_part(struct saving *w, struct keeper *k, char *name, char *path)
     p->path = path;
     p->ask.name = w->name;
     p->ask.note = w->note;
+    p->ask.whole = p->ask.moved = w->moved;
     p->ask.done = on_asked;
     return p->name != NULL;
 }
@@ -359,6 +362,7 @@ static int take_request(struct saving *w, enum control_right right, const json_t
     max++;
     w->name = name ? strdup(name) : NULL;
     w->note = note ? strdup(note) : NULL;
+    w->moved = json_is_true(json_object_get(request, "moved"));
     w->parts = calloc(max, sizeof(*w->parts));
     if (!w->parts || (name && !w->name) || (note && !w->note))
         return no_memory(e);

@@ -114,6 +114,33 @@ static void moved_away(struct watch_root *r, struct watch_node *parent,
     TAILQ_INSERT_TAIL(&t->moved, m, link);
 }
 
+/* Events tell of the past, walks of the present. Where a walk was ahead of the events of a rename,
+ * or two folders were exchanged (two renames, told one after the other), a node can be taken for
+ * another. So after a rename both places are compared with what stands there. */
+
+static bool is_at_its_path(struct watch_root *r, struct watch_node *node)
+{
+    int wd;
+
+    if (root_look(r, node_path(node, "", &r->tree->path), &wd) == 1 && wd == node->wd)
+        return true;
+    walk_release_wd(r->tree, wd);
+    return false;
+}
+
+/* A folder was at that path and went: is there one all the same, that we do not know? */
+static void look_at_old_place(struct watch_root *r, const char *path)
+{
+    const char *slash = strrchr(path, '/');
+    char *folder = strndup(path, slash ? (size_t)(slash - path) : 0);
+    const char *name = slash ? slash + 1 : path;
+    struct watch_node *parent = folder ? root_find(r, folder) : NULL;
+
+    free(folder);
+    if (parent && !node_child(&r->tree->index, parent, name) && root_look(r, path, NULL) == 1)
+        folder_came(r, parent, name);
+}
+
 static struct moved_from *other_half(struct watch_root *r, uint32_t cookie)
 {
     struct moved_from *m;
@@ -145,7 +172,7 @@ static bool folder_arrived(struct watch_root *r, struct moved_from *m, struct wa
     bool known =
         node->wd >= 0 && !(node->flags & NODE_MISSED) && !r->uneven && !r->calls.rules_by_path;
     node->flags &= ~(unsigned)NODE_MISSED;
-    return known;
+    return known && is_at_its_path(r, node);
 }
 
 static void moved_here(struct watch_root *r, struct watch_node *parent,
@@ -173,6 +200,8 @@ static void moved_here(struct watch_root *r, struct watch_node *parent,
     r->calls.moved(r->ctx, m->path, node_path(parent, event->name, &t->path), how);
     if (!known)
         folder_came(r, parent, event->name);
+    if (is_dir)
+        look_at_old_place(r, m->path);
     free(m);
 }
 
@@ -275,6 +304,8 @@ void events_expire(struct watch_tree *t, uint64_t now_ns)
         if (m->node)
             walk_remove(t, m->root, m->node);
         m->root->calls.dirty(m->root->ctx, m->path, WATCH_ENTRY | (m->is_dir ? WATCH_DIR : 0));
+        if (m->is_dir)
+            look_at_old_place(m->root, m->path);
         free(m);
     }
 }

@@ -149,6 +149,38 @@ int root_open(const struct watch_root *r, struct stat *st, struct error *e)
     return fd;
 }
 
+struct watch_node *root_find(struct watch_root *r, const char *path)
+{
+    struct watch_node *node = r->top;
+    char *copy = strdup(path);
+    char *rest = NULL;
+
+    if (!copy)
+        return NULL;
+    for (char *part = strtok_r(copy, "/", &rest); part && node; part = strtok_r(NULL, "/", &rest))
+        node = node_child(&r->tree->index, node, part);
+    free(copy);
+    return node;
+}
+
+int root_look(struct watch_root *r, const char *path, int *wd)
+{
+    struct error e = ERROR_INIT;
+    struct stat st;
+    int root = root_open(r, &st, &e);
+    int fd = root < 0
+                 ? root
+                 : safe_open(root, path, O_RDONLY | O_DIRECTORY | O_NOFOLLOW | O_NONBLOCK, 0, &e);
+
+    if (root >= 0)
+        close(root);
+    if (wd)
+        *wd = fd >= 0 && r->tree->notify ? walk_watch(r->tree, fd) : -1;
+    if (fd >= 0)
+        close(fd);
+    return fd >= 0;
+}
+
 void root_lose(struct watch_root *r, const char *why)
 {
     struct watch_tree *t = r->tree;
@@ -328,23 +360,14 @@ void watch_tree_poll(struct watch_root *r)
 
 void watch_tree_again(struct watch_root *r, const char *folder)
 {
-    struct watch_tree *t = r->tree;
-    struct watch_node *node = r->top;
-    char *copy = strdup(folder);
-    char *rest = NULL;
+    struct watch_node *node = root_find(r, folder);
 
-    if (copy && node) {
-        for (char *part = strtok_r(copy, "/", &rest); part && node;
-             part = strtok_r(NULL, "/", &rest))
-            node = node_child(&t->index, node, part);
-    }
-    free(copy);
     if (!node)
         node = r->top;
     if (!node)
         return;
     walk_enqueue(r, node, true);
-    uv_idle_start(&t->idle, on_idle);
+    uv_idle_start(&r->tree->idle, on_idle);
 }
 
 /* ---- time ---- */
@@ -359,6 +382,7 @@ uint64_t watch_tree_deadline(const struct watch_tree *t)
 void watch_tree_tick(struct watch_tree *t, uint64_t now_ns)
 {
     events_expire(t, now_ns);
+    tree_walk_on(t);
 }
 
 void watch_tree_drain(struct watch_tree *t)

@@ -72,6 +72,12 @@ void walk_release_wd(struct watch_tree *t, int wd);
 /* Polled from now on. */
 void walk_set_polled(struct watch_root *r, struct watch_node *node);
 
+/* The node of a folder by its path, or NULL. */
+struct watch_node *root_find(struct watch_root *r, const char *path);
+/* What stands at that path now: 1 a folder (*wd, if not NULL, is its watch descriptor, made if need
+ * be, or a negative errno), 0 nothing or no folder. */
+int root_look(struct watch_root *r, const char *path, int *wd);
+
 /* The root's path now: an O_PATH descriptor, or a negative code; *st is set. */
 int root_open(const struct watch_root *r, struct stat *st, struct error *e);
 /* Take it as missing. */

@@ -95,7 +95,7 @@ def repositories(scratch):
     for change in (text.replace("version 1", "version 2"), text.replace("incompat 0", "incompat 1")
                    if "incompat 0" in text else text.replace("version 1", "version 9")):
         wk.write(fmt, change)
-        clear(wk.wk("-r", repo, "list", code=10), "version")
+        clear(wk.wk("-r", repo, "list", code=10), "this watchkeep (")
         clear(wk.wk("-r", repo, "save", root, code=10))
     wk.write(fmt, "garbage")
     clear(wk.wk("-r", repo, "list", code=10))

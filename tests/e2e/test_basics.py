@@ -38,7 +38,7 @@ def save_list_restore(scratch):
     one = os.path.join(scratch, "one")
     wk.wk("-r", repo, "restore", "first:sub/b.txt", "--to", one)
     assert os.listdir(one) == ["b.txt"]
-    assert "taken" in wk.wk("-r", repo, "save", root, "--name", "first", code=5).err
+    assert "'first'" in wk.wk("-r", repo, "save", root, "--name", "first", code=5).err
 
 
 def nothing_changed_costs_nothing(scratch):

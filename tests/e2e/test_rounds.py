@@ -81,7 +81,7 @@ def busy_file_is_saved(scratch):
     os.mkdir(root)
     path = os.path.join(root, "busy.log")
     wk.write(path, "start\n")
-    s = wk.Service(scratch, {"data": {"path": root, "settle": "10s", "max_delay": "300ms"}})
+    s = wk.Service(scratch, {"data": {"path": root, "settle": "400ms", "max_delay": "500ms"}})
     first = s.snapshots()[-1]["id"]
     with open(path, "a", buffering=1) as f:
         def saved():

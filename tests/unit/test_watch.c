@@ -790,6 +790,7 @@ static void with_mounts(struct fixture *f)
         _exit(77);
     while (!changed)
         uv_run(&f->loop, UV_RUN_ONCE);
+    fprintf(stderr, "%lx %lx\n", before, mounts_around(f->root_path)); act("cat /proc/self/mountinfo | grep %s >&2; echo %s >&2", f->root_path, f->root_path);
     CHECK(mounts_around(f->root_path) != before);
     CHECK(mounts_around("/proc") == mounts_around("/proc"));
     watch_tree_again(f->root, "");
