@@ -21,6 +21,7 @@ import subprocess
 import sys
 import time
 
+sys.dont_write_bytecode = True  # the tree stays as git has it
 sys.path.insert(0, os.path.dirname(os.path.abspath(__file__)))
 import latency  # noqa: E402
 import tools  # noqa: E402
@@ -264,6 +265,8 @@ def main():
         if t.missing():
             print("not here: %s (%s)" % (t.name, ", ".join(t.missing())), file=sys.stderr)
             chosen.remove(t)
+    if not chosen:
+        sys.exit("run.py: none of the tools is here (is WK_BIN set?)")
     print_machine(chosen)
     results = Results(a.out)
     for what in a.what:

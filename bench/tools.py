@@ -4,8 +4,10 @@ Every method runs the tool at its defaults in its own folder and returns a Cost.
 flush by itself is flushed here, inside the time: see `flushes` of each.
 """
 import os
+import re
 import shutil
 import subprocess
+import threading
 import time
 
 
@@ -18,10 +20,35 @@ class Failed(Exception):
     pass
 
 
+class PeakMemory(threading.Thread):
+    """The high-water mark of processes, sampled while they run. (ru_maxrss begins with what this
+    program itself held when it forked.)"""
+
+    def __init__(self):
+        super().__init__(daemon=True)
+        self.pids, self.kib, self.over = [], 0, threading.Event()
+
+    def sample(self):
+        for pid in self.pids:
+            try:
+                with open("/proc/%d/status" % pid) as f:
+                    found = re.search(r"VmHWM:\s+(\d+)", f.read())
+            except OSError:
+                continue
+            if found:
+                self.kib = max(self.kib, int(found.group(1)))
+
+    def run(self):
+        while not self.over.wait(0.005):
+            self.sample()
+
+
 def run(*commands, cwd=None, env=None, stdout=None):
     """Run one command, or several as a pipe; the largest process' memory counts."""
     start = time.perf_counter()
     processes, feed = [], None
+    memory = PeakMemory()
+    memory.start()
     for i, c in enumerate(commands):
         last = i == len(commands) - 1
         p = subprocess.Popen(c, cwd=cwd, env=env, stdin=feed or subprocess.DEVNULL,
@@ -31,18 +58,20 @@ def run(*commands, cwd=None, env=None, stdout=None):
             feed.close()
         feed = p.stdout
         processes.append(p)
+        memory.pids.append(p.pid)
+        memory.sample()
     error = processes[-1].stderr.read()
-    rss, code = 0, 0
+    code = 0
     for p in processes:
-        _, status, usage = os.wait4(p.pid, 0)
-        p.returncode = os.waitstatus_to_exitcode(status)
-        rss = max(rss, usage.ru_maxrss)
-        code = code or p.returncode
+        code = p.wait() or code
+    seconds = time.perf_counter() - start
     processes[-1].stderr.close()
+    memory.over.set()
+    memory.join()
     if code != 0:
         raise Failed("%s: exit %d: %s" % (" | ".join(" ".join(c) for c in commands), code,
                                           error.decode(errors="replace")[-600:]))
-    return Cost(time.perf_counter() - start, rss)
+    return Cost(seconds, memory.kib)
 
 
 def timed(action):

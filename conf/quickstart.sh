@@ -133,9 +133,7 @@ systemd_runs() { [ -d /run/systemd/system ]; }
 configure() { # folder, name
     folder=$1 name=$2
     if grep -qsxF "[watch $name]" "$etc/watchkeep.conf" "$etc"/conf.d/*.conf; then
-        there=$(watchkeep_as_root config show |
-            awk -F '  +' -v w="[watch $name]" '$1 == w && $2 == "path" { print $3 }')
-        [ "$there" = "$folder" ] ||
+        [ "$(setting "watch $name" path)" = "$folder" ] ||
             fail "watch '$name' is configured for another folder: give another NAME"
         say "watch '$name' is configured already"
         return 0
@@ -164,6 +162,11 @@ path = $folder"
 }
 
 watchkeep_as_root() { as_root /usr/local/bin/watchkeep -c "$etc/watchkeep.conf" "$@"; }
+
+setting() { # section, key -> the value in force
+    watchkeep_as_root --json config show 2>/dev/null |
+        sed -n "s/.*\"section\":\"$1\",\"key\":\"$2\",\"value\":\"\([^\"]*\)\".*/\1/p"
+}
 
 wait_for_snapshot() { # name
     say "waiting for the first snapshot of '$1'"
@@ -199,8 +202,7 @@ install_all() {
 uninstall_all() {
     repository=/var/lib/watchkeep
     if [ -x /usr/local/bin/watchkeep ]; then
-        found=$(watchkeep_as_root --json config show 2>/dev/null |
-            sed -n 's/.*"key":"repository","value":"\([^"]*\)".*/\1/p')
+        found=$(setting service repository)
         repository=${found:-$repository}
     fi
     if systemd_runs; then

@@ -126,3 +126,14 @@ void error_clear(struct error *e)
     e->message[0] = 0;
     e->path[0] = 0;
 }
+
+int error_worse_exit(int a, int b)
+{
+    static const int order[] = {130, 143, 1, 13, 12, 4, 5, 6, 11, 2, 10, 3};
+
+    for (size_t i = 0; i < sizeof(order) / sizeof(order[0]); i++) {
+        if (a == order[i] || b == order[i])
+            return order[i];
+    }
+    return a ? a : b;
+}

@@ -57,6 +57,9 @@ const char *error_word(int code);
 /* The exit code of the program for a result: 0 for 0, else -code where that is one, else 1. */
 int error_exit_code(int code);
 
+/* Of two exit codes the one that matters more, for commands that did several things. */
+int error_worse_exit(int a, int b);
+
 void error_clear(struct error *e);
 
 #endif

@@ -47,7 +47,4 @@ struct cli {
 /* Load the configuration once. */
 int cli_config(struct cli *cli, struct error *e);
 
-/* Of several results the one to exit with: the first of 1, 13, 12, 4, 5, 3 that is among them. */
-int cli_worse(int a, int b);
-
 #endif

@@ -112,9 +112,10 @@ static int tell_result(struct cli *cli, uint64_t snapshot, const struct restore_
     if (cli->json)
         return out_json(cli, report_restore_summary(snapshot, r, code), e);
     if (!cli->quiet)
-        printf("restored snapshot %llu to '%s': %llu files, %s (%.3f s)\n",
+        printf("restored snapshot %llu to '%s': %llu %s, %s (%.3f s)\n",
                (unsigned long long)snapshot, text_escape(target, quoted, sizeof(quoted)),
-               (unsigned long long)r->files, size_text(r->bytes, size, sizeof(size)), r->seconds);
+               (unsigned long long)r->files, r->files == 1 ? "file" : "files",
+               size_text(r->bytes, size, sizeof(size)), r->seconds);
     return 0;
 }
 

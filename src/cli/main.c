@@ -27,17 +27,6 @@ int cli_config(struct cli *cli, struct error *e)
     return cli->config ? 0 : config_load(&flags, &cli->config, e);
 }
 
-int cli_worse(int a, int b)
-{
-    static const int order[] = {130, 143, 1, 13, 12, 4, 5, 3, 2, 10, 11, 6};
-
-    for (size_t i = 0; i < sizeof(order) / sizeof(order[0]); i++) {
-        if (a == order[i] || b == order[i])
-            return order[i];
-    }
-    return a ? a : b;
-}
-
 /* A file opened later must not become our standard output. */
 static void hold_standard_descriptors(void)
 {
@@ -93,7 +82,7 @@ static int finish(struct cli *cli, int code, struct error *e)
     if (out_finish(&writing) != 0) {
         if (e->code != ERR_FAILED)
             out_error(cli, &writing);
-        code = cli_worse(code, 1);
+        code = error_worse_exit(code, 1);
     }
     return code;
 }

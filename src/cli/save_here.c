@@ -215,7 +215,7 @@ static int save_all(struct saver *s, const struct save_targets *targets, struct 
         int code = save_one(s, &targets->list[i], e);
         if (code < 0)
             return code;
-        worst = cli_worse(worst, code);
+        worst = error_worse_exit(worst, code);
     }
     if (s->several && s->cli->json) {
         json_object_set_new(s->total, "exit", json_integer(worst));

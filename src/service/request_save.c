@@ -58,18 +58,6 @@ static void saving_free(void *ctx)
 
 /* ---- what came of it ---- */
 
-/* Of several outcomes the one that matters most (CONTRACT: exit codes). */
-static int worse(int a, int b)
-{
-    static const int order[] = {1, 13, 12, 4, 5, 6, 11, 2, 10, 130, 3};
-
-    for (size_t i = 0; i < sizeof(order) / sizeof(order[0]); i++) {
-        if (a == order[i] || b == order[i])
-            return order[i];
-    }
-    return a ? a : b;
-}
-
 static void add_incomplete(struct save_result *sum, const struct save_result *r)
 {
     size_t n = sum->incomplete_count + r->incomplete_count;
@@ -125,11 +113,12 @@ static void part_saved(struct part *p, int rc, const struct save_result *r, cons
 
     if (rc == 0) {
         add_result(&w->sum, r);
-        w->exit = worse(w->exit, r->incomplete_total ? error_exit_code(ERR_INCOMPLETE) : 0);
+        w->exit =
+            error_worse_exit(w->exit, r->incomplete_total ? error_exit_code(ERR_INCOMPLETE) : 0);
         if (w->count > 1)
             peer_line(w->peer, report_saved(p->name, r, r->incomplete_total ? ERR_INCOMPLETE : 0));
     } else {
-        w->exit = worse(w->exit, error_exit_code(rc));
+        w->exit = error_worse_exit(w->exit, error_exit_code(rc));
         peer_line(w->peer, report_error(e));
     }
     if (--w->open == 0)

@@ -436,8 +436,7 @@ static bool excluded(struct rules *r, int rootfd, const char *path, bool is_dir,
         const struct ignore *g = find(r, path, folder);
         if (!g && rootfd >= 0)
             g = load(r, rootfd, path, folder);
-        enum pattern_verdict v =
-            g ? patterns_match(&g->patterns, path, is_dir, why) : PATTERN_NONE;
+        enum pattern_verdict v = g ? patterns_match(&g->patterns, path, is_dir, why) : PATTERN_NONE;
         if (v != PATTERN_NONE)
             return v == PATTERN_MATCH;
         n = folder;

@@ -117,6 +117,19 @@ static void show_expected(const struct save *s)
     atomic_store(&s->req->progress->bytes_expected, row->bytes);
 }
 
+/* Whether the rules differ from those of the last snapshot. */
+static int compare_rules(struct save *s, const char *rules, struct error *e)
+{
+    struct watch_row row;
+    int rc = s->fresh ? 0 : catalog_watch_by_name(s->cat, s->req->watch->name, &row, e);
+
+    if (s->fresh || rc < 0)
+        return rc;
+    s->rules_changed = strcmp(row.rules ? row.rules : "", rules) != 0;
+    watch_row_release(&row);
+    return 0;
+}
+
 static int begin(struct save *s, struct error *e)
 {
     const struct save_request *req = s->req;
@@ -132,7 +145,9 @@ static int begin(struct save *s, struct error *e)
     s->cat = txn_catalog(s->txn);
     s->watch = row->serial;
     s->fresh = row->last == 0;
-    s->rules_changed = !s->fresh && strcmp(row->rules ? row->rules : "", watch.rules) != 0;
+    rc = compare_rules(s, watch.rules, e);
+    if (rc < 0)
+        return rc;
     s->must_commit = s->fresh || s->rules_changed || req->name;
     show_expected(s);
     rc = prepare_work(s, e);
@@ -230,8 +245,8 @@ static int scan(struct save *s, struct error *e)
     int rc;
 
     rules_look(s->req->rules);
-    s->dirty_only = set && !s->fresh && !s->rules_changed && !s->req->rehash &&
-                    !names_root_tree(set);
+    s->dirty_only =
+        set && !s->fresh && !s->rules_changed && !s->req->rehash && !names_root_tree(set);
     rc = s->dirty_only ? dirty_run(s, set, e) : walk_all(s, e);
     if (rc == 0)
         rc = batch_drain(s, e);
@@ -330,9 +345,8 @@ static int commit(struct save *s, uint64_t started, struct error *e)
     };
     c.utc_offset = clock_utc_offset(c.time.s);
     r->suspect = is_suspect(s, row->files, c.files);
-    c.flags = (c.incomplete_count > 0 ? COMMIT_INCOMPLETE : 0u) |
-              (unsound ? COMMIT_UNSOUND : 0u) | (r->suspect ? COMMIT_SUSPECT : 0u) |
-              (s->rules_changed ? COMMIT_RULES : 0u);
+    c.flags = (c.incomplete_count > 0 ? COMMIT_INCOMPLETE : 0u) | (unsound ? COMMIT_UNSOUND : 0u) |
+              (r->suspect ? COMMIT_SUSPECT : 0u) | (s->rules_changed ? COMMIT_RULES : 0u);
     c.duration_ns = clock_mono_ns() - started;
     r->incomplete_total = c.incomplete_count;
     fill_result(s, c.files, c.bytes);

@@ -42,17 +42,17 @@ struct save_request {
     const struct watch_spec *watch;
     struct rules *rules;
     struct sqlite_helper *helper;
-    const struct dirty_set *dirty; /* NULL: the whole tree, by signature */
-    bool rehash;                   /* trust no signature: read everything */
-    int kind;                      /* enum snapshot_kind */
-    const char *name, *note, *gap; /* or NULL. A name always makes a snapshot, with all times */
-    unsigned workers;              /* 0 = number of processors, at most 4 */
+    const struct dirty_set *dirty;  /* NULL: the whole tree, by signature */
+    bool rehash;                    /* trust no signature: read everything */
+    int kind;                       /* enum snapshot_kind */
+    const char *name, *note, *gap;  /* or NULL. A name always makes a snapshot, with all times */
+    unsigned workers;               /* 0 = number of processors, at most 4 */
     struct save_progress *progress; /* or NULL */
     const atomic_bool *cancel;      /* or NULL: stop soon, ERR_CANCELLED, nothing saved */
 };
 
 struct incomplete_path {
-    char *path;   /* bytes */
+    char *path; /* bytes */
     char *reason;
 };
 

@@ -3,6 +3,7 @@
  * disk no longer has, is decided at the deepest folder that both have. */
 #include "snapshot/save_state.h"
 
+#include "base/bytes.h"
 #include "io/safe_path.h"
 
 #include <errno.h>
@@ -54,8 +55,8 @@ static int add(struct dirty *d, const char *path, size_t n, unsigned how, const 
     char *copy = strndup(path, n);
     if (!copy)
         return save_no_memory(e);
-    d->v[d->count++] = (struct item){
-        .path = copy, .how = how, .parent = in->node, .in_server = in->in_server};
+    d->v[d->count++] =
+        (struct item){.path = copy, .how = how, .parent = in->node, .in_server = in->in_server};
     return 0;
 }
 
@@ -139,8 +140,8 @@ static int known_folder(struct dirty *d, const struct step *in, const char *name
                         struct step *next, struct error *e)
 {
     struct node_brief b;
-    int rc = catalog_lookup(d->s->cat, d->s->watch, in->node, name, n, CATALOG_OPEN, &next->node,
-                            e);
+    int rc =
+        catalog_lookup(d->s->cat, d->s->watch, in->node, name, n, CATALOG_OPEN, &next->node, e);
 
     if (rc < 0)
         return rc == ERR_NOTFOUND ? 0 : rc;
@@ -207,6 +208,95 @@ static int resolve(struct dirty *d, const char *path, unsigned how, struct error
     return rc < 0 ? rc : add(d, path, strlen(path), how, in, e);
 }
 
+/* ---- hard links ----
+ * An event names one path; what changed is the content of all names of that inode. The name may be
+ * gone by now, or lead elsewhere, so that only the catalog knows the others. */
+
+/* {u64 parent, u64 length, bytes} each */
+static int take_link(void *ctx, uint64_t parent, const char *name, size_t len)
+{
+    struct buffer *b = ctx;
+
+    put_u64(b, parent);
+    put_u64(b, len);
+    buffer_append(b, name, len);
+    return 0;
+}
+
+static int add_link(struct dirty *d, uint64_t parent, const uint8_t *name, size_t len, unsigned how,
+                    struct error *e)
+{
+    struct buffer path = BUFFER_INIT;
+    int rc = catalog_node_path(d->s->cat, d->s->watch, parent, CATALOG_OPEN, &path, e);
+
+    if (rc == 0) {
+        path.len = strlen(buffer_cstr(&path));
+        if (path.len > 0)
+            buffer_append(&path, "/", 1);
+        buffer_append(&path, name, len);
+        const char *text = buffer_cstr(&path);
+        rc = buffer_ok(&path) ? resolve(d, text, how, e) : save_no_memory(e);
+    }
+    buffer_release(&path);
+    return rc;
+}
+
+/* 0 = nothing in the catalog by that path. */
+static int node_of(struct dirty *d, const char *path, uint64_t *node, struct error *e)
+{
+    int rc = 0;
+
+    *node = NODE_ROOT;
+    while (rc == 0 && *path) {
+        size_t n = strcspn(path, "/");
+        rc = catalog_lookup(d->s->cat, d->s->watch, *node, path, n, CATALOG_OPEN, node, e);
+        path += n + (path[n] == '/');
+    }
+    if (rc == ERR_NOTFOUND)
+        *node = 0;
+    return rc == ERR_NOTFOUND ? 0 : rc;
+}
+
+static int has_links(struct dirty *d, uint64_t node, bool *yes, struct error *e)
+{
+    struct signature sig;
+    size_t names = 0;
+
+    *yes = false;
+    buffer_clear(&d->sig);
+    int rc = catalog_cache_get(d->s->cat, d->s->watch, node, &d->sig, e);
+    if (rc < 0 && rc != ERR_NOTFOUND)
+        return rc;
+    if (rc == 0 && signature_decode(d->sig.data, d->sig.len, &sig) &&
+        (S_ISDIR(sig.mode) || sig.nlink < 2))
+        return 0;
+    rc = catalog_node_names(d->s->cat, d->s->watch, node, CATALOG_OPEN, &names, e);
+    *yes = names > 1;
+    return rc == ERR_NOTFOUND ? 0 : rc;
+}
+
+static int add_links(struct dirty *d, const char *path, unsigned how, struct error *e)
+{
+    struct buffer names = BUFFER_INIT;
+    uint64_t node = 0;
+    bool linked = false;
+    int rc = node_of(d, path, &node, e);
+
+    if (rc == 0 && node != 0)
+        rc = has_links(d, node, &linked, e);
+    if (rc == 0 && linked)
+        rc = catalog_links(d->s->cat, d->s->watch, node, CATALOG_OPEN, take_link, &names, e);
+    struct reader r = reader_of(names.data, names.len);
+    while (rc == 0 && r.left > 0) {
+        uint64_t parent = take_u64(&r);
+        size_t len = (size_t)take_u64(&r);
+        const uint8_t *name = take_bytes(&r, len);
+        rc = r.bad ? save_no_memory(e) : add_link(d, parent, name, len, how, e);
+    }
+    buffer_release(&names);
+    return rc;
+}
+
 /* ---- what a path in the set stands for ---- */
 
 /* Without slashes at the ends; NULL for what is no path beneath the root. */
@@ -266,7 +356,8 @@ static int add_path(struct dirty *d, const char *path, unsigned how, struct erro
         if (rc < 0)
             return rc;
     }
-    return resolve(d, path, how, e);
+    rc = add_links(d, path, how & ~DIRTY_TREE, e);
+    return rc < 0 ? rc : resolve(d, path, how, e);
 }
 
 static int collect(struct dirty *d, const struct dirty_set *set, struct error *e)

@@ -56,14 +56,15 @@ struct entry { /* what is there, and what it is taken for */
     uint8_t type;
     struct signature now;
     const struct known *row; /* NULL: nothing known under this name */
+    bool had_row;            /* also when the name was removed meanwhile */
     struct signature cached; /* of row, when has_cached */
     bool has_cached;
     struct node_brief brief; /* of row */
     /* chosen */
     uint64_t node;
     bool new_node, put_name;
-    bool seen;    /* its content was looked at under another name */
-    bool descend; /* a folder whose content may be another */
+    bool seen;        /* its content was looked at under another name */
+    bool descend;     /* a folder whose content may be another */
     struct known old; /* version to compare with; in s->meta and s->sig when fetched */
 };
 
@@ -171,7 +172,8 @@ static int fits(struct save *s, struct entry *n, uint64_t node, bool link, bool 
     if (!old_enough(n, &cached))
         return 0;
     rc = left_its_place(s, n, node, n->type == NODE_FOLDER, ok, e);
-    n->descend = n->row || cached.racy || !same_mtime(&cached, &n->now);
+    /* Paths below a name that was another folder's were looked up below that one. */
+    n->descend = n->had_row || cached.racy || !same_mtime(&cached, &n->now);
     return rc;
 }
 
@@ -186,8 +188,8 @@ static int find_by_inode(struct save *s, struct entry *n, bool link, uint64_t *n
     *node = 0;
     if (s->fresh)
         return 0;
-    int rc = catalog_cache_by_ino(s->cat, s->watch, n->now.ino, candidates, CANDIDATES_MAX, &count,
-                                  e);
+    int rc =
+        catalog_cache_by_ino(s->cat, s->watch, n->now.ino, candidates, CANDIDATES_MAX, &count, e);
     for (size_t i = 0; rc == 0 && !ok && i < count; i++) {
         rc = fits(s, n, candidates[i], link, &ok, e);
         if (ok)
@@ -215,6 +217,8 @@ static int keep(struct save *s, struct entry *n, struct error *e)
 {
     n->node = n->row->node;
     n->old = *n->row;
+    /* Without a cached inode it may be any folder. */
+    n->descend = !n->has_cached;
     if (n->has_cached && !same_inode(&n->cached, &n->now)) {
         n->descend = true;
         if (!pair_map_put(&s->fate, n->node, 0, FATE_OTHER_INODE))
@@ -540,7 +544,7 @@ static void count_seen(struct save *s, const struct entry *n)
 int entry_check(struct save *s, struct folder *f, const char *name, const struct stat *st,
                 const struct known *row, unsigned how, bool sides, struct error *e)
 {
-    struct entry n = {.in = f, .name = name, .st = st, .row = row};
+    struct entry n = {.in = f, .name = name, .st = st, .row = row, .had_row = row != NULL};
     int rc = 0;
 
     s->listed = false;

@@ -13,9 +13,9 @@
 
 #include <stdatomic.h>
 
-#define SMALL_FILE_MAX (512 * 1024)   /* longer ones are streamed, piece by piece */
-#define BATCH_RAW_MAX (1024 * 1024)   /* small files that are read and packed together */
-#define CACHED_CHUNKS_MAX 4096        /* fast hashes kept of one file */
+#define SMALL_FILE_MAX (512 * 1024) /* longer ones are streamed, piece by piece */
+#define BATCH_RAW_MAX (1024 * 1024) /* small files that are read and packed together */
+#define CACHED_CHUNKS_MAX 4096      /* fast hashes kept of one file */
 
 /* A folder's descriptor, shared by the jobs in it. Any thread. */
 struct dir_handle {
@@ -40,8 +40,8 @@ struct file_job {
     struct dir_handle *dir;
     char *name, *path; /* beneath the root; in the job's own allocation */
     uint64_t parent, node;
-    bool put_name;  /* the name is not in the catalog, or leads elsewhere in it */
-    bool linked;    /* st_nlink > 1 */
+    bool put_name; /* the name is not in the catalog, or leads elsewhere in it */
+    bool linked;   /* st_nlink > 1 */
     bool flush;
     struct signature seen;   /* by lstat */
     const uint8_t *old_meta; /* of the node's version so far, or NULL; own allocation */
@@ -50,7 +50,7 @@ struct file_job {
     uint32_t old_cache_len;
     /* out */
     enum file_outcome outcome;
-    struct node n; /* borrows from what follows */
+    struct node n;       /* borrows from what follows */
     struct buffer cache; /* signature and fast hashes */
     struct signature signature;
     bool look_again; /* it kept changing, or its signature is racy */
@@ -121,7 +121,7 @@ struct known_chunks {
     struct known_chunk {
         struct fast_hash fast;
         struct chunk_ref ref;
-    } *v; /* sorted by fast */
+    } * v; /* sorted by fast */
     uint32_t count;
 };
 void known_chunks_load(struct save_worker *w, struct file_job *j, struct known_chunks *k);

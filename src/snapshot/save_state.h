@@ -29,7 +29,7 @@ struct known {
 struct folder { /* one that is being looked at, or has children that wait */
     unsigned refs;
     uint64_t node;
-    char *path; /* beneath the root, "" = the root */
+    char *path;             /* beneath the root, "" = the root */
     struct dir_handle *dir; /* NULL: open it by its path */
     bool in_server;         /* it or one above is a database server's data folder */
 };
@@ -58,7 +58,7 @@ struct gone {
 };
 
 struct waiting_times { /* of a node of which nothing else changed */
-    uint64_t node; /* 0: no longer */
+    uint64_t node;     /* 0: no longer */
     int64_t mtime_s;
     uint32_t mtime_ns;
     bool now; /* found in this save; else only the catalog's cache has it */
@@ -175,8 +175,8 @@ int version_compare(struct save *s, uint64_t node, const struct node *n, const s
                     const struct signature *sig, struct error *e);
 int version_remove(struct save *s, uint64_t node, uint8_t type, uint8_t flags, uint64_t size,
                    struct error *e);
-int version_begin(struct save *s, struct error *e);       /* load the times that wait */
-int version_put_times(struct save *s, struct error *e);   /* before a commit */
+int version_begin(struct save *s, struct error *e);     /* load the times that wait */
+int version_put_times(struct save *s, struct error *e); /* before a commit */
 int version_unsound(struct save *s, bool *unsound, struct error *e);
 
 /* ---- save_batch.c ---- */

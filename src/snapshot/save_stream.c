@@ -385,8 +385,7 @@ static int take_list(void *ctx, const struct hash *id, const void *p, size_t n, 
         if (rc < 0)
             return rc;
     }
-    struct block_chunk c = {
-        .id = *id, .raw_off = (uint32_t)s->raw.len, .raw_len = (uint32_t)n};
+    struct block_chunk c = {.id = *id, .raw_off = (uint32_t)s->raw.len, .raw_len = (uint32_t)n};
     buffer_append(&s->raw, p, n);
     buffer_append(&s->chunks, &c, sizeof(c));
     return 0;

@@ -416,8 +416,8 @@ static int folder_shut(struct save *s, const struct visit *v, int sys, struct er
     struct error none = ERROR_INIT;
     int rc = safe_stat(s->rootfd, path, &k.st, &none);
     if (rc < 0)
-        return rc == ERR_NOTFOUND ? folder_gone(s, v, e) : error_sys(e, sys, "cannot look at '%s'",
-                                                                     path);
+        return rc == ERR_NOTFOUND ? folder_gone(s, v, e)
+                                  : error_sys(e, sys, "cannot look at '%s'", path);
     rc = put_folder_name(s, v, e);
     return rc < 0 ? rc : store_folder(s, v, -1, &k, e);
 }
@@ -425,8 +425,8 @@ static int folder_shut(struct save *s, const struct visit *v, int sys, struct er
 static void see_rules(struct save *s, const struct folder *f, const struct listing *l)
 {
     struct stat st;
-    bool there = l->ignore_file && fstatat(f->dir->fd, IGNORE_FILE_NAME, &st,
-                                           AT_SYMLINK_NOFOLLOW) == 0;
+    bool there =
+        l->ignore_file && fstatat(f->dir->fd, IGNORE_FILE_NAME, &st, AT_SYMLINK_NOFOLLOW) == 0;
 
     rules_see(s->req->rules, f->dir->fd, f->path, there ? &st : NULL);
 }

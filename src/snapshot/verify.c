@@ -121,21 +121,88 @@ size_t verify_fault(struct verify_job *j, uint64_t pack_id, uint64_t from, uint6
     return at;
 }
 
+static int by_snapshot(const void *a, const void *b)
+{
+    uint64_t x = ((const struct verify_snapshot *)a)->number;
+    uint64_t y = ((const struct verify_snapshot *)b)->number;
+
+    return x < y ? -1 : x > y;
+}
+
+static struct verify_snapshot *find_snapshot(struct verify_job *j, uint64_t number)
+{
+    const struct verify_snapshot key = {.number = number};
+
+    if (j->snapshot_count == 0)
+        return NULL;
+    return bsearch(&key, j->snapshots, j->snapshot_count, sizeof(key), by_snapshot);
+}
+
+static int by_number(const void *a, const void *b)
+{
+    uint64_t x = *(const uint64_t *)a;
+    uint64_t y = *(const uint64_t *)b;
+
+    return x < y ? -1 : x > y;
+}
+
+int verify_touch(struct verify_job *j, size_t fault, const uint64_t *snapshots, size_t count,
+                 struct error *e)
+{
+    size_t kept = 0;
+
+    pthread_mutex_lock(&j->lock);
+    struct verify_fault *f = &j->faults[fault];
+    uint64_t *all = reallocarray(f->snapshots, f->snapshot_count + count + 1, sizeof(*all));
+    if (!all) {
+        pthread_mutex_unlock(&j->lock);
+        return no_memory(e);
+    }
+    f->snapshots = all;
+    for (size_t i = 0; i < count; i++) {
+        if (find_snapshot(j, snapshots[i]))
+            all[f->snapshot_count++] = snapshots[i];
+    }
+    if (f->snapshot_count > 0)
+        qsort(all, f->snapshot_count, sizeof(*all), by_number);
+    for (size_t i = 0; i < f->snapshot_count; i++) {
+        if (kept == 0 || all[kept - 1] != all[i])
+            all[kept++] = all[i];
+    }
+    f->snapshot_count = kept;
+    pthread_mutex_unlock(&j->lock);
+    return 0;
+}
+
 /* ---- damage entries ---- */
+
+/* Of a pack that is missing the catalog still knows the kind. */
+static uint8_t pack_kind(const struct verify_job *j, uint64_t pack_id)
+{
+    struct error ignored = ERROR_INIT;
+    struct catalog_pack known = {.kind = PACK_DATA};
+    struct catalog *c;
+
+    for (size_t i = 0; i < j->pack_count; i++) {
+        if (j->packs[i].id == pack_id)
+            return j->packs[i].kind;
+    }
+    if (repo_catalog_open(j->req->repo, &c, &ignored) == 0) {
+        if (catalog_pack(c, pack_id, &known, &ignored) != 0)
+            known.kind = PACK_DATA;
+        repo_catalog_close(j->req->repo, c);
+    }
+    return known.kind;
+}
 
 /* File name of a pack, or NULL. */
 static char *pack_name(const struct verify_job *j, uint64_t pack_id)
 {
-    uint8_t kind = PACK_DATA;
     char name[40];
 
     if (pack_id == 0)
         return NULL;
-    for (size_t i = 0; i < j->pack_count; i++) {
-        if (j->packs[i].id == pack_id)
-            kind = j->packs[i].kind;
-    }
-    pack_file_name(kind, pack_id, name);
+    pack_file_name(pack_kind(j, pack_id), pack_id, name);
     return strdup(name);
 }
 
@@ -228,23 +295,12 @@ static int load_snapshot(void *ctx, const struct snapshot_row *s)
     return 0;
 }
 
-static int by_number(const void *a, const void *b)
-{
-    uint64_t x = ((const struct verify_snapshot *)a)->number;
-    uint64_t y = ((const struct verify_snapshot *)b)->number;
-
-    return x < y ? -1 : x > y;
-}
-
 static int want_given(struct verify_job *j, struct error *e)
 {
     for (size_t i = 0; j->req->snapshots && i < j->req->count; i++) {
-        struct verify_snapshot key = {.number = j->req->snapshots[i]};
-        struct verify_snapshot *s = NULL;
-        if (j->snapshot_count > 0)
-            s = bsearch(&key, j->snapshots, j->snapshot_count, sizeof(key), by_number);
+        struct verify_snapshot *s = find_snapshot(j, j->req->snapshots[i]);
         if (!s)
-            return error_set(e, ERR_NOTFOUND, "no snapshot %" PRIu64, key.number);
+            return error_set(e, ERR_NOTFOUND, "no snapshot %" PRIu64, j->req->snapshots[i]);
         s->wanted = true;
     }
     return 0;
@@ -267,7 +323,6 @@ static int load_snapshots(struct verify_job *j, struct error *e)
     return rc;
 }
 
-/* Leases on the first `count` snapshots that are wanted: all are given back, or none was had. */
 static void end_leases(struct verify_job *j, size_t count)
 {
     for (size_t i = 0; i < count; i++) {
@@ -276,15 +331,25 @@ static void end_leases(struct verify_job *j, size_t count)
     }
 }
 
+/* Of all snapshots, one that is being pruned right now is left out. */
 static int take_leases(struct verify_job *j, struct error *e)
 {
+    size_t kept = 0;
+
     for (size_t i = 0; i < j->snapshot_count; i++) {
-        int rc = j->snapshots[i].wanted ? repo_lease(j->req->repo, j->snapshots[i].number, e) : 0;
+        const struct verify_snapshot *s = &j->snapshots[i];
+        int rc = s->wanted ? repo_lease(j->req->repo, s->number, e) : 0;
+        if (rc == ERR_BUSY && !j->req->snapshots)
+            continue;
         if (rc != 0) {
-            end_leases(j, i);
+            end_leases(j, kept);
             return rc;
         }
+        j->snapshots[kept++] = *s;
     }
+    if (!j->req->snapshots)
+        j->result->snapshots = kept;
+    j->snapshot_count = kept;
     return 0;
 }
 
@@ -305,6 +370,10 @@ static int list_packs(struct verify_job *j, struct error *e)
 
     int rc = repo_packs(j->req->repo, &j->packs, &j->pack_count,
                         some ? ignore_problem : pack_problem, j, e);
+    for (size_t i = 0; rc == 0 && i < j->fault_count; i++) {
+        struct verify_fault *f = &j->faults[i];
+        f->log = f->pack_id != 0 && pack_kind(j, f->pack_id) == PACK_LOG;
+    }
     for (size_t i = 0; rc == 0 && !some && i < j->pack_count; i++) {
         j->result->bytes += j->packs[i].bytes;
         if (j->req->progress)

@@ -42,8 +42,10 @@ struct verify_result {
 
 /* QUICK: every pack is there with its length, framing of all records, the chain of commits, state
  * sums, catalog against packs. FULL: also every stored byte is read from the disk past the page
- * cache, expanded, and each chunk's SHA-256 compared; references audited. 0 also when damage was
- * found (see errors); ERR_DAMAGED is for the caller to give (exit 4). */
+ * cache, expanded, and each chunk's SHA-256 compared; references audited. A QUICK run that finds
+ * chunks missing goes on as a FULL one: only that tells what they cost. 0 also when damage was
+ * found (see errors); ERR_DAMAGED is for the caller to give (exit 4). Memory: some 50 bytes a
+ * stored chunk. With snapshots given, marks of damage still go to all that share it. */
 int verify_run(const struct verify_request *req, struct verify_result *result, struct error *e);
 void verify_result_release(struct verify_result *r);
 

@@ -205,7 +205,7 @@ int verify_audit_chunks(struct verify_job *j, const struct verify_rows *rows, st
 
 struct audit {
     struct verify_job *job;
-    struct catalog *catalog, *paths; /* the walk's own, and one for paths */
+    struct catalog *catalog;
     struct chunk_source *source;
     int64_t watch;
     bool all;
@@ -335,40 +335,13 @@ static int numbers_between(const struct verify_job *j, int64_t watch, uint64_t f
     return 0;
 }
 
-static int by_number(const void *a, const void *b)
-{
-    uint64_t x = *(const uint64_t *)a;
-    uint64_t y = *(const uint64_t *)b;
-
-    return x < y ? -1 : x > y;
-}
-
-/* A fault that costs no content: its snapshots are gathered, one entry tells them at the end. */
-static int touch(struct verify_fault *f, const uint64_t *numbers, size_t count, struct error *e)
-{
-    uint64_t *all = reallocarray(f->snapshots, f->snapshot_count + count, sizeof(*all));
-    size_t kept = 0;
-
-    if (!all)
-        return no_memory(e);
-    memcpy(all + f->snapshot_count, numbers, count * sizeof(*all));
-    f->snapshots = all;
-    f->snapshot_count += count;
-    qsort(all, f->snapshot_count, sizeof(*all), by_number);
-    for (size_t i = 0; i < f->snapshot_count; i++) {
-        if (kept == 0 || all[kept - 1] != all[i])
-            all[kept++] = all[i];
-    }
-    f->snapshot_count = kept;
-    return 0;
-}
-
 static int tell_file(struct audit *a, uint64_t node, const uint64_t *numbers, size_t count)
 {
     struct verify_job *j = a->job;
     struct buffer path = BUFFER_INIT;
 
-    int rc = catalog_node_path(a->paths, a->watch, node, (int64_t)numbers[count - 1], &path, a->e);
+    int rc =
+        catalog_node_path(a->catalog, a->watch, node, (int64_t)numbers[count - 1], &path, a->e);
     bool named = rc == 0 && buffer_ok(&path);
     if (rc == ERR_NOTFOUND)
         rc = 0;
@@ -414,7 +387,7 @@ static int check_node(void *ctx, uint64_t node, int64_t from, int64_t to, const 
         return rc;
     if (count > 0)
         rc = a->content ? tell_file(a, node, numbers, count)
-                        : touch(&j->faults[a->fault], numbers, count, a->e);
+                        : verify_touch(j, a->fault, numbers, count, a->e);
     free(numbers);
     return rc;
 }
@@ -447,7 +420,6 @@ int verify_audit_nodes(struct verify_job *j, bool all, struct error *e)
     if (rc == 0)
         rc = repo_catalog_open(j->req->repo, &a.catalog, e);
     if (rc == 0) {
-        a.paths = a.catalog;
         rc = audit_watches(&a);
         repo_catalog_close(j->req->repo, a.catalog);
     }
@@ -485,7 +457,10 @@ int verify_audit_counts(struct verify_job *j, struct error *e)
     rc = repo_catalog_open(j->req->repo, &c, e);
     if (rc == 0) {
         catalog_set_list_reader(c, read_list, source);
-        rc = catalog_audit_refs(c, &wrong, NULL, NULL, e);
+        rc = catalog_read_begin(c, e); /* rows and counts of one moment */
+        if (rc == 0)
+            rc = catalog_audit_refs(c, &wrong, NULL, NULL, e);
+        catalog_read_end(c);
         catalog_set_list_reader(c, NULL, NULL);
         repo_catalog_close(j->req->repo, c);
     }

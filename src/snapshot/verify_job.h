@@ -31,6 +31,7 @@ struct verify_fault {
     uint64_t pack_id;  /* 0: in no pack */
     uint64_t from, to; /* of the record; from == to: the pack as a whole */
     bool content;      /* what stands there cannot be had */
+    bool log;          /* it may have been a commit or a file list */
     char *reason;
     bool told;           /* some damage entry names it */
     uint64_t *snapshots; /* that have something there, while no file is damaged; rising */
@@ -75,6 +76,10 @@ void verify_progress(struct verify_job *j, uint64_t bytes);     /* any thread */
 /* A damage entry over snapshots[count] (copied, rising). path may be NULL. */
 int verify_damage(struct verify_job *j, size_t fault, const char *path, const uint64_t *snapshots,
                   size_t count, struct error *e);
+/* A fault that costs no content: the snapshots are gathered, one entry tells them at the end. Those
+ * that are not there any more are left out. */
+int verify_touch(struct verify_job *j, size_t fault, const uint64_t *snapshots, size_t count,
+                 struct error *e);
 unsigned verify_workers(const struct verify_request *req);
 
 /* What a chunk's row in the catalog says, as one number; and the same of a record alone. */

@@ -54,7 +54,8 @@ struct pack_walk {
     const struct pack_row *row;
     struct pack *pack;
     struct load *load;
-    uint64_t last; /* where the last sound record begins */
+    uint64_t last;        /* where the last sound record begins */
+    uint64_t last_number; /* the snapshot whose commit or list it is, 0 = neither */
     uint64_t records;
     struct error *e;
 };
@@ -69,7 +70,8 @@ static int no_memory(struct error *e)
 struct expander {
     struct verify_job *job;
     struct chunk_source *source;
-    uint8_t *raw; /* BLOCK_RAW_MAX bytes */
+    uint8_t *raw; /* raw_cap bytes, at most BLOCK_RAW_MAX */
+    size_t raw_cap;
     struct number_set seen;
     uint64_t chunks;
 };
@@ -92,12 +94,30 @@ static void block_fault(struct expander *x, const struct record *r, const char *
     free(reason);
 }
 
+static bool raw_reserve(struct expander *x, size_t len)
+{
+    struct error e = ERROR_INIT;
+
+    if (len <= x->raw_cap)
+        return true;
+    free(x->raw);
+    x->raw = malloc(len);
+    x->raw_cap = x->raw ? len : 0;
+    if (x->raw)
+        return true;
+    no_memory(&e);
+    verify_fail(x->job, &e);
+    return false;
+}
+
 static bool expand(struct expander *x, const struct record *r, const struct block *b)
 {
     struct error e = ERROR_INIT;
     const uint8_t *base = NULL;
     size_t base_len = 0;
 
+    if (!raw_reserve(x, b->raw_len))
+        return false;
     if (b->has_base && chunk_source_get(x->source, &b->base, &base, &base_len, &e) != 0) {
         block_fault(x, r, "the base of a delta cannot be read", e.message);
         return false;
@@ -188,11 +208,11 @@ static void fold(struct expander *x)
 static void *expand_loads(void *queue)
 {
     struct queue *q = queue;
-    struct expander x = {.job = q->job, .raw = malloc(BLOCK_RAW_MAX)};
+    struct expander x = {.job = q->job};
     struct error e = ERROR_INIT;
     struct load *l;
 
-    int rc = x.raw ? chunk_source_open(x.job->req->repo, &x.source, &e) : no_memory(&e);
+    int rc = chunk_source_open(x.job->req->repo, &x.source, &e);
     if (rc != 0)
         verify_fail(x.job, &e);
     while ((l = take_load(q)) != NULL) {
@@ -257,8 +277,8 @@ static int note(struct number_set *s, uint64_t v, struct error *e)
 }
 
 /* A commit follows on the one before by its hash. *why stays NULL when all is well. */
-static int check_commit(struct log_state *log, const uint8_t *body, size_t len, const char **why,
-                        struct error *e)
+static int check_commit(struct log_state *log, const uint8_t *body, size_t len, uint64_t *number,
+                        const char **why, struct error *e)
 {
     struct commit c;
 
@@ -270,22 +290,20 @@ static int check_commit(struct log_state *log, const uint8_t *body, size_t len, 
     hash_sha256(body, len, &log->chain);
     log->has_chain = true;
     rc = note(&log->commits, c.number, e);
+    *number = c.number;
     commit_release(&c);
     return rc;
 }
 
-static int check_list(const uint8_t *body, size_t len, struct error *e)
+static int check_list(const uint8_t *body, size_t len, uint64_t *number, struct error *e)
 {
     struct buffer ops = BUFFER_INIT;
     uint8_t watch[WATCH_ID_LEN];
-    uint64_t number;
     struct op op;
 
-    int rc = file_list_decode(body, len, &number, watch, &ops, e);
+    int rc = file_list_decode(body, len, number, watch, &ops, e);
     struct reader r = reader_of(ops.data, ops.len);
     while (rc == 0 && (rc = op_decode(&r, &op, e)) == 1)
-        rc = 0;
-    if (rc == 0 && r.left > 0)
         rc = 0;
     buffer_release(&ops);
     return rc;
@@ -376,10 +394,10 @@ static int check_record(struct pack_walk *w, uint64_t from, uint64_t to,
 
     switch (h->type) {
     case RECORD_COMMIT:
-        rc = check_commit(w->log, body, h->body_len, &why, &e);
+        rc = check_commit(w->log, body, h->body_len, &w->last_number, &why, &e);
         break;
     case RECORD_FILE_LIST:
-        rc = check_list(body, h->body_len, &e);
+        rc = check_list(body, h->body_len, &w->last_number, &e);
         if (rc == 0)
             rc = note(&w->log->lists, h->sequence, &e);
         break;
@@ -418,29 +436,42 @@ static void check_sequence(struct pack_walk *w, uint64_t from, uint64_t to,
 
 /* ---- one pack ---- */
 
+/* Bytes that fill up to the next record; what stands in the record before is sound. */
+static int padding_damage(struct pack_walk *w, uint64_t to)
+{
+    size_t fault =
+        verify_fault(w->job, w->row->id, w->last, to, false, "bytes between records are not zero");
+
+    if (fault == NO_FAULT)
+        return no_memory(w->e);
+    return w->last_number ? verify_touch(w->job, fault, &w->last_number, 1, w->e) : 0;
+}
+
 /* What stands from..to is no record; whether its header can still be read tells how much is known.
  */
-static void damage(struct pack_walk *w, uint64_t from, uint64_t to)
+static int damage(struct pack_walk *w, uint64_t from, uint64_t to)
 {
-    struct error e = ERROR_INIT;
+    struct error ignored = ERROR_INIT;
     uint8_t header[RECORD_HEADER_LEN];
     struct record_header h;
-    size_t got = 0;
 
-    if (to - from < RECORD_ALIGN && w->last > 0) {
-        verify_fault(w->job, w->row->id, w->last, to, false, "bytes between records are not zero");
-        return;
-    }
-    ssize_t n = pread(w->pack->fd, header, sizeof(header), (off_t)from);
-    if (n > 0)
-        got = (size_t)n;
+    if (to - from < RECORD_ALIGN && w->last > 0)
+        return padding_damage(w, to);
     bool readable =
-        got == sizeof(header) && record_header_decode(header, w->row->id, from, &h, &e) == 0;
-    if (w->row->kind == PACK_LOG && !(readable && h.type == RECORD_BLOCK))
+        pread(w->pack->fd, header, sizeof(header), (off_t)from) == (ssize_t)sizeof(header) &&
+        record_header_decode(header, w->row->id, from, &h, &ignored) == 0;
+    size_t fault = verify_fault(w->job, w->row->id, from, to, true,
+                                readable ? "a record does not match its checksum"
+                                         : "the header of a record does not match its checksum");
+    if (fault == NO_FAULT)
+        return no_memory(w->e);
+    if (w->row->kind == PACK_LOG && !(readable && h.type == RECORD_BLOCK)) {
         w->log->broken = true;
-    verify_fault(w->job, w->row->id, from, to, true,
-                 readable ? "a record does not match its checksum"
-                          : "the header of a record does not match its checksum");
+        pthread_mutex_lock(&w->job->lock);
+        w->job->faults[fault].log = true;
+        pthread_mutex_unlock(&w->job->lock);
+    }
+    return 0;
 }
 
 static int visit_record(void *ctx, uint64_t from, uint64_t to, const struct record_header *h,
@@ -452,11 +483,10 @@ static int visit_record(void *ctx, uint64_t from, uint64_t to, const struct reco
     if (rc != 0)
         return rc;
     verify_progress(w->job, to - from);
-    if (!h) {
-        damage(w, from, to);
-        return 0;
-    }
+    if (!h)
+        return damage(w, from, to);
     w->last = from;
+    w->last_number = 0;
     w->records++;
     if (w->job->req->level == VERIFY_QUICK && h->type == RECORD_BLOCK) {
         pthread_mutex_lock(&w->job->lock);
@@ -507,6 +537,31 @@ static int walk_open_pack(struct pack_walk *w)
     return rc;
 }
 
+/* repo_packs may have told it already: then that fault stands for it. */
+static int lost_pack(struct verify_job *j, struct log_state *log, const struct pack_row *row,
+                     const char *why, struct error *e)
+{
+    size_t fault = NO_FAULT;
+
+    pthread_mutex_lock(&j->lock);
+    for (size_t i = 0; i < j->fault_count && fault == NO_FAULT; i++) {
+        if (j->faults[i].pack_id == row->id)
+            fault = i;
+    }
+    pthread_mutex_unlock(&j->lock);
+    if (fault == NO_FAULT)
+        fault = verify_fault(j, row->id, 0, 0, true, why);
+    if (fault == NO_FAULT)
+        return no_memory(e);
+    if (row->kind == PACK_LOG) {
+        log->broken = true;
+        pthread_mutex_lock(&j->lock);
+        j->faults[fault].log = true;
+        pthread_mutex_unlock(&j->lock);
+    }
+    return 0;
+}
+
 static int walk_pack(struct verify_job *j, struct queue *q, struct log_state *log,
                      const struct pack_row *row, struct error *e)
 {
@@ -514,12 +569,8 @@ static int walk_pack(struct verify_job *j, struct queue *q, struct log_state *lo
     struct error why = ERROR_INIT;
 
     int rc = repo_pack_open(j->req->repo, row, &w.pack, &why);
-    if (rc != 0) {
-        if (row->kind == PACK_LOG)
-            log->broken = true;
-        verify_fault(j, row->id, 0, 0, true, why.message);
-        return 0;
-    }
+    if (rc != 0)
+        return lost_pack(j, log, row, why.message, e);
     verify_progress(j, PACK_HEADER_LEN);
     rc = walk_open_pack(&w);
     send_load(&w);
@@ -540,15 +591,12 @@ static bool record_missing(const struct log_state *log, const struct verify_snap
     return false;
 }
 
-/* Some fault of a log pack that could be what a record is missing for. */
+/* Some fault that could be what a record is missing for. */
 static size_t log_fault(const struct verify_job *j)
 {
     for (size_t i = 0; i < j->fault_count; i++) {
-        for (size_t k = 0; k < j->pack_count; k++) {
-            if (j->packs[k].id == j->faults[i].pack_id && j->packs[k].kind == PACK_LOG &&
-                j->faults[i].content)
-                return i;
-        }
+        if (j->faults[i].log)
+            return i;
     }
     return NO_FAULT;
 }

@@ -98,6 +98,11 @@ int catalog_node_path(struct catalog *c, int64_t watch, uint64_t node, int64_t a
 int catalog_node_names(struct catalog *c, int64_t watch, uint64_t node, int64_t at,
                        size_t *count, struct error *e);
 
+/* Every name of a node at a snapshot, by parent, name (name is not NUL-terminated). */
+typedef int (*link_visit)(void *ctx, uint64_t parent, const char *name, size_t len);
+int catalog_links(struct catalog *c, int64_t watch, uint64_t node, int64_t at, link_visit visit,
+                  void *ctx, struct error *e);
+
 /* Every version of a node, oldest first: [from, to) and encoded node. */
 typedef int (*version_visit)(void *ctx, uint64_t from, int64_t to, const void *meta, size_t len);
 int catalog_versions(struct catalog *c, int64_t watch, uint64_t node, version_visit visit,

@@ -238,6 +238,30 @@ int catalog_node_names(struct catalog *c, int64_t watch, uint64_t node, int64_t 
 
 /* ---- visits ---- */
 
+int catalog_links(struct catalog *c, int64_t watch, uint64_t node, int64_t at, link_visit visit,
+                  void *ctx, struct error *e)
+{
+    int rc;
+
+    sqlite3_stmt *s = cat_prepare(c,
+                                  "SELECT parent,name FROM names WHERE watch=?1 AND node=?2 AND "
+                                  "to_>?3 AND from_<=?3 ORDER BY parent,name",
+                                  e);
+    if (!s)
+        return e->code;
+    sqlite3_bind_int64(s, 1, watch);
+    sqlite3_bind_int64(s, 2, (int64_t)node);
+    sqlite3_bind_int64(s, 3, cat_at(at));
+    while ((rc = cat_step(c, s, e)) == 1) {
+        rc = visit(ctx, (uint64_t)sqlite3_column_int64(s, 0), sqlite3_column_blob(s, 1),
+                   (size_t)sqlite3_column_bytes(s, 1));
+        if (rc != 0)
+            break;
+    }
+    sqlite3_finalize(s);
+    return rc;
+}
+
 int catalog_versions(struct catalog *c, int64_t watch, uint64_t node, version_visit visit,
                      void *ctx, struct error *e)
 {

@@ -79,6 +79,8 @@ static void fences_written(struct repo *r, size_t count)
     struct error ignored = ERROR_INIT;
     struct pack_file f;
 
+    if (count == 0)
+        return;
     for (size_t i = 0; i < count; i++) {
         struct catalog_pack row = {
             .id = r->fences[i].pack_id, .kind = PACK_DATA, .fence = r->fences[i].len};

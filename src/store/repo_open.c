@@ -617,13 +617,30 @@ static void keep_numbers(struct repo *r)
         r->next_sequence = p.sequence + 1;
 }
 
+static bool packs_hold_records(const struct repo *r)
+{
+    for (size_t i = 0; i < r->file_count; i++)
+        if (r->files[i].size > PACK_HEADER_LEN)
+            return true;
+    return false;
+}
+
+static void without_catalog(struct repo *r)
+{
+    struct error ignored = ERROR_INIT;
+
+    repo_catalog_set_aside(r, false, &ignored); /* a WAL without its database */
+    if (packs_hold_records(r))
+        repo_notice(r, "catalog made anew from the packs: there was none");
+}
+
 static int open_for_writing(struct repo *r, struct error *e)
 {
     struct error why = ERROR_INIT;
     struct stat st;
 
     if (fstatat(r->dirfd, CATALOG_FILE, &st, AT_SYMLINK_NOFOLLOW) < 0 && errno == ENOENT)
-        repo_catalog_set_aside(r, false, &why); /* a WAL without its database */
+        without_catalog(r);
     int rc = open_writer_catalog(r, &why);
     if (rc == 0)
         rc = repo_replay_needed(r, r->writer, &why);

@@ -5,7 +5,6 @@
 
 #include <errno.h>
 #include <fcntl.h>
-#include <stdbool.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -81,20 +80,28 @@ static bool read_some(struct notify *n)
     return got > 0;
 }
 
+bool notify_read(struct notify *n)
+{
+    for (int i = 0; i < READS_A_TURN; i++) {
+        if (!read_some(n))
+            return true;
+    }
+    return false;
+}
+
 static void on_readable(uv_poll_t *poll, int status, int events)
 {
     struct notify *n = poll->data;
+    bool empty = notify_read(n);
 
-    for (int i = 0; i < READS_A_TURN && read_some(n); i++)
-        ;
-    n->calls.turn(n->ctx);
+    n->calls.turn(n->ctx, empty);
 }
 
 void notify_drain(struct notify *n)
 {
-    while (read_some(n))
+    while (!notify_read(n))
         ;
-    n->calls.turn(n->ctx);
+    n->calls.turn(n->ctx, true);
 }
 
 static int open_failed(struct error *e, int sys)

@@ -8,6 +8,7 @@
 
 #include "base/error.h"
 
+#include <stdbool.h>
 #include <stddef.h>
 #include <stdint.h>
 #include <sys/inotify.h>
@@ -24,8 +25,8 @@ struct notify_event {
 /* In order of firing. */
 struct notify_calls {
     void (*event)(void *ctx, const struct notify_event *event);
-    void (*overflow)(void *ctx); /* the queue was full: any event may be lost */
-    void (*turn)(void *ctx);     /* after the events of one turn */
+    void (*overflow)(void *ctx);         /* the queue was full: any event may be lost */
+    void (*turn)(void *ctx, bool empty); /* after the events of one turn; is the queue empty now? */
 };
 
 /* ERR_FAILED when there are no instances left (fs.inotify.max_user_instances), ... */
@@ -41,7 +42,9 @@ int notify_add(struct notify *n, int fd, uint32_t mask);
 int notify_add_entry(struct notify *n, const char *path, uint32_t mask);
 void notify_remove(struct notify *n, int wd);
 
-/* Read and deliver everything that is queued now. */
+/* Read and deliver what is queued now, up to the bound of one turn. True: the queue is empty. */
+bool notify_read(struct notify *n);
+/* All of it, and a turn. */
 void notify_drain(struct notify *n);
 
 /* ---- the barrier ----

@@ -102,6 +102,8 @@ static void moved_away(struct watch_root *r, struct watch_node *parent,
                              .until = clock_mono_ns() + RENAME_GRACE_NS};
     memcpy(m->path, path, n);
     m->node = m->is_dir ? node_child(&t->index, parent, event->name) : NULL;
+    if (m->is_dir && t->ahead)
+        root_suspect(r);
     if (m->node) {
         /* What is not watched yet, or was to be reported, is walked where it arrives. */
         if (m->node->flags & (NODE_QUEUED | NODE_REPORT | NODE_POLLED))
@@ -112,33 +114,6 @@ static void moved_away(struct watch_root *r, struct watch_node *parent,
         node_detach(&t->index, m->node);
     }
     TAILQ_INSERT_TAIL(&t->moved, m, link);
-}
-
-/* Events tell of the past, walks of the present. Where a walk was ahead of the events of a rename,
- * or two folders were exchanged (two renames, told one after the other), a node can be taken for
- * another. So after a rename both places are compared with what stands there. */
-
-static bool is_at_its_path(struct watch_root *r, struct watch_node *node)
-{
-    int wd;
-
-    if (root_look(r, node_path(node, "", &r->tree->path), &wd) == 1 && wd == node->wd)
-        return true;
-    walk_release_wd(r->tree, wd);
-    return false;
-}
-
-/* A folder was at that path and went: is there one all the same, that we do not know? */
-static void look_at_old_place(struct watch_root *r, const char *path)
-{
-    const char *slash = strrchr(path, '/');
-    char *folder = strndup(path, slash ? (size_t)(slash - path) : 0);
-    const char *name = slash ? slash + 1 : path;
-    struct watch_node *parent = folder ? root_find(r, folder) : NULL;
-
-    free(folder);
-    if (parent && !node_child(&r->tree->index, parent, name) && root_look(r, path, NULL) == 1)
-        folder_came(r, parent, name);
 }
 
 static struct moved_from *other_half(struct watch_root *r, uint32_t cookie)
@@ -172,7 +147,7 @@ static bool folder_arrived(struct watch_root *r, struct moved_from *m, struct wa
     bool known =
         node->wd >= 0 && !(node->flags & NODE_MISSED) && !r->uneven && !r->calls.rules_by_path;
     node->flags &= ~(unsigned)NODE_MISSED;
-    return known && is_at_its_path(r, node);
+    return known;
 }
 
 static void moved_here(struct watch_root *r, struct watch_node *parent,
@@ -182,6 +157,9 @@ static void moved_here(struct watch_root *r, struct watch_node *parent,
     bool is_dir = (event->mask & IN_ISDIR) != 0;
     unsigned how = WATCH_ENTRY | WATCH_CLOSED | (is_dir ? WATCH_DIR : 0);
     struct moved_from *m = other_half(r, event->cookie);
+
+    if (is_dir && (t->ahead || node_child(&t->index, parent, event->name)))
+        root_suspect(r);
 
     if (!m) {
         folder_went(r, parent, event->name);
@@ -200,8 +178,6 @@ static void moved_here(struct watch_root *r, struct watch_node *parent,
     r->calls.moved(r->ctx, m->path, node_path(parent, event->name, &t->path), how);
     if (!known)
         folder_came(r, parent, event->name);
-    if (is_dir)
-        look_at_old_place(r, m->path);
     free(m);
 }
 
@@ -260,7 +236,7 @@ void events_deliver(void *tree, const struct notify_event *event)
     size_t count = 0;
     bool self = event->name[0] == 0;
 
-    if (event->mask & (self_mask | IN_ATTRIB))
+    if (self && (event->mask & (self_mask | IN_ATTRIB)))
         check_guards(t, event);
     struct watch_node *node = node_of_wd(&t->index, event->wd);
     for (; node && count < SAME_WD_MAX; node = node_same_wd(node))
@@ -304,8 +280,6 @@ void events_expire(struct watch_tree *t, uint64_t now_ns)
         if (m->node)
             walk_remove(t, m->root, m->node);
         m->root->calls.dirty(m->root->ctx, m->path, WATCH_ENTRY | (m->is_dir ? WATCH_DIR : 0));
-        if (m->is_dir)
-            look_at_old_place(m->root, m->path);
         free(m);
     }
 }
@@ -325,7 +299,7 @@ void events_forget(struct watch_tree *t, const struct watch_root *r)
     }
 }
 
-void events_turn(void *tree)
+void events_turn(void *tree, bool empty)
 {
     struct watch_tree *t = tree;
     struct watch_root *r;
@@ -335,6 +309,6 @@ void events_turn(void *tree)
         if (r->doubted)
             watch_root_check(r);
     }
-    tree_walk_on(t);
+    tree_walk_on(t, empty);
     t->turn(t->ctx);
 }

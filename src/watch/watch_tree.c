@@ -19,18 +19,28 @@ enum { PATH_QUOTE_MAX = 200 };
 
 /* ---- the tree ---- */
 
+enum { ROUNDS_A_TURN = 4 };
+
 static void on_idle(uv_idle_t *idle)
 {
     struct watch_tree *t = idle->data;
 
-    tree_walk_on(t);
+    tree_walk_on(t, false);
     t->turn(t->ctx);
 }
 
-void tree_walk_on(struct watch_tree *t)
+void tree_walk_on(struct watch_tree *t, bool empty)
 {
-    walk_slice(t, false);
-    if (!TAILQ_EMPTY(&t->queue))
+    bool walked = true;
+
+    for (unsigned i = 0; i < ROUNDS_A_TURN && walked; i++) {
+        walked = walk_slice(t, false);
+        if (walked || !empty)
+            empty = !t->notify || notify_read(t->notify);
+    }
+    if (!walked && empty)
+        t->ahead = false;
+    if (walked || t->ahead)
         uv_idle_start(&t->idle, on_idle);
     else
         uv_idle_stop(&t->idle);
@@ -104,17 +114,21 @@ static void drop_guards(struct watch_root *r)
 static void guard(struct watch_root *r, const char *path)
 {
     int *guards = reallocarray(r->guards, r->guard_count + 1, sizeof(*guards));
+    uint32_t mask = IN_DELETE_SELF | IN_MOVE_SELF;
+    struct stat st;
 
     if (!guards)
         return;
     r->guards = guards;
-    int wd = notify_add_entry(r->tree->notify, path, IN_DELETE_SELF | IN_MOVE_SELF | IN_ATTRIB);
+    /* A link that is replaced while somebody has it open only shows as one with a name less. A
+     * folder's attributes are left out: asking for them asks for those of all its entries too. */
+    if (lstat(path, &st) == 0 && S_ISLNK(st.st_mode))
+        mask |= IN_ATTRIB;
+    int wd = notify_add_entry(r->tree->notify, path, mask);
     if (wd >= 0)
         r->guards[r->guard_count++] = wd;
 }
 
-/* A folder's attributes are its own affair, but a symbolic link that is replaced only shows as one
- * with a link less. So attributes are asked for too; they are rare. */
 static void set_guards(struct watch_root *r)
 {
     char *path = strdup(r->path);
@@ -161,24 +175,6 @@ struct watch_node *root_find(struct watch_root *r, const char *path)
         node = node_child(&r->tree->index, node, part);
     free(copy);
     return node;
-}
-
-int root_look(struct watch_root *r, const char *path, int *wd)
-{
-    struct error e = ERROR_INIT;
-    struct stat st;
-    int root = root_open(r, &st, &e);
-    int fd = root < 0
-                 ? root
-                 : safe_open(root, path, O_RDONLY | O_DIRECTORY | O_NOFOLLOW | O_NONBLOCK, 0, &e);
-
-    if (root >= 0)
-        close(root);
-    if (wd)
-        *wd = fd >= 0 && r->tree->notify ? walk_watch(r->tree, fd) : -1;
-    if (fd >= 0)
-        close(fd);
-    return fd >= 0;
 }
 
 void root_lose(struct watch_root *r, const char *why)
@@ -355,7 +351,7 @@ void watch_tree_poll(struct watch_root *r)
         TAILQ_FOREACH(node, &r->polled, polled)
         walk_enqueue(r, node, true);
     }
-    tree_walk_on(r->tree);
+    uv_idle_start(&r->tree->idle, on_idle);
 }
 
 void watch_tree_again(struct watch_root *r, const char *folder)
@@ -372,26 +368,74 @@ void watch_tree_again(struct watch_root *r, const char *folder)
 
 /* ---- time ---- */
 
+#define SUSPECT_FIRST_NS (UINT64_C(20) * 1000000)
+#define SUSPECT_AGAIN_NS (UINT64_C(5) * 1000000)
+/* However often folders are renamed, walks take no more than a small part of the time. */
+enum { SUSPECT_COST_FACTOR = 10 };
+
+void root_suspect(struct watch_root *r)
+{
+    uint64_t pause = r->walk_cost * SUSPECT_COST_FACTOR;
+
+    if (r->suspect)
+        return;
+    r->suspect = true;
+    r->suspect_until = clock_mono_ns() + (pause > SUSPECT_FIRST_NS ? pause : SUSPECT_FIRST_NS);
+}
+
 uint64_t watch_tree_deadline(const struct watch_tree *t)
 {
     const struct moved_from *m = TAILQ_FIRST(&t->moved);
+    const struct watch_root *r;
+    uint64_t at = m ? m->until : UINT64_MAX;
 
-    return m ? m->until : UINT64_MAX;
+    LIST_FOREACH(r, &t->roots, link)
+    {
+        if (r->suspect && r->suspect_until < at)
+            at = r->suspect_until;
+    }
+    return at;
+}
+
+/* Put every node right, and tell of everything. */
+static void walk_suspect(struct watch_root *r)
+{
+    r->suspect = false;
+    if (r->top)
+        walk_enqueue(r, r->top, true);
 }
 
 void watch_tree_tick(struct watch_tree *t, uint64_t now_ns)
 {
+    struct watch_root *r;
+
     events_expire(t, now_ns);
-    tree_walk_on(t);
+    LIST_FOREACH(r, &t->roots, link)
+    {
+        if (!r->suspect || now_ns < r->suspect_until)
+            continue;
+        if (t->ahead || !TAILQ_EMPTY(&t->moved))
+            r->suspect_until = now_ns + SUSPECT_AGAIN_NS; /* not yet: there is more to come */
+        else
+            walk_suspect(r);
+    }
+    tree_walk_on(t, false);
 }
 
 void watch_tree_drain(struct watch_tree *t)
 {
+    struct watch_root *r;
+
     if (t->notify)
         notify_drain(t->notify);
     events_expire(t, UINT64_MAX);
-    while (!TAILQ_EMPTY(&t->queue))
-        walk_slice(t, true);
+    LIST_FOREACH(r, &t->roots, link)
+    {
+        if (r->suspect)
+            walk_suspect(r);
+    }
+    while (walk_slice(t, true))
+        ;
     uv_idle_stop(&t->idle);
 }
 
@@ -409,8 +453,14 @@ static void wait_for_walks(struct watch_barrier *b)
 static void on_passed(void *ctx)
 {
     struct watch_barrier *b = ctx;
+    struct watch_root *r;
 
     events_expire(b->tree, UINT64_MAX);
+    LIST_FOREACH(r, &b->tree->roots, link)
+    {
+        if (r->suspect)
+            walk_suspect(r);
+    }
     wait_for_walks(b);
 }
 

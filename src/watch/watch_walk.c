@@ -36,6 +36,8 @@ void walk_enqueue(struct watch_root *r, struct watch_node *node, bool report)
         node->flags |= NODE_QUEUED;
         TAILQ_INSERT_TAIL(&t->queue, node, queue);
     }
+    if (!r->walking)
+        r->walk_began = clock_mono_ns();
     r->walking = true;
 }
 
@@ -287,6 +289,7 @@ static void root_walked(struct watch_root *r)
     struct watch_node *node;
 
     r->walking = false;
+    r->walk_cost = clock_mono_ns() - r->walk_began;
     if (r->polled_count == 0)
         r->exhausted = false;
     while ((node = TAILQ_FIRST(&r->report))) {
@@ -339,15 +342,17 @@ static bool enter_root(struct watch_root *r, struct watch_root **in, int *fd)
     return true;
 }
 
-void walk_slice(struct watch_tree *t, bool all)
+bool walk_slice(struct watch_tree *t, bool all)
 {
     uint64_t end = clock_mono_ns() + SLICE_NS;
     struct watch_root *in = NULL;
     struct watch_node *node;
+    bool walked = false;
     int fd = -1;
 
     while ((node = TAILQ_FIRST(&t->queue))) {
         struct watch_root *r = node_root(node);
+        walked = true;
         if (r && !enter_root(r, &in, &fd))
             continue;
         TAILQ_REMOVE(&t->queue, node, queue);
@@ -361,6 +366,8 @@ void walk_slice(struct watch_tree *t, bool all)
     }
     if (fd >= 0)
         close(fd);
+    t->ahead = t->ahead || (walked && t->notify);
     if (TAILQ_EMPTY(&t->queue))
         all_walked(t);
+    return walked;
 }

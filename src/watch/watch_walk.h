@@ -37,6 +37,8 @@ struct watch_root {
     bool doubted;   /* to be checked at the end of the turn */
     bool uneven;    /* a rules file was seen in it */
     bool exhausted; /* some folder is polled because there are no watches left */
+    bool suspect;   /* its nodes may be wrong */
+    uint64_t suspect_until, walk_began, walk_cost;
     char problem[320];
 };
 
@@ -55,6 +57,7 @@ struct watch_tree {
     struct buffer path;            /* scratch for events */
     struct buffer child;           /* scratch for walks */
     bool exhausted;                /* no watches left: do not ask again before the next poll */
+    bool ahead;                    /* something was walked since the kernel's queue was empty */
     uint64_t overflows;
 };
 
@@ -63,8 +66,8 @@ int walk_watch(struct watch_tree *t, int fd);
 
 /* Queue a node for walking, with all that will be found below it; report: and report it then. */
 void walk_enqueue(struct watch_root *r, struct watch_node *node, bool report);
-/* Walk for a few milliseconds (all: to the end). */
-void walk_slice(struct watch_tree *t, bool all);
+/* Walk for a few milliseconds (all: to the end). False: there was nothing to walk. */
+bool walk_slice(struct watch_tree *t, bool all);
 /* Forget a folder and all below it, with their watches. It may be detached. */
 void walk_remove(struct watch_tree *t, struct watch_root *r, struct watch_node *node);
 /* The descriptor is no node's and no guard's: give it back. */
@@ -74,21 +77,20 @@ void walk_set_polled(struct watch_root *r, struct watch_node *node);
 
 /* The node of a folder by its path, or NULL. */
 struct watch_node *root_find(struct watch_root *r, const char *path);
-/* What stands at that path now: 1 a folder (*wd, if not NULL, is its watch descriptor, made if need
- * be, or a negative errno), 0 nothing or no folder. */
-int root_look(struct watch_root *r, const char *path, int *wd);
-
 /* The root's path now: an O_PATH descriptor, or a negative code; *st is set. */
 int root_open(const struct watch_root *r, struct stat *st, struct error *e);
 /* Take it as missing. */
 void root_lose(struct watch_root *r, const char *why);
 
-/* Walk for a while, and go on in the turns to come until the queue is empty. */
-void tree_walk_on(struct watch_tree *t);
+/* Walk for a while, and go on in the turns to come until the queue is empty. empty: the kernel's
+ * queue has just been found so. */
+void tree_walk_on(struct watch_tree *t, bool empty);
 
 void events_deliver(void *tree, const struct notify_event *event);
 void events_overflow(void *tree);
-void events_turn(void *tree);
+void events_turn(void *tree, bool empty);
+/* Its nodes may be wrong. */
+void root_suspect(struct watch_root *r);
 /* Renames that wait (until the moment) are removals. */
 void events_expire(struct watch_tree *t, uint64_t now_ns);
 /* Those of a root are forgotten. */

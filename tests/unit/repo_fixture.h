@@ -97,11 +97,16 @@ static inline const struct model_file *tree_find(const struct model_tree *t, con
 static inline uint8_t *content_of(const struct model_file *f)
 {
     uint8_t *p = must_alloc(f->len);
+    uint64_t seed = f->seed, word;
 
-    if (f->seed % 2)
-        fill_random(p, f->len, f->seed);
-    else
+    if (f->seed % 2 == 0) {
         fill_text(p, f->len, f->seed);
+        return p;
+    }
+    for (uint64_t i = 0; i < f->len; i += sizeof(word)) {
+        word = next_random(&seed);
+        memcpy(p + i, &word, f->len - i < sizeof(word) ? f->len - i : sizeof(word));
+    }
     return p;
 }
 

@@ -62,7 +62,7 @@ static inline void fx_open(struct fx *f)
     f->watch = "app";
     snprintf(f->dir, sizeof(f->dir), "%.30s/wk-test-XXXXXX", tmp ? tmp : "/tmp");
     assert_non_null(mkdtemp(f->dir));
-    snprintf(f->repo_path, sizeof(f->repo_path), "%s/repo", f->dir);
+    snprintf(f->repo_path, sizeof(f->repo_path), "%.60s/repo", f->dir);
     FX_OK(repo_init(f->repo_path, &e), e);
     fx_reopen(f, REPO_WRITE);
 }
@@ -102,7 +102,7 @@ static inline void fx_begin(struct fx *f)
     struct error e = ERROR_INIT;
     char root[96];
 
-    snprintf(root, sizeof(root), "%s/%s", f->dir, f->watch);
+    snprintf(root, sizeof(root), "%.60s/%.30s", f->dir, f->watch);
     struct txn_watch w = {.name = f->watch, .root = root, .rules = ""};
     FX_OK(txn_begin(f->repo, &w, &f->txn, &e), e);
     if (txn_watch_row(f->txn)->last == 0) {

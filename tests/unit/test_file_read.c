@@ -113,8 +113,10 @@ static void a_database_is_known_by_its_header(void **state)
 
     put(s, "any.name", page, sizeof(page));
     put(s, "short.db", page, 16);
-    put(s, "fake.db", "SQLite format 2 is something else, and is never taken for a database...."
-                      "...............................................", 110);
+    put(s, "fake.db",
+        "SQLite format 2 is something else, and is never taken for a database...."
+        "...............................................",
+        110);
     struct file_read f = open_ok(s, "any.name");
     assert_true(f.sqlite);
     file_read_close(&f);
