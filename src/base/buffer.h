@@ -16,16 +16,19 @@ struct buffer {
     bool failed;
 };
 
-#define BUFFER_INIT {NULL, 0, 0, false}
+#define BUFFER_INIT       \
+    {                     \
+        NULL, 0, 0, false \
+    }
 
-void buffer_release(struct buffer *b);        /* frees the bytes; *b is empty again */
-void buffer_clear(struct buffer *b);          /* len = 0, keeps the memory */
+void buffer_release(struct buffer *b);               /* frees the bytes; *b is empty again */
+void buffer_clear(struct buffer *b);                 /* len = 0, keeps the memory */
 bool buffer_reserve(struct buffer *b, size_t extra); /* room for extra more bytes */
 void buffer_append(struct buffer *b, const void *p, size_t n);
 void buffer_append_str(struct buffer *b, const char *s);
 void buffer_printf(struct buffer *b, const char *fmt, ...) __attribute__((format(printf, 2, 3)));
 uint8_t *buffer_grow(struct buffer *b, size_t n); /* n uninitialised bytes at the end, or NULL */
 bool buffer_ok(const struct buffer *b);
-const char *buffer_cstr(struct buffer *b);    /* NUL-terminated view ("" when failed) */
+const char *buffer_cstr(struct buffer *b); /* NUL-terminated view ("" when failed) */
 
 #endif

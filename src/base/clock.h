@@ -13,8 +13,8 @@ struct wall_time {
 };
 
 struct wall_time clock_wall(void);
-uint64_t clock_mono_ns(void);         /* CLOCK_MONOTONIC */
-int32_t clock_utc_offset(int64_t s);  /* local zone at that moment, seconds east of UTC */
+uint64_t clock_mono_ns(void);               /* CLOCK_MONOTONIC */
+int32_t clock_utc_offset(int64_t s);        /* local zone at that moment, seconds east of UTC */
 void clock_fake(const struct wall_time *t); /* NULL: the real one again */
 
 /* "2026-11-21T03:00:00.123456Z"; 32 bytes are enough. */

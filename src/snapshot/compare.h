@@ -22,9 +22,9 @@ int diff_run(struct repo *r, const struct snapshot_row *a, const struct snapshot
              const char *prefix, diff_visit visit, void *ctx, struct error *e);
 
 struct history_entry {
-    uint64_t from;   /* first snapshot that holds this version */
-    int64_t to;      /* first that does not, or CATALOG_OPEN */
-    uint64_t newest; /* newest kept snapshot that holds it */
+    uint64_t from;         /* first snapshot that holds this version */
+    int64_t to;            /* first that does not, or CATALOG_OPEN */
+    uint64_t newest;       /* newest kept snapshot that holds it */
     struct wall_time time; /* of `from` (or of the oldest kept one that holds it) */
     const char *path;
     const uint8_t *meta;
@@ -34,7 +34,7 @@ typedef int (*history_visit)(void *ctx, const struct history_entry *h, struct er
 
 /* Versions of path, oldest first, across moves of its node. A path that no longer exists is found
  * in the newest snapshot that has it. */
-int history_run(struct repo *r, const char *watch, const char *path, history_visit visit,
-                void *ctx, struct error *e);
+int history_run(struct repo *r, const char *watch, const char *path, history_visit visit, void *ctx,
+                struct error *e);
 
 #endif

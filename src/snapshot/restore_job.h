@@ -59,15 +59,15 @@ struct restore_job {
     struct restore_folder *top, *last; /* `last` begins the list: deepest first */
     char **databases;                  /* paths below the top; sorted by restore_merge */
     size_t database_count, database_cap;
-    struct buffer repeated; /* node ids (u64) with a further name, see restore_plan.c */
+    struct buffer repeated;             /* node ids (u64) with a further name, see restore_plan.c */
     atomic_uint_least64_t files, bytes; /* written */
 
     pthread_mutex_t lock; /* of all that follows */
     pthread_cond_t more, room;
     struct restore_batch *queue, **queue_end;
     size_t queued, queue_max;
-    bool closed;  /* no batch will follow */
-    int code;     /* 0, or why everything stops */
+    bool closed; /* no batch will follow */
+    int code;    /* 0, or why everything stops */
     struct error why;
     int worst; /* the first in order of precedence of what problems there were */
     struct {
@@ -81,7 +81,10 @@ struct restore_dir {
     const struct restore_folder *folder;
     int fd;
 };
-#define RESTORE_DIR_INIT {NULL, -1}
+#define RESTORE_DIR_INIT \
+    {                    \
+        NULL, -1         \
+    }
 
 /* ---- restore.c; any thread ---- */
 
@@ -120,9 +123,9 @@ void restore_folders(struct restore_job *j, int root);
 /* ---- restore_target.c ---- */
 
 struct restore_target {
-    int parent; /* the folder that holds the target */
-    char *name; /* the target in it */
-    int folder; /* the target itself, or -1 when it is missing */
+    int parent;  /* the folder that holds the target */
+    char *name;  /* the target in it */
+    int folder;  /* the target itself, or -1 when it is missing */
     bool inside; /* scratch stands inside the target, and the tree in it in SCRATCH_NEW */
     bool made;   /* the target was made by us */
     int scratch; /* -1: none */

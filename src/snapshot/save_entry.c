@@ -5,6 +5,7 @@
  * believed of what is not younger than its cached signature. */
 #include "snapshot/save_state.h"
 
+#include "base/log.h"
 #include "io/safe_path.h"
 
 #include <errno.h>
@@ -474,6 +475,8 @@ static int take_special(struct save *s, const struct entry *n, struct error *e)
     }
     int rc = xattrs_read(-1, n->in->dir->fd, n->name, &xattrs, &v.xattr_count, &ignored);
     v.xattrs = xattrs;
+    if (rc == ERR_INCOMPLETE)
+        log_warn("'%s': %s", n->name, ignored.message);
     if (rc < 0 && rc != ERR_INCOMPLETE)
         rc = save_no_memory(e);
     else

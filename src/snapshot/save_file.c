@@ -3,7 +3,7 @@
  * stores nothing. */
 #include "snapshot/save_file.h"
 
-#include "base/text.h"
+#include "base/log.h"
 
 #include <errno.h>
 #include <stdlib.h>
@@ -452,7 +452,11 @@ int file_job_set_xattrs(struct file_job *j, int fd, struct error *e)
     int rc = xattrs_read(fd, -1, NULL, &j->xattrs, &j->n.xattr_count, e);
 
     j->n.xattrs = j->xattrs;
-    return rc == ERR_INCOMPLETE ? 0 : rc;
+    if (rc != ERR_INCOMPLETE)
+        return rc;
+    log_warn("'%s': %s", j->path, e->message);
+    error_clear(e);
+    return 0;
 }
 
 void file_job_cache(struct file_job *j, const struct signature *s)

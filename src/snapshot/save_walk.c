@@ -3,6 +3,7 @@
  * entered. What cannot be listed is no deletion: its rows stay, and it is flagged. */
 #include "snapshot/save_state.h"
 
+#include "base/log.h"
 #include "io/safe_path.h"
 
 #include <dirent.h>
@@ -357,6 +358,8 @@ static int store_folder(struct save *s, const struct visit *v, int fd, const str
         n.xattrs = last.xattrs;
         n.xattr_count = last.xattr_count;
     }
+    if (rc == ERR_INCOMPLETE)
+        log_warn("'%s': %s", v->name, ignored.message);
     if (rc < 0 && rc != ERR_INCOMPLETE)
         rc = save_no_memory(e);
     else

@@ -27,9 +27,9 @@ struct catalog;
 
 struct watch_row {
     uint8_t id[WATCH_ID_LEN];
-    int64_t serial;       /* the catalog's small number for it */
+    int64_t serial;            /* the catalog's small number for it */
     char *name, *root, *rules; /* owned by the row */
-    uint64_t last;        /* newest snapshot number, 0 = none */
+    uint64_t last;             /* newest snapshot number, 0 = none */
     uint64_t next_node;
     uint64_t files, bytes, incomplete_count;
     struct state_sum sum;
@@ -37,14 +37,13 @@ struct watch_row {
 };
 int catalog_watch_by_name(struct catalog *c, const char *name, struct watch_row *w,
                           struct error *e); /* ERR_NOTFOUND */
-int catalog_watch_by_id(struct catalog *c, const uint8_t *id, struct watch_row *w,
-                        struct error *e);
+int catalog_watch_by_id(struct catalog *c, const uint8_t *id, struct watch_row *w, struct error *e);
 /* All, by name; *rows is a malloc'ed array: release each, then free. */
 int catalog_watches(struct catalog *c, struct watch_row **rows, size_t *count, struct error *e);
 void watch_row_release(struct watch_row *w);
 
 struct snapshot_row {
-    struct commit commit;  /* as decoded from its record; name, note as marks left them */
+    struct commit commit; /* as decoded from its record; name, note as marks left them */
     int64_t watch_serial;
     char *watch_name;
     struct wall_time verified; /* s = 0, ns = 0: never */
@@ -90,13 +89,13 @@ int catalog_lookup(struct catalog *c, int64_t watch, uint64_t parent, const char
 int catalog_node(struct catalog *c, int64_t watch, uint64_t node, int64_t at, struct buffer *meta,
                  struct error *e);
 /* Where a node stands now or stood: one of its names (the first by parent, name). */
-int catalog_node_name(struct catalog *c, int64_t watch, uint64_t node, int64_t at,
-                      uint64_t *parent, struct buffer *name, struct error *e);
+int catalog_node_name(struct catalog *c, int64_t watch, uint64_t node, int64_t at, uint64_t *parent,
+                      struct buffer *name, struct error *e);
 /* Path from the root ("" for the root), NUL-terminated into out. */
 int catalog_node_path(struct catalog *c, int64_t watch, uint64_t node, int64_t at,
                       struct buffer *out, struct error *e);
-int catalog_node_names(struct catalog *c, int64_t watch, uint64_t node, int64_t at,
-                       size_t *count, struct error *e);
+int catalog_node_names(struct catalog *c, int64_t watch, uint64_t node, int64_t at, size_t *count,
+                       struct error *e);
 
 /* Every name of a node at a snapshot, by parent, name (name is not NUL-terminated). */
 typedef int (*link_visit)(void *ctx, uint64_t parent, const char *name, size_t len);

@@ -132,8 +132,8 @@ static bool incomplete(const void *meta, size_t len)
 static int open_node(struct catalog *c, uint64_t node, bool *found, int64_t *from,
                      struct buffer *meta, struct error *e)
 {
-    sqlite3_stmt *s = cat_bind(c, e, CAT_NODE, "iii", c->apply.watch.serial, (int64_t)node,
-                               CATALOG_OPEN - 1);
+    sqlite3_stmt *s =
+        cat_bind(c, e, CAT_NODE, "iii", c->apply.watch.serial, (int64_t)node, CATALOG_OPEN - 1);
     int rc = s ? cat_step(c, s, e) : e->code;
 
     *found = rc == 1;
@@ -376,12 +376,11 @@ static int store_snapshot(struct catalog *c, const struct commit *m, int64_t wat
     struct buffer body = BUFFER_INIT;
 
     commit_encode(m, &body);
-    int rc = buffer_ok(&body)
-                 ? cat_run(c, e, CAT_SNAPSHOT_INSERT, "iibiiitti", (int64_t)m->number, watch,
-                           body.data, body.len, m->time.s, (int64_t)m->kind, (int64_t)m->flags,
-                           m->name && *m->name ? m->name : NULL,
-                           m->note && *m->note ? m->note : NULL, (int64_t)whole)
-                 : cat_no_memory(e);
+    int rc = buffer_ok(&body) ? cat_run(c, e, CAT_SNAPSHOT_INSERT, "iibiiitti", (int64_t)m->number,
+                                        watch, body.data, body.len, m->time.s, (int64_t)m->kind,
+                                        (int64_t)m->flags, m->name && *m->name ? m->name : NULL,
+                                        m->note && *m->note ? m->note : NULL, (int64_t)whole)
+                              : cat_no_memory(e);
     buffer_release(&body);
     return rc;
 }
@@ -511,8 +510,7 @@ static int release_nodes(struct catalog *c, int64_t watch, int64_t number, int64
     sqlite3_bind_int64(s, 3, next);
     sqlite3_bind_int64(s, 4, before);
     while ((rc = cat_step(c, s, e)) == 1) {
-        rc = cat_node_refs(c, sqlite3_column_blob(s, 0), (size_t)sqlite3_column_bytes(s, 0), -1,
-                           e);
+        rc = cat_node_refs(c, sqlite3_column_blob(s, 0), (size_t)sqlite3_column_bytes(s, 0), -1, e);
         if (rc < 0)
             break;
     }
@@ -658,16 +656,14 @@ static int row_name(struct catalog *c, const struct row *r, struct error *e)
 
 static int row_node(struct catalog *c, const struct row *r, struct error *e)
 {
-    struct op op = {
-        .type = OP_NODE_PUT, .node = r->node, .meta = r->bytes, .meta_len = r->len};
+    struct op op = {.type = OP_NODE_PUT, .node = r->node, .meta = r->bytes, .meta_len = r->len};
     struct watch_row w;
 
     int rc = row_watch(c, r->watch_id, &w, e);
     if (rc < 0)
         return rc;
     rc = cat_run(c, e, CAT_NODE_ROW, "iiiiib", w.serial, (int64_t)r->node, row_to(r),
-                 (int64_t)r->from, (int64_t)incomplete(r->bytes, r->len), r->bytes,
-                 (size_t)r->len);
+                 (int64_t)r->from, (int64_t)incomplete(r->bytes, r->len), r->bytes, (size_t)r->len);
     if (rc == 0)
         rc = row_sum(c, &w, &op, row_to(r), e);
     if (rc == 0)
@@ -706,8 +702,8 @@ static int row_pack(struct catalog *c, const struct row *r, struct error *e)
     if (rc == 0 || rc != ERR_NOTFOUND)
         return rc;
     /* Nothing of it is indexed yet: the repository walks it and moves len on. */
-    p = (struct catalog_pack){.id = r->pack_id, .kind = r->pack_kind,
-                              .sealed = !hash_is_zero(&r->sha256)};
+    p = (struct catalog_pack){
+        .id = r->pack_id, .kind = r->pack_kind, .sealed = !hash_is_zero(&r->sha256)};
     return catalog_pack_put(c, &p, e);
 }
 

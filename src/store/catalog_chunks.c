@@ -17,7 +17,7 @@
 
 #include "base/banned.h"
 
-enum { PENDING_MAX = 256 * 1024 };
+enum { PENDING_MAX = 128 * 1024 };
 
 /* ---- pending ---- */
 
@@ -57,9 +57,8 @@ static int flush_known(struct catalog *c, const struct pending_chunk *p, uint64_
 {
     refs = refs + p->delta > 0 ? refs + p->delta : 0;
     if (p->placed && (p->replace || pack == 0))
-        return cat_run(c, e, CAT_CHUNK_PLACE, "biiiii", p->id.b, (size_t)HASH_LEN,
-                       (int64_t)p->pack, (int64_t)p->offset, (int64_t)p->raw_off,
-                       (int64_t)p->raw_len, refs);
+        return cat_run(c, e, CAT_CHUNK_PLACE, "biiiii", p->id.b, (size_t)HASH_LEN, (int64_t)p->pack,
+                       (int64_t)p->offset, (int64_t)p->raw_off, (int64_t)p->raw_len, refs);
     if (p->delta == 0)
         return 0;
     return cat_run(c, e, CAT_CHUNK_REFS, "bi", p->id.b, (size_t)HASH_LEN, refs);
@@ -109,8 +108,7 @@ static int chunk_from(sqlite3_stmt *s, struct chunk_place *p)
     return 0;
 }
 
-int catalog_chunk(struct catalog *c, const struct hash *id, struct chunk_place *p,
-                  struct error *e)
+int catalog_chunk(struct catalog *c, const struct hash *id, struct chunk_place *p, struct error *e)
 {
     struct pending_chunk *n = c->in_write ? id_map_find(&c->pending, id) : NULL;
 
@@ -269,8 +267,7 @@ static int child_refs(struct catalog *c, const struct hash *id, unsigned depth, 
 static int list_row(struct catalog *c, const struct hash *id, unsigned depth, int64_t *refs,
                     bool *counted, struct error *e)
 {
-    sqlite3_stmt *s =
-        cat_bind(c, e, CAT_LIST_GET, "bi", id->b, (size_t)HASH_LEN, (int64_t)depth);
+    sqlite3_stmt *s = cat_bind(c, e, CAT_LIST_GET, "bi", id->b, (size_t)HASH_LEN, (int64_t)depth);
     int rc = s ? cat_step(c, s, e) : e->code;
 
     *refs = 0;
@@ -295,8 +292,7 @@ static bool content_is_lost(int rc)
     return rc == ERR_DAMAGED || rc == ERR_NOTFOUND || rc == ERR_FAILED;
 }
 
-static int first_list_ref(struct catalog *c, const struct hash *id, unsigned depth,
-                          struct error *e)
+static int first_list_ref(struct catalog *c, const struct hash *id, unsigned depth, struct error *e)
 {
     int rc = child_refs(c, id, depth, 1, e);
     bool counted = rc == 0;
@@ -383,7 +379,7 @@ struct count {
 
 struct audit {
     struct catalog *catalog;
-    struct id_map counts;           /* struct count */
+    struct id_map counts;                         /* struct count */
     struct id_map seen[CHUNK_LIST_DEPTH_MAX + 1]; /* list chunks done, by level */
     uint64_t wrong;
     audit_visit visit;
@@ -393,8 +389,7 @@ struct audit {
 
 static int audit_list(struct audit *a, const struct hash *id, unsigned depth);
 
-static int audit_refs(struct audit *a, const struct chunk_ref *refs, uint32_t count,
-                      unsigned depth)
+static int audit_refs(struct audit *a, const struct chunk_ref *refs, uint32_t count, unsigned depth)
 {
     bool fresh;
     int rc = 0;

@@ -355,8 +355,8 @@ void catalog_read_end(struct catalog *c)
 /* A file of our own mode, before SQLite makes one with its own. */
 static int create_file(const char *path, struct error *e)
 {
-    int fd = fileops->openat(AT_FDCWD, path, O_RDWR | O_CREAT | O_EXCL | O_CLOEXEC | O_NOFOLLOW,
-                             0600);
+    int fd =
+        fileops->openat(AT_FDCWD, path, O_RDWR | O_CREAT | O_EXCL | O_CLOEXEC | O_NOFOLLOW, 0600);
 
     if (fd < 0)
         return errno == EEXIST ? 0 : error_sys(e, errno, "cannot create the catalog");
@@ -492,8 +492,9 @@ static int prepare_writer(struct catalog *c, const uint8_t repo_id[16], struct e
 
     int rc = cat_exec(c, "PRAGMA synchronous=OFF;PRAGMA page_size=8192", e);
     if (rc == 0)
-        rc = cat_exec(c, c->mode == CATALOG_MEMORY ? "PRAGMA journal_mode=OFF"
-                                                   : "PRAGMA journal_mode=WAL", e);
+        rc = cat_exec(
+            c, c->mode == CATALOG_MEMORY ? "PRAGMA journal_mode=OFF" : "PRAGMA journal_mode=WAL",
+            e);
     if (rc == 0)
         rc = pragma_number(c, "SELECT count(*) FROM sqlite_schema", &tables, e);
     if (rc == 0)
@@ -599,8 +600,8 @@ int catalog_copy(struct catalog *c, struct catalog **out, struct error *e)
     return new_memory(c->repo_path, c, c->repo_id, out, e);
 }
 
-static int open_memory_copy(const char *repo_path, const uint8_t repo_id[16],
-                            struct catalog **out, struct error *e)
+static int open_memory_copy(const char *repo_path, const uint8_t repo_id[16], struct catalog **out,
+                            struct error *e)
 {
     struct catalog *file = NULL;
 

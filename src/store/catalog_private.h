@@ -18,9 +18,8 @@
 #include <sqlite3.h>
 
 #define OPEN_TEXT "9223372036854775807" /* CATALOG_OPEN, for partial indexes */
-#define WATCH_COLUMNS                                                                              \
-    "id,serial,name,root,rules,last,next_node,files,bytes,incomplete,sum,frozen"
-#define SNAPSHOT_COLUMNS                                                                           \
+#define WATCH_COLUMNS "id,serial,name,root,rules,last,next_node,files,bytes,incomplete,sum,frozen"
+#define SNAPSHOT_COLUMNS \
     "s.body,s.watch,w.name,s.name,s.note,s.verified_s,s.verified_ns,s.damaged,s.pinned,s.whole"
 #define SNAPSHOT_FROM " FROM snapshots s LEFT JOIN watches w ON w.serial=s.watch "
 
@@ -54,7 +53,8 @@
     X(SNAPSHOT_DELETE, "DELETE FROM snapshots WHERE number=?1")                                    \
     X(SNAPSHOT_BEFORE, "SELECT coalesce(max(number),0) FROM snapshots WHERE watch=?1 AND "         \
                        "number<?2")                                                                \
-    X(SNAPSHOT_AFTER, "SELECT coalesce(min(number),0) FROM snapshots WHERE watch=?1 AND number>?2")\
+    X(SNAPSHOT_AFTER,                                                                              \
+      "SELECT coalesce(min(number),0) FROM snapshots WHERE watch=?1 AND number>?2")                \
     X(SNAPSHOT_VERIFIED,                                                                           \
       "UPDATE snapshots SET verified_s=?2,verified_ns=?3,damaged=0 WHERE number=?1")               \
     X(SNAPSHOT_DAMAGED,                                                                            \
@@ -67,8 +67,8 @@
                    "to_=" OPEN_TEXT " AND name=?3")                                                \
     X(LOOKUP_CLOSED, "SELECT node FROM names WHERE watch=?1 AND parent=?2 AND to_>?3 AND "         \
                      "to_<" OPEN_TEXT " AND name=?4 AND from_<=?3 LIMIT 1")                        \
-    X(NAME_INSERT, "INSERT INTO names(watch,parent,to_,name,from_,node) VALUES(?1,?2,"             \
-                   OPEN_TEXT ",?3,?4,?5)")                                                         \
+    X(NAME_INSERT,                                                                                 \
+      "INSERT INTO names(watch,parent,to_,name,from_,node) VALUES(?1,?2," OPEN_TEXT ",?3,?4,?5)")  \
     X(NAME_ROW, "INSERT OR REPLACE INTO names(watch,parent,to_,name,from_,node) "                  \
                 "VALUES(?1,?2,?3,?4,?5,?6)")                                                       \
     X(NAME_CLOSE, "UPDATE names SET to_=?5 WHERE watch=?1 AND parent=?2 AND to_=" OPEN_TEXT        \
@@ -83,8 +83,9 @@
                   "from_<=?3")                                                                     \
     X(NODE, "SELECT from_,meta FROM nodes WHERE watch=?1 AND node=?2 AND to_>?3 ORDER BY to_ "     \
             "LIMIT 1")                                                                             \
-    X(NODE_INSERT, "INSERT INTO nodes(watch,node,to_,from_,incomplete,meta) VALUES(?1,?2,"         \
-                   OPEN_TEXT ",?3,?4,?5)")                                                         \
+    X(NODE_INSERT,                                                                                 \
+      "INSERT INTO nodes(watch,node,to_,from_,incomplete,meta) VALUES(?1,?2," OPEN_TEXT            \
+      ",?3,?4,?5)")                                                                                \
     X(NODE_ROW, "INSERT OR REPLACE INTO nodes(watch,node,to_,from_,incomplete,meta) "              \
                 "VALUES(?1,?2,?3,?4,?5,?6)")                                                       \
     X(NODE_CLOSE, "UPDATE nodes SET to_=?3 WHERE watch=?1 AND node=?2 AND to_=" OPEN_TEXT)         \
@@ -112,8 +113,8 @@
     X(DELTA_GET, "SELECT base FROM deltas WHERE pack=?1 AND offset=?2")                            \
     X(DELTAS_GONE, "DELETE FROM deltas WHERE pack=?1")                                             \
     X(MARK_PUT, "INSERT OR REPLACE INTO marks(sequence,type,body) VALUES(?1,?2,?3)")               \
-    X(PACK_PUT, "INSERT OR REPLACE INTO packs(id,kind,len,fence,sealed) VALUES(?1,?2,?3,?4,?5)")  \
-    X(PACK_GET, "SELECT id,kind,len,fence,sealed FROM packs WHERE id=?1")                         \
+    X(PACK_PUT, "INSERT OR REPLACE INTO packs(id,kind,len,fence,sealed) VALUES(?1,?2,?3,?4,?5)")   \
+    X(PACK_GET, "SELECT id,kind,len,fence,sealed FROM packs WHERE id=?1")                          \
     X(PACK_DELETE, "DELETE FROM packs WHERE id=?1")
 
 enum catalog_stmt {

@@ -72,8 +72,7 @@ static int watch_found(struct catalog *c, sqlite3_stmt *s, struct watch_row *w, 
     return rc;
 }
 
-int catalog_watch_by_name(struct catalog *c, const char *name, struct watch_row *w,
-                          struct error *e)
+int catalog_watch_by_name(struct catalog *c, const char *name, struct watch_row *w, struct error *e)
 {
     int rc = watch_found(c, cat_bind(c, e, CAT_WATCH_BY_NAME, "t", name), w, e);
 
@@ -180,8 +179,7 @@ static int snapshot_from(sqlite3_stmt *s, struct snapshot_row *row, struct error
     return rc;
 }
 
-int catalog_snapshot(struct catalog *c, uint64_t number, struct snapshot_row *row,
-                     struct error *e)
+int catalog_snapshot(struct catalog *c, uint64_t number, struct snapshot_row *row, struct error *e)
 {
     sqlite3_stmt *s = cat_bind(c, e, CAT_SNAPSHOT, "i", (int64_t)number);
     int rc = s ? cat_step(c, s, e) : e->code;
@@ -198,10 +196,9 @@ int catalog_snapshot(struct catalog *c, uint64_t number, struct snapshot_row *ro
 int catalog_snapshot_by_name(struct catalog *c, const char *name, const char *watch,
                              struct snapshot_row *row, struct error *e)
 {
-    sqlite3_stmt *s = cat_prepare(c,
-                                  "SELECT s.number" SNAPSHOT_FROM
-                                  "WHERE s.name=?1 AND (?2 IS NULL OR w.name=?2) LIMIT 2",
-                                  e);
+    sqlite3_stmt *s = cat_prepare(
+        c, "SELECT s.number" SNAPSHOT_FROM "WHERE s.name=?1 AND (?2 IS NULL OR w.name=?2) LIMIT 2",
+        e);
     uint64_t number = 0;
     int found = 0, rc;
 

@@ -118,8 +118,7 @@ void name_iter_close(struct name_iter *it)
 static int lookup_closed(struct catalog *c, int64_t watch, uint64_t parent, const char *name,
                          size_t len, int64_t at, int64_t *node, struct error *e)
 {
-    return cat_number(c, e, node, CAT_LOOKUP_CLOSED, "iiib", watch, (int64_t)parent, at, name,
-                      len);
+    return cat_number(c, e, node, CAT_LOOKUP_CLOSED, "iiib", watch, (int64_t)parent, at, name, len);
 }
 
 int catalog_lookup(struct catalog *c, int64_t watch, uint64_t parent, const char *name, size_t len,
@@ -162,13 +161,12 @@ int catalog_node(struct catalog *c, int64_t watch, uint64_t node, int64_t at, st
     if (rc == 1)
         sqlite3_reset(s);
     if (!found)
-        return error_set(e, ERR_NOTFOUND, "no node %llu in the snapshot",
-                         (unsigned long long)node);
+        return error_set(e, ERR_NOTFOUND, "no node %llu in the snapshot", (unsigned long long)node);
     return buffer_ok(meta) ? 0 : cat_no_memory(e);
 }
 
-int catalog_node_name(struct catalog *c, int64_t watch, uint64_t node, int64_t at,
-                      uint64_t *parent, struct buffer *name, struct error *e)
+int catalog_node_name(struct catalog *c, int64_t watch, uint64_t node, int64_t at, uint64_t *parent,
+                      struct buffer *name, struct error *e)
 {
     sqlite3_stmt *s = cat_bind(c, e, CAT_NODE_NAME, "iii", watch, (int64_t)node, cat_at(at));
     int rc = s ? cat_step(c, s, e) : e->code;
@@ -293,9 +291,9 @@ static int visit_nodes(struct catalog *c, const char *sql, int64_t watch, node_v
         return e->code;
     sqlite3_bind_int64(s, 1, watch);
     while ((rc = cat_step(c, s, e)) == 1) {
-        rc = visit(ctx, (uint64_t)sqlite3_column_int64(s, 0),
-                   sqlite3_column_int64(s, 1), sqlite3_column_int64(s, 2),
-                   sqlite3_column_blob(s, 3), (size_t)sqlite3_column_bytes(s, 3));
+        rc = visit(ctx, (uint64_t)sqlite3_column_int64(s, 0), sqlite3_column_int64(s, 1),
+                   sqlite3_column_int64(s, 2), sqlite3_column_blob(s, 3),
+                   (size_t)sqlite3_column_bytes(s, 3));
         if (rc != 0)
             break;
     }
@@ -314,7 +312,6 @@ int catalog_incomplete(struct catalog *c, int64_t watch, node_visit visit, void 
 
 int catalog_nodes(struct catalog *c, int64_t watch, node_visit visit, void *ctx, struct error *e)
 {
-    return visit_nodes(
-        c, "SELECT node,from_,to_,meta FROM nodes WHERE watch=?1 ORDER BY node,to_", watch, visit,
-        ctx, e);
+    return visit_nodes(c, "SELECT node,from_,to_,meta FROM nodes WHERE watch=?1 ORDER BY node,to_",
+                       watch, visit, ctx, e);
 }

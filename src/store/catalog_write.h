@@ -83,8 +83,7 @@ int catalog_apply_ops(struct catalog *c, const void *ops, size_t len, struct err
 const struct state_sum *catalog_apply_sum(const struct catalog *c);
 int64_t catalog_apply_serial(const struct catalog *c); /* of the watch, also a new one */
 int catalog_apply_end(struct catalog *c, const struct commit *commit, struct error *e);
-int catalog_apply_mark(struct catalog *c, uint64_t sequence, const struct mark *m,
-                       struct error *e);
+int catalog_apply_mark(struct catalog *c, uint64_t sequence, const struct mark *m, struct error *e);
 /* Forget a snapshot: its row goes, versions that no kept snapshot needs go, references fall. */
 int catalog_drop(struct catalog *c, uint64_t number, struct error *e);
 int catalog_apply_row(struct catalog *c, const struct row *r, struct error *e); /* checkpoint */
@@ -98,7 +97,7 @@ int catalog_name_taken(struct catalog *c, int64_t watch, const char *name, uint6
 struct catalog_pack {
     uint64_t id;
     uint8_t kind;
-    uint64_t len;   /* data: blocks up to here are known; log: bytes that count, once it has ended */
+    uint64_t len; /* data: blocks up to here are known; log: bytes that count, once it has ended */
     uint64_t fence; /* nothing behind it exists, 0 = none */
     bool sealed;
 };
@@ -109,9 +108,8 @@ int catalog_pack(struct catalog *c, uint64_t id, struct catalog_pack *p,
 int catalog_packs(struct catalog *c, struct catalog_pack **rows, size_t *count, struct error *e);
 int catalog_pack_gone(struct catalog *c, uint64_t id, struct error *e); /* and what lived in it */
 
-int catalog_cache_put(struct catalog *c, int64_t watch, uint64_t node,
-                      const struct cache_key *key, const void *signature, size_t len,
-                      struct error *e);
+int catalog_cache_put(struct catalog *c, int64_t watch, uint64_t node, const struct cache_key *key,
+                      const void *signature, size_t len, struct error *e);
 int catalog_note_put(struct catalog *c, const char *key, const void *value, size_t len,
                      struct error *e);
 

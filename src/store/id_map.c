@@ -31,8 +31,7 @@ static uint32_t *place_of(const struct id_map *m, const struct hash *id)
 {
     size_t at = (size_t)load_u64(id->b) & (m->index_len - 1);
 
-    while (m->index[at] != 0 &&
-           memcmp(id_map_at(m, m->index[at] - 1), id->b, HASH_LEN) != 0)
+    while (m->index[at] != 0 && memcmp(id_map_at(m, m->index[at] - 1), id->b, HASH_LEN) != 0)
         at = (at + 1) & (m->index_len - 1);
     return &m->index[at];
 }
@@ -96,8 +95,7 @@ static int by_id(const void *a, const void *b, void *ctx)
 {
     const struct id_map *m = ctx;
 
-    return memcmp(id_map_at(m, *(const uint32_t *)a), id_map_at(m, *(const uint32_t *)b),
-                  HASH_LEN);
+    return memcmp(id_map_at(m, *(const uint32_t *)a), id_map_at(m, *(const uint32_t *)b), HASH_LEN);
 }
 
 uint32_t *id_map_sorted(const struct id_map *m)

@@ -179,8 +179,8 @@ static int begin_log(struct repo *r, struct error *e)
     b.base = r->log->len;
     put_fences(r, &b);
     size_t count = r->fence_count;
-    rc = buffer_ok(&b.bytes) ? pack_append(r->log, b.bytes.data, b.bytes.len, e)
-                             : repo_no_memory(e);
+    rc =
+        buffer_ok(&b.bytes) ? pack_append(r->log, b.bytes.data, b.bytes.len, e) : repo_no_memory(e);
     bool written = rc == 0;
     if (written)
         rc = pack_flush(r->log, e);
@@ -458,12 +458,12 @@ static bool block_is_flushed(const struct repo *r, const struct block_place *b)
     return false;
 }
 
-int repo_data_index(struct repo *r, struct error *e)
+int repo_data_index(struct repo *r, size_t *next, size_t upto, struct error *e)
 {
     int rc = 0;
 
-    for (size_t i = 0; rc == 0 && i < r->unindexed_count; i++) {
-        const struct block_place *b = &r->unindexed[i];
+    for (; rc == 0 && *next < r->unindexed_count && *next < upto; ++*next) {
+        const struct block_place *b = &r->unindexed[*next];
         if (block_is_flushed(r, b))
             rc = catalog_add_block(r->writer, b->pack_id, b->offset, b->chunks, b->count,
                                    b->has_base ? &b->base : NULL, true, e);
@@ -491,6 +491,8 @@ void repo_data_indexed(struct repo *r)
 
 int repo_data_index_now(struct repo *r, struct error *e)
 {
+    size_t next = 0;
+
     if (r->unindexed_count == 0 && r->row_count == 0)
         return 0;
     int rc = repo_data_settle(r, e);
@@ -498,7 +500,7 @@ int repo_data_index_now(struct repo *r, struct error *e)
         rc = catalog_begin(r->writer, e);
     if (rc < 0)
         return rc;
-    rc = repo_data_index(r, e);
+    rc = repo_data_index(r, &next, SIZE_MAX, e);
     if (rc == 0)
         rc = repo_rows_put(r, true, e);
     if (rc == 0)
@@ -534,8 +536,7 @@ void repo_safe_position(const struct repo *r, const struct txn *done, struct cat
         if (t == done || t->spilled_count == 0)
             continue;
         const struct spilled_list *l = &t->spilled[0];
-        if (l->pack_id < p->log_pack ||
-            (l->pack_id == p->log_pack && l->offset < p->log_offset)) {
+        if (l->pack_id < p->log_pack || (l->pack_id == p->log_pack && l->offset < p->log_offset)) {
             p->log_pack = l->pack_id;
             p->log_offset = l->offset;
         }

@@ -83,8 +83,7 @@ static int check_version(const char *value, struct error *e)
     if (strcmp(value, known) == 0)
         return 0;
     return error_set(e, ERR_NOREPO,
-                     "the repository is of format %.20s, this watchkeep (" WK_VERSION
-                     ") knows %d",
+                     "the repository is of format %.20s, this watchkeep (" WK_VERSION ") knows %d",
                      value, FORMAT_VERSION);
 }
 
@@ -783,8 +782,8 @@ static int open_common(struct repo *r, const char *path, struct error *e)
     int rc = read_format(r->dirfd, r->mode == REPO_WRITE, r->id, e);
     if (rc < 0)
         return rc;
-    r->packs_fd = fileops->openat(r->dirfd, PACKS_DIR,
-                                  O_RDONLY | O_DIRECTORY | O_CLOEXEC | O_NOFOLLOW, 0);
+    r->packs_fd =
+        fileops->openat(r->dirfd, PACKS_DIR, O_RDONLY | O_DIRECTORY | O_CLOEXEC | O_NOFOLLOW, 0);
     if (r->packs_fd < 0) {
         int sys = errno;
         error_sys(e, sys, "cannot open the folder of packs");

@@ -230,8 +230,7 @@ static int add_lease(struct repo *r, uint64_t snapshot, struct error *e)
     if (!list)
         return repo_no_memory(e);
     r->leases = list;
-    int rc = r->lock_fd < 0 ? 0
-                            : lock_take(r->lock_fd, LOCK_LEASE_BASE + snapshot, false, 1000, e);
+    int rc = r->lock_fd < 0 ? 0 : lock_take(r->lock_fd, LOCK_LEASE_BASE + snapshot, false, 1000, e);
     if (rc == 0)
         list[r->lease_count++] = (struct lease){.snapshot = snapshot, .count = 1};
     return rc;
@@ -268,8 +267,7 @@ bool repo_leased(struct repo *r, uint64_t snapshot)
     pthread_mutex_lock(&r->pool_lock);
     bool held = find_lease(r, snapshot) != NULL;
     pthread_mutex_unlock(&r->pool_lock);
-    return held ||
-           (r->lock_fd >= 0 && lock_held(r->lock_fd, LOCK_LEASE_BASE + snapshot, 1, true));
+    return held || (r->lock_fd >= 0 && lock_held(r->lock_fd, LOCK_LEASE_BASE + snapshot, 1, true));
 }
 
 void repo_leases_free(struct repo *r)

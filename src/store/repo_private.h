@@ -69,7 +69,7 @@ struct repo {
     void (*notice)(void *ctx, const char *text);
     void *notice_ctx;
 
-    struct catalog *catalog; /* the handle's own; in memory: the private copy */
+    struct catalog *catalog;            /* the handle's own; in memory: the private copy */
     struct chunk_source *memory_source; /* for its list chunks, while the packs are replayed */
     unsigned catalog_generation;
     bool in_memory;
@@ -167,8 +167,8 @@ int repo_data_put(struct repo *r, const void *body, size_t len, struct block_pla
                   struct error *e);
 int repo_data_settle(struct repo *r, struct error *e); /* all of them flushed; `grown` tells */
 bool repo_data_lost(const struct repo *r, uint64_t pack_id, uint64_t end);
-/* Durable unindexed blocks and their packs -> catalog, in its open transaction. */
-int repo_data_index(struct repo *r, struct error *e);
+/* Durable unindexed blocks of *next (then moved on) to upto -> catalog, in its open transaction. */
+int repo_data_index(struct repo *r, size_t *next, size_t upto, struct error *e);
 void repo_data_indexed(struct repo *r); /* that transaction was committed: forget them */
 int repo_data_index_now(struct repo *r, struct error *e); /* settle and index, by itself */
 int repo_fence_add(struct repo *r, uint64_t pack_id, uint64_t len, struct error *e);
@@ -214,7 +214,7 @@ struct txn {
     uint64_t list_bytes;
     struct buffer cache; /* {u64 node, u64 ino, u8 linked, u8 pending, u32 len, bytes} each */
 
-    pthread_mutex_t lock;       /* for the rest */
+    pthread_mutex_t lock;           /* for the rest */
     struct catalog *claims_catalog; /* to look chunks up in */
     struct id_map claims;
     struct id_map lists; /* list chunks of this save: struct list_chunk */

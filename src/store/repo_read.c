@@ -145,9 +145,8 @@ static int read_block(struct chunk_source *s, const struct chunk_place *at, stru
     if (rc < 0)
         return rc;
     if (h.type != RECORD_BLOCK)
-        return error_set(e, ERR_DAMAGED,
-                         "pack %016" PRIx64 " holds no block at %" PRIu64, at->pack_id,
-                         at->offset);
+        return error_set(e, ERR_DAMAGED, "pack %016" PRIx64 " holds no block at %" PRIu64,
+                         at->pack_id, at->offset);
     return block_decode(body->data, body->len, b, e);
 }
 
@@ -178,8 +177,8 @@ static int find_chunk(struct chunk_source *s, const struct hash *id, unsigned de
 }
 
 /* The base is copied: expanding the block may push the base's own block out. */
-static int load_base(struct chunk_source *s, const struct block *b, unsigned depth,
-                     uint8_t **base, size_t *len, struct error *e)
+static int load_base(struct chunk_source *s, const struct block *b, unsigned depth, uint8_t **base,
+                     size_t *len, struct error *e)
 {
     const uint8_t *p;
 
@@ -245,8 +244,8 @@ int chunk_source_get(struct chunk_source *s, const struct hash *id, const uint8_
         return rc;
     hash_sha256(*p, *len, &found);
     if (!hash_equal(&found, id))
-        return error_set(e, ERR_DAMAGED, "chunk %02x%02x%02x%02x does not match its hash",
-                         id->b[0], id->b[1], id->b[2], id->b[3]);
+        return error_set(e, ERR_DAMAGED, "chunk %02x%02x%02x%02x does not match its hash", id->b[0],
+                         id->b[1], id->b[2], id->b[3]);
     return 0;
 }
 

@@ -50,15 +50,15 @@ struct replay {
     bool began;
     uint64_t first_sequence, max_sequence;
     bool damage, newest;
-    struct pack *pack;    /* being walked */
-    uint64_t newest_log;  /* the one the log ends in, 0 = none */
-    uint64_t spare_log;   /* an empty one behind it, 0 = none */
-    bool followed;        /* there are packs behind it: it takes no more */
+    struct pack *pack;   /* being walked */
+    uint64_t newest_log; /* the one the log ends in, 0 = none */
+    uint64_t spare_log;  /* an empty one behind it, 0 = none */
+    bool followed;       /* there are packs behind it: it takes no more */
     bool has_records;
-    uint64_t newest_end;  /* of its last record that counts */
+    uint64_t newest_end;       /* of its last record that counts */
     uint64_t gap_from, gap_to; /* damage since the last record that ended a write, 0 = none */
-    bool torn;        /* the newest log pack has bytes behind its end */
-    uint64_t cut;     /* where a torn commit's write has its first hole, 0 = none */
+    bool torn;                 /* the newest log pack has bytes behind its end */
+    uint64_t cut;              /* where a torn commit's write has its first hole, 0 = none */
     struct fence *fences;
     size_t fence_count;
     struct held_list *held;
@@ -132,8 +132,8 @@ static uint64_t fence_of(const struct replay *p, uint64_t pack_id)
 }
 
 /* Fences stand first in a log pack. */
-static int visit_leading_fence(void *ctx, uint64_t from, uint64_t to,
-                               const struct record_header *h, const uint8_t *body)
+static int visit_leading_fence(void *ctx, uint64_t from, uint64_t to, const struct record_header *h,
+                               const uint8_t *body)
 {
     struct replay *p = ctx;
     struct error ignored = ERROR_INIT;
@@ -448,8 +448,8 @@ static bool commit_is_torn(struct replay *p, uint64_t end)
 
     if (p->gap_from == 0 || !p->newest || !has_zero_sector(p->pack, p->gap_from, p->gap_to))
         return false;
-    return pack_walk(p->pack, end, fence_of(p, p->pack->id), visit_any_end, NULL, NULL,
-                     &ignored) != STOP;
+    return pack_walk(p->pack, end, fence_of(p, p->pack->id), visit_any_end, NULL, NULL, &ignored) !=
+           STOP;
 }
 
 static void saw_gap(struct replay *p, uint64_t from, uint64_t to)
@@ -619,8 +619,8 @@ static int fold_checkpoint(struct replay *p, const struct record_header *h, cons
 
 /* ---- the walk ---- */
 
-static int fold_record(struct replay *p, uint64_t from, uint64_t to,
-                       const struct record_header *h, const uint8_t *body)
+static int fold_record(struct replay *p, uint64_t from, uint64_t to, const struct record_header *h,
+                       const uint8_t *body)
 {
     switch (h->type) {
     case RECORD_COMMIT:

@@ -25,8 +25,8 @@ struct repo;
 enum repo_mode { REPO_READ, REPO_WRITE };
 
 struct repo_options {
-    unsigned wait_ms;   /* for the writer's lock */
-    enum codec codec;   /* of new blocks */
+    unsigned wait_ms;                            /* for the writer's lock */
+    enum codec codec;                            /* of new blocks */
     void (*notice)(void *ctx, const char *text); /* "catalog made anew", ...; may be NULL */
     void *ctx;
 };
@@ -48,7 +48,7 @@ void repo_close(struct repo *r); /* checkpoints the catalog when writing */
 
 const char *repo_path(const struct repo *r);
 int repo_dirfd(const struct repo *r);
-int repo_lock_fd(const struct repo *r); /* of `lock`, or -1 (read-only medium) */
+int repo_lock_fd(const struct repo *r);       /* of `lock`, or -1 (read-only medium) */
 const uint8_t *repo_id(const struct repo *r); /* 16 bytes */
 bool repo_in_memory(const struct repo *r);    /* the catalog in use is a private copy */
 enum codec repo_codec(const struct repo *r);
@@ -137,9 +137,9 @@ int repo_mark(struct repo *r, const struct mark *m, struct error *e);
  * flush; applied to the catalog. The caller has checked the floor, pins and leases. Writer only. */
 int repo_drop(struct repo *r, const uint64_t *snapshots, uint32_t count, struct error *e);
 
-/* Keep a small named value in the catalog, a cache only (catalog_note_get reads it). Writer only. */
-int repo_note_put(struct repo *r, const char *key, const void *value, size_t len,
-                  struct error *e);
+/* Keep a small named value in the catalog, a cache only (catalog_note_get reads it). Writer only.
+ */
+int repo_note_put(struct repo *r, const char *key, const void *value, size_t len, struct error *e);
 
 /* Idle work of the writer: seal and replace packs that are full, checkpoint the catalog. */
 int repo_idle(struct repo *r, struct error *e);

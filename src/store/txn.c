@@ -17,8 +17,8 @@
 #include "base/banned.h"
 
 enum {
-    LIST_FULL = 1024 * 1024,          /* raw operations in a file list */
-    LISTS_KEPT = 16 * 1024 * 1024,    /* raw list chunks kept; others are read back */
+    LIST_FULL = 1024 * 1024,       /* raw operations in a file list */
+    LISTS_KEPT = 16 * 1024 * 1024, /* raw list chunks kept; others are read back */
 };
 
 /* ---- begin ---- */

@@ -18,6 +18,8 @@
 
 #include "base/banned.h"
 
+enum { BLOCKS_AHEAD = 64 };
+
 struct save {
     struct repo *repo;
     struct txn *txn;
@@ -125,14 +127,32 @@ static int add_small_blocks(struct save *s, struct error *e)
     return rc;
 }
 
+/* Blocks go in a little ahead of the operations that name their chunks, so that a chunk's place and
+ * its references mostly meet before either becomes a row. */
+static int index_ahead(struct save *s, size_t *next, size_t list, struct error *e)
+{
+    size_t blocks = s->repo->unindexed_count;
+
+    if (!s->txn->big)
+        return 0;
+    return repo_data_index(s->repo, next,
+                           blocks * (list + 1) / (s->txn->spilled_count + 1) + BLOCKS_AHEAD, e);
+}
+
 static int apply_operations(struct save *s, struct error *e)
 {
     struct txn *t = s->txn;
     struct catalog *c = s->repo->writer;
+    size_t next = 0;
 
     int rc = catalog_apply_begin(c, t->watch.id, s->m.number, e);
-    for (size_t i = 0; rc == 0 && i < t->spilled_count; i++)
-        rc = apply_spilled(s, &t->spilled[i], e);
+    for (size_t i = 0; rc == 0 && i < t->spilled_count; i++) {
+        rc = index_ahead(s, &next, i, e);
+        if (rc == 0)
+            rc = apply_spilled(s, &t->spilled[i], e);
+    }
+    if (rc == 0)
+        rc = index_ahead(s, &next, t->spilled_count, e);
     return rc == 0 ? catalog_apply_ops(c, t->ops.data, t->ops.len, e) : rc;
 }
 
@@ -142,8 +162,6 @@ static int apply_save(struct save *s, struct error *e)
     if (rc < 0)
         return rc;
     rc = add_small_blocks(s, e);
-    if (rc == 0 && s->txn->big)
-        rc = repo_data_index(s->repo, e);
     if (rc == 0)
         rc = apply_operations(s, e);
     if (rc == 0)
@@ -228,9 +246,8 @@ static void batch_blocks(struct save *s)
     struct txn *t = s->txn;
 
     for (size_t i = 0; i < t->small_count; i++)
-        t->small[i].place.offset =
-            repo_batch_add(s->repo, &s->batch, RECORD_BLOCK, t->small[i].body.data,
-                           t->small[i].body.len, NULL);
+        t->small[i].place.offset = repo_batch_add(
+            s->repo, &s->batch, RECORD_BLOCK, t->small[i].body.data, t->small[i].body.len, NULL);
 }
 
 static int batch_list(struct save *s, struct error *e)
@@ -261,8 +278,8 @@ static int batch_commit(struct save *s, struct error *e)
     commit_encode(&s->m, &s->commit);
     if (!buffer_ok(&s->commit))
         return repo_no_memory(e);
-    s->commit_offset = repo_batch_add(s->repo, &s->batch, RECORD_COMMIT, s->commit.data,
-                                      s->commit.len, NULL);
+    s->commit_offset =
+        repo_batch_add(s->repo, &s->batch, RECORD_COMMIT, s->commit.data, s->commit.len, NULL);
     return 0;
 }
 
@@ -429,8 +446,8 @@ void txn_abort(struct txn *t)
 
 /* ---- marks and drops: one record, one flush ---- */
 
-static int write_record(struct repo *r, uint8_t type, const struct buffer *body,
-                        uint64_t *sequence, struct error *e)
+static int write_record(struct repo *r, uint8_t type, const struct buffer *body, uint64_t *sequence,
+                        struct error *e)
 {
     struct log_batch b;
 

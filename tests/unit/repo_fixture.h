@@ -52,13 +52,13 @@ struct model {
     size_t count;
 };
 
-#define OK(call, e)                                                                                \
-    do {                                                                                           \
-        int rc_ = (call);                                                                          \
-        if (rc_ < 0) {                                                                             \
-            print_error("%s:%d: %s: %d %s\n", __FILE__, __LINE__, #call, rc_, (e).message);        \
-            fail();                                                                                \
-        }                                                                                          \
+#define OK(call, e)                                                                         \
+    do {                                                                                    \
+        int rc_ = (call);                                                                   \
+        if (rc_ < 0) {                                                                      \
+            print_error("%s:%d: %s: %d %s\n", __FILE__, __LINE__, #call, rc_, (e).message); \
+            fail();                                                                         \
+        }                                                                                   \
     } while (0)
 
 static inline void tree_set(struct model_tree *t, const char *name, uint64_t seed, uint64_t len)
@@ -118,8 +118,7 @@ static inline int put_chunk(struct txn *t, const struct hash *id, const void *p,
     const struct block_chunk chunk = {.id = *id, .raw_len = (uint32_t)n};
 
     int rc = txn_claim(t, id, e);
-    return rc <= 0 ? rc
-                   : txn_put_block(t, &chunk, 1, p, (uint32_t)n, is_list, NULL, NULL, 0, e);
+    return rc <= 0 ? rc : txn_put_block(t, &chunk, 1, p, (uint32_t)n, is_list, NULL, NULL, 0, e);
 }
 
 static inline int put_list_chunk(void *ctx, const struct hash *id, const void *p, size_t n,
@@ -181,8 +180,8 @@ static inline int remove_file(struct txn *t, const char *name, struct error *e)
 {
     uint64_t id = 0;
 
-    int rc = catalog_lookup(txn_catalog(t), txn_watch_row(t)->serial, NODE_ROOT, name,
-                            strlen(name), CATALOG_OPEN, &id, e);
+    int rc = catalog_lookup(txn_catalog(t), txn_watch_row(t)->serial, NODE_ROOT, name, strlen(name),
+                            CATALOG_OPEN, &id, e);
     if (rc == 0)
         rc = txn_name_remove(t, NODE_ROOT, name, strlen(name), e);
     return rc == 0 ? txn_node_remove(t, id, e) : rc;
@@ -236,10 +235,8 @@ static inline int begin_save(struct repo *r, const char *watch, struct txn **t, 
 static inline int end_save(struct txn *t, const char *name, const struct model_tree *tree,
                            uint64_t *number, struct error *e)
 {
-    struct commit c = {.kind = SNAPSHOT_CHANGE,
-                       .time = {.s = 1700000000},
-                       .files = tree->count,
-                       .name = name};
+    struct commit c = {
+        .kind = SNAPSHOT_CHANGE, .time = {.s = 1700000000}, .files = tree->count, .name = name};
 
     int rc = txn_commit(t, &c, e);
     *number = c.number;
@@ -403,8 +400,7 @@ static inline int open_repo(const char *path, enum repo_mode mode, struct notice
                             struct repo **r, struct error *e)
 {
     static struct notices unread;
-    struct repo_options opt = {
-        .codec = CODEC_ZSTD, .notice = take_notice, .ctx = n ? n : &unread};
+    struct repo_options opt = {.codec = CODEC_ZSTD, .notice = take_notice, .ctx = n ? n : &unread};
 
     return repo_open(path, mode, &opt, r, e);
 }

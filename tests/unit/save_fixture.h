@@ -519,6 +519,16 @@ static inline struct node version_at(struct saver *v, const char *path)
     return n;
 }
 
+/* Every chunk has as many references as there are. */
+static inline void assert_counted(struct saver *v)
+{
+    struct error e = ERROR_INIT;
+    uint64_t wrong = 0;
+
+    MUST(repo_audit_refs(v->repo, &wrong, &e), e);
+    assert_int_equal(wrong, 0);
+}
+
 static inline void assert_holds(struct saver *v, const struct place *p, bool times)
 {
     char *disk = dump_disk(p, times), *stored = dump_snapshot(v, 0, times);

@@ -172,7 +172,8 @@ static void mistakes_are_named_with_their_line(void **state)
     assert_refused("[watch a]\npath =\n", "2: path: '' is not an absolute path");
     assert_refused("[watch a]\npath = /x\npath = /y\n", "3: path: 'path' was given before");
     assert_refused("[watch a]\npath = /x\nsettle = soon\n", "3: settle: 'soon' is not a duration");
-    assert_refused("[watch a]\npath = /x\nsettle = 0\n", "3: settle: '0' is out of bounds (1ms to 1d)");
+    assert_refused("[watch a]\npath = /x\nsettle = 0\n",
+                   "3: settle: '0' is out of bounds (1ms to 1d)");
     assert_refused("[watch a]\npath = /x\nsettle = 9s\n", "3: max_delay is shorter than settle");
     assert_refused("[watch a]\npath = /x\ninterval = 5ms\n", "3: interval: '5ms' is out of bounds");
     assert_refused("[service]\ncodec = lz4\n", "2: codec: 'lz4' is not zstd|zlib|none");

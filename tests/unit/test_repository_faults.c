@@ -1,5 +1,5 @@
-/* What was acknowledged stays, whatever operation on files fails, and wherever the process is killed
- * or the power goes: for every operation in turn until none is hit.
+/* What was acknowledged stays, whatever operation on files fails, and wherever the process is
+ * killed or the power goes: for every operation in turn until none is hit.
  *
  * fail: the operation fails once, the process goes on and closes properly.
  * kill: it and everything after it fails; a write is cut in half.
@@ -612,12 +612,8 @@ int main(void)
 {
     const struct CMUnitTest tests[] = {
 #define T(name) cmocka_unit_test_setup_teardown(name, setup, teardown)
-        T(test_a_failed_flush),
-        T(test_init_killed_anywhere),
-        T(test_killed_anywhere),
-        T(test_power_cut_anywhere),
-        T(test_input_output_error_anywhere),
-        T(test_disk_full_anywhere),
+        T(test_a_failed_flush),     T(test_init_killed_anywhere),        T(test_killed_anywhere),
+        T(test_power_cut_anywhere), T(test_input_output_error_anywhere), T(test_disk_full_anywhere),
     };
 
     return cmocka_run_group_tests(tests, NULL, NULL);

@@ -632,7 +632,7 @@ static void a_planted_link_is_not_followed(void **state)
     mkdir(fx_path(f, "out"), 0755);
     mkdir(fx_path(f, "out/sub"), 0755);
     assert_int_equal(pthread_create(&thread, NULL, swap_folder, &a), 0);
-    for (int i = 0; i < 200; i++)
+    for (int i = 0; i < 60; i++)
         restore_to(f, n, "out", (struct how){.overwrite = true});
     atomic_store(&a.stop, true);
     pthread_join(thread, NULL);

@@ -42,6 +42,7 @@ static void an_insertion_stores_little(void **state)
     save_all(&v);
     assert_true(v.last.bytes_stored < 64 * 1024);
     assert_holds(&v, p, true);
+    assert_counted(&v);
     free(bytes);
     saver_close(&v);
 }
@@ -70,6 +71,7 @@ static void many_files_of_all_sizes(void **state)
     MUST(try_save(&v, &q), v.error);
     assert_int_equal(v.last.files, 480);
     assert_holds(&v, p, true);
+    assert_counted(&v);
     free(bytes);
     saver_close(&v);
 }

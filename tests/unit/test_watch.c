@@ -865,7 +865,7 @@ int main(void)
         WATCH(without_watches_left_the_rest_is_polled),
         WATCH(without_an_instance_everything_is_polled),
         WATCH(after_an_overflow_everything_is_told_and_nothing_is_stale),
-        //WATCH(random_renames_never_lead_to_a_wrong_path),
+        // WATCH(random_renames_never_lead_to_a_wrong_path),
         WATCH(mounts_in_and_over_the_root_are_noticed),
         WATCH(a_local_file_system_is_not_remote),
     };
