@@ -409,6 +409,7 @@ void control_close(struct control *c)
     control_stop(c);
     control_socket_remove(&c->socket);
     c->closing = true;
+    c->handles++; /* it stays while we walk */
     for (p = TAILQ_FIRST(&c->peers); p; p = next) {
         next = TAILQ_NEXT(p, link);
         p->held = false;
@@ -417,4 +418,6 @@ void control_close(struct control *c)
         else if (p->handles == 0)
             peer_free(p);
     }
+    c->handles--;
+    control_unref(c);
 }

@@ -150,6 +150,12 @@ static int begin(struct save *s, struct error *e)
         return rc;
     s->must_commit = s->fresh || s->rules_changed || req->name;
     show_expected(s);
+    if (!s->fresh) {
+        s->looked_nodes = row->next_node;
+        s->looked = calloc(1, (size_t)(s->looked_nodes / 8 + 1));
+        if (!s->looked)
+            return save_no_memory(e);
+    }
     rc = prepare_work(s, e);
     if (rc == 0)
         rc = compare_devices(s, e);
@@ -190,6 +196,7 @@ static void take_down(struct save *s)
         free(s->gone[i].name);
     for (size_t i = 0; i < s->other_count; i++)
         free(s->other_names[i].path);
+    free(s->looked);
     free(s->gone);
     free(s->other_names);
     free(s->times);

@@ -93,6 +93,19 @@ static int fetch(struct save *s, uint64_t node, struct known *k, struct error *e
     return 0;
 }
 
+/* A thing that moves while it is looked for is met twice. The node stays where it was met first;
+ * the next save finds what became of it. */
+static bool was_looked_at(const struct save *s, uint64_t node)
+{
+    return node < s->looked_nodes && s->looked[node / 8] & (1u << node % 8);
+}
+
+static void look_at(struct save *s, uint64_t node)
+{
+    if (node < s->looked_nodes)
+        s->looked[node / 8] |= (uint8_t)(1u << node % 8);
+}
+
 /* ---- found by inode ---- */
 
 /* When it was made, or 0 where that is not recorded. */
@@ -155,7 +168,8 @@ static int fits(struct save *s, struct entry *n, uint64_t node, bool link, bool 
     struct node_brief b;
 
     *ok = false;
-    if (node == NODE_ROOT || (n->row && n->row->node == node) || pair_map_get(&s->fate, node, 0))
+    if (node == NODE_ROOT || (n->row && n->row->node == node) || pair_map_get(&s->fate, node, 0) ||
+        was_looked_at(s, node))
         return 0;
     int rc = fetch(s, node, &k, e);
     if (rc < 0)
@@ -218,6 +232,8 @@ static int keep(struct save *s, struct entry *n, struct error *e)
 {
     n->node = n->row->node;
     n->old = *n->row;
+    n->seen |= n->type != NODE_FOLDER && was_looked_at(s, n->node);
+    look_at(s, n->node);
     /* Without a cached inode it may be any folder. */
     n->descend = !n->has_cached;
     if (n->has_cached && !same_inode(&n->cached, &n->now)) {
@@ -242,6 +258,7 @@ static int take_known(struct save *s, struct entry *n, uint64_t node, bool seen,
     const struct known old = n->old; /* displacing fetches nothing */
     int rc = displace(s, n, e);
 
+    look_at(s, node);
     n->old = old;
     n->node = node;
     n->seen = seen;
@@ -267,6 +284,7 @@ static int take_moved(struct save *s, struct entry *n, uint64_t node, struct err
 
     if (rc == 0)
         rc = names_move(s, node, n->type, n->in->node, n->name, e);
+    look_at(s, node);
     n->node = node;
     n->old = old;
     n->descend = descend || pair_map_get(&s->lost, node, 0);

@@ -94,6 +94,8 @@ struct save {
     struct pair_map removed; /* (parent, hash of name): no longer there */
     struct pair_map gained;  /* node -> names won or lost so far, int64 */
     struct pair_map lost;    /* folder nodes that left with unsaved changes below them */
+    uint8_t *looked;         /* a bit for each node that was there before: met in this save */
+    uint64_t looked_nodes;
     uint64_t name_seed;
     struct gone *gone;
     size_t gone_count, gone_cap;

@@ -193,6 +193,18 @@ static void mark_names(const struct save *s, struct listing *l)
     }
 }
 
+/* A name that is made anew while the folder is read may come twice. */
+static void drop_doubles(struct listing *l)
+{
+    uint32_t to = 0;
+
+    for (uint32_t i = 0; i < l->count; i++) {
+        if (to == 0 || strcmp(l->v[to - 1].name, l->v[i].name) != 0)
+            l->v[to++] = l->v[i];
+    }
+    l->count = to;
+}
+
 static int list_folder(struct save *s, int fd, struct listing *l)
 {
     int sys = read_names(fd, l);
@@ -206,6 +218,7 @@ static int list_folder(struct save *s, int fd, struct listing *l)
     for (uint32_t i = 0; i < l->count; i++, at += strlen(at) + 1)
         l->v[i].name = at;
     qsort(l->v, l->count, sizeof(*l->v), by_name);
+    drop_doubles(l);
     mark_names(s, l);
     return 0;
 }
@@ -477,17 +490,19 @@ static int visit_open(struct save *s, const struct visit *v, struct folder *f, s
 
     if (fstat(f->dir->fd, &k.st) < 0)
         return error_sys(e, errno, "cannot stat folder '%s'", f->path);
-    rc = put_folder_name(s, v, e);
-    if (rc == 0 && v->list)
+    if (v->list)
         rc = list_and_merge(s, v, f, &k, e);
-    else if (rc == 0)
+    else
         rc = keep_server_flag(v, &k, &old, e);
-    if (rc == 0 && k.unread == ENOENT)
+    if (rc == 0 && k.unread == ENOENT) {
         rc = folder_gone(s, v, e); /* removed while it was open */
-    else if (rc == 0 && k.unread && !v->in)
+    } else if (rc == 0 && k.unread && !v->in) {
         rc = error_sys(e, k.unread, "cannot list root '%s'", s->req->watch->root);
-    else if (rc == 0)
-        rc = store_folder(s, v, f->dir->fd, &k, e);
+    } else if (rc == 0) {
+        rc = put_folder_name(s, v, e);
+        if (rc == 0)
+            rc = store_folder(s, v, f->dir->fd, &k, e);
+    }
     node_release(&old);
     return rc;
 }

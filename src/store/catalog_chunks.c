@@ -44,12 +44,17 @@ int cat_pending_add(struct catalog *c, const struct hash *id, int64_t delta, str
     return 0;
 }
 
+/* 1: it is a new row; 0: there is one already. */
 static int flush_new(struct catalog *c, const struct pending_chunk *p, struct error *e)
 {
+    int rc = cat_run(c, e, CAT_CHUNK_INSERT, "biiiii", p->id.b, (size_t)HASH_LEN, (int64_t)p->pack,
+                     (int64_t)p->offset, (int64_t)p->raw_off, (int64_t)p->raw_len,
+                     p->delta > 0 ? p->delta : 0);
+
+    if (rc < 0 || sqlite3_changes(c->db) == 0)
+        return rc;
     c->chunk_count++;
-    return cat_run(c, e, CAT_CHUNK_INSERT, "biiiii", p->id.b, (size_t)HASH_LEN, (int64_t)p->pack,
-                   (int64_t)p->offset, (int64_t)p->raw_off, (int64_t)p->raw_len,
-                   p->delta > 0 ? p->delta : 0);
+    return 1;
 }
 
 static int flush_known(struct catalog *c, const struct pending_chunk *p, uint64_t pack,
@@ -64,15 +69,20 @@ static int flush_known(struct catalog *c, const struct pending_chunk *p, uint64_
     return cat_run(c, e, CAT_CHUNK_REFS, "bi", p->id.b, (size_t)HASH_LEN, refs);
 }
 
-static int flush_one(struct catalog *c, const struct pending_chunk *p, bool none_known,
-                     struct error *e)
+/* What has been placed is most often new, what only was referenced most often known. */
+static int flush_one(struct catalog *c, const struct pending_chunk *p, struct error *e)
 {
-    if (none_known)
-        return flush_new(c, p, e);
+    int rc = p->placed ? flush_new(c, p, e) : 0;
+    if (rc != 0)
+        return rc < 0 ? rc : 0;
     sqlite3_stmt *s = cat_bind(c, e, CAT_CHUNK, "b", p->id.b, (size_t)HASH_LEN);
-    int rc = s ? cat_step(c, s, e) : e->code;
-    if (rc <= 0)
-        return rc < 0 ? rc : flush_new(c, p, e);
+    rc = s ? cat_step(c, s, e) : e->code;
+    if (rc < 0)
+        return rc;
+    if (rc == 0) {
+        rc = flush_new(c, p, e);
+        return rc < 0 ? rc : 0;
+    }
     uint64_t pack = (uint64_t)sqlite3_column_int64(s, 0);
     int64_t refs = sqlite3_column_int64(s, 4);
     sqlite3_reset(s);
@@ -81,7 +91,6 @@ static int flush_one(struct catalog *c, const struct pending_chunk *p, bool none
 
 int cat_flush_chunks(struct catalog *c, struct error *e)
 {
-    bool none_known = c->chunk_count == 0;
     int rc = 0;
 
     if (c->pending.count == 0)
@@ -90,7 +99,7 @@ int cat_flush_chunks(struct catalog *c, struct error *e)
     if (!order)
         return cat_no_memory(e);
     for (size_t i = 0; rc == 0 && i < c->pending.count; i++)
-        rc = flush_one(c, id_map_at(&c->pending, order[i]), none_known, e);
+        rc = flush_one(c, id_map_at(&c->pending, order[i]), e);
     free(order);
     id_map_release(&c->pending);
     return rc;

@@ -99,7 +99,7 @@
     X(CACHE_BY_INO, "SELECT node FROM cache WHERE watch=?1 AND ino=?2 AND linked LIMIT ?3")        \
     X(CACHE_PENDING, "SELECT node FROM cache WHERE watch=?1 AND pending")                          \
     X(CHUNK, "SELECT pack,offset,raw_off,raw_len,refs FROM chunks WHERE id=?1")                    \
-    X(CHUNK_INSERT, "INSERT INTO chunks(id,pack,offset,raw_off,raw_len,refs) "                     \
+    X(CHUNK_INSERT, "INSERT OR IGNORE INTO chunks(id,pack,offset,raw_off,raw_len,refs) "           \
                     "VALUES(?1,?2,?3,?4,?5,?6)")                                                   \
     X(CHUNK_PLACE, "UPDATE chunks SET pack=?2,offset=?3,raw_off=?4,raw_len=?5,refs=?6 "            \
                    "WHERE id=?1")                                                                  \

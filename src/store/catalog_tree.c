@@ -212,7 +212,7 @@ int catalog_node_path(struct catalog *c, int64_t watch, uint64_t node, int64_t a
             rc = error_set(e, ERR_DAMAGED, "catalog: the names of a folder form a ring");
     }
     buffer_release(&name);
-    if (rc == 0 && buffer_ok(out))
+    if (rc == 0 && buffer_ok(out) && out->len > begin)
         reverse(out->data + begin, out->len - begin);
     buffer_append(out, "", 1);
     if (rc == 0 && !buffer_ok(out))

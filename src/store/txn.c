@@ -9,8 +9,9 @@
 
 #include "base/bytes.h"
 #include "base/random.h"
+#include "io/fileops.h"
 
-#include <assert.h>
+#include <fcntl.h>
 #include <stdlib.h>
 #include <string.h>
 
@@ -18,6 +19,7 @@
 
 enum {
     LIST_FULL = 1024 * 1024,       /* raw operations in a file list */
+    CACHE_FULL = 1024 * 1024,      /* of signatures in memory */
     LISTS_KEPT = 16 * 1024 * 1024, /* raw list chunks kept; others are read back */
 };
 
@@ -100,6 +102,7 @@ static struct txn *new_txn(struct repo *r)
     if (!t)
         return NULL;
     t->repo = r;
+    t->cache_fd = -1;
     pthread_mutex_init(&t->lock, NULL);
     id_map_init(&t->claims, sizeof(struct hash));
     id_map_init(&t->lists, sizeof(struct list_chunk));
@@ -176,6 +179,9 @@ void txn_free(struct txn *t)
     buffer_release(&t->list_raw);
     id_map_release(&t->claims);
     id_map_release(&t->lists);
+    if (t->cache_fd >= 0)
+        fileops->close(t->cache_fd);
+    free(t->cache_lens);
     free(t->spilled);
     free(t->touched);
     pthread_mutex_destroy(&t->lock);
@@ -553,6 +559,37 @@ int txn_node_remove(struct txn *t, uint64_t node, struct error *e)
     return op_added(t, e);
 }
 
+static bool remember_len(struct txn *t, uint64_t len)
+{
+    uint64_t *list = realloc(t->cache_lens, (t->cache_count + 1) * sizeof(*list));
+
+    if (!list)
+        return false;
+    t->cache_lens = list;
+    list[t->cache_count++] = len;
+    return true;
+}
+
+/* Signatures may not reach the catalog before the snapshot that they belong to, nor stay in memory
+ * by the hundred thousand. */
+static bool spill_cache(struct txn *t)
+{
+    struct error ignored = ERROR_INIT;
+    uint64_t end = 0;
+
+    if (t->cache_fd < 0)
+        t->cache_fd = fileops->openat(t->repo->dirfd, ".", O_RDWR | O_TMPFILE | O_CLOEXEC, 0600);
+    if (t->cache_fd < 0)
+        return false;
+    for (size_t i = 0; i < t->cache_count; i++)
+        end += t->cache_lens[i];
+    if (file_write_all(t->cache_fd, t->cache.data, t->cache.len, end, &ignored) < 0 ||
+        !remember_len(t, t->cache.len))
+        return false;
+    buffer_clear(&t->cache);
+    return true;
+}
+
 int txn_cache_put(struct txn *t, uint64_t node, const struct cache_key *key, const void *signature,
                   size_t len, struct error *e)
 {
@@ -562,5 +599,9 @@ int txn_cache_put(struct txn *t, uint64_t node, const struct cache_key *key, con
     put_u8(&t->cache, key->pending);
     put_u32(&t->cache, (uint32_t)len);
     buffer_append(&t->cache, signature, len);
-    return buffer_ok(&t->cache) ? 0 : repo_no_memory(e);
+    if (!buffer_ok(&t->cache))
+        return repo_no_memory(e);
+    if (t->cache.len >= CACHE_FULL && !t->cache_in_memory)
+        t->cache_in_memory = !spill_cache(t);
+    return 0;
 }

@@ -10,8 +10,8 @@
 #include "store/repo_private.h"
 
 #include "base/bytes.h"
+#include "io/fileops.h"
 
-#include <assert.h>
 #include <inttypes.h>
 #include <stdlib.h>
 #include <string.h>
@@ -198,14 +198,41 @@ static int put_cache_row(struct catalog *c, int64_t watch, struct reader *r, str
     return catalog_cache_put(c, watch, node, &key, p, len, e);
 }
 
-static int put_cache(struct txn *t, int64_t watch, struct error *e)
+static int put_cache_rows(struct txn *t, int64_t watch, const struct buffer *rows, struct error *e)
 {
-    struct reader r = reader_of(t->cache.data, t->cache.len);
+    struct reader r = reader_of(rows->data, rows->len);
     int rc = 0;
 
     while (rc == 0 && r.left > 0)
         rc = put_cache_row(t->repo->writer, watch, &r, e);
     return rc;
+}
+
+/* Only a cache: what cannot be read back is found again by the next scan. */
+static int put_spilled_cache(struct txn *t, int64_t watch, struct error *e)
+{
+    struct error ignored = ERROR_INIT;
+    struct buffer rows = BUFFER_INIT;
+    uint64_t off = 0;
+    int rc = 0;
+
+    for (size_t i = 0; rc == 0 && i < t->cache_count; i++) {
+        buffer_clear(&rows);
+        uint8_t *p = buffer_grow(&rows, t->cache_lens[i]);
+        if (!p || file_read_all(t->cache_fd, p, t->cache_lens[i], off, &ignored) < 0)
+            break;
+        rc = put_cache_rows(t, watch, &rows, e);
+        off += t->cache_lens[i];
+    }
+    buffer_release(&rows);
+    return rc;
+}
+
+static int put_cache(struct txn *t, int64_t watch, struct error *e)
+{
+    int rc = put_spilled_cache(t, watch, e);
+
+    return rc == 0 ? put_cache_rows(t, watch, &t->cache, e) : rc;
 }
 
 static int end_catalog(struct save *s, struct error *e)
@@ -409,7 +436,7 @@ void txn_end_unchanged(struct txn *t)
     struct repo *r = t->repo;
     struct error why = ERROR_INIT;
 
-    if (t->cache.len > 0) {
+    if (t->cache.len > 0 || t->cache_count > 0) {
         pthread_mutex_lock(&r->write_lock);
         int rc = repo_catalog_mend(r, &why);
         if (rc == 0)

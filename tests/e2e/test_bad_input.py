@@ -208,7 +208,8 @@ def inside_itself(scratch):
     assert "backup" in r.out + r.err, "config check does not tell of the repository inside: %r" % r
     for i in range(10):
         wk.write(os.path.join(root, "a"), str(i))
-        assert s.save("data")["snapshot"]
+        s.save("data")
+        assert wk.wk("-r", s.repo, "cat", "latest:a").out == str(i)
     count = len(s.snapshots())
     for _ in range(20):
         assert s.save("data")["snapshot"] is None

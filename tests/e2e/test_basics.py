@@ -46,7 +46,7 @@ def nothing_changed_costs_nothing(scratch):
     os.mkdir(root)
     path = os.path.join(root, "a.json")
     wk.write(path, '{"a": 1}')
-    s = wk.Service(scratch, {"data": {"path": root, "settle": "50ms"}})
+    s = wk.Service(scratch, {"data": {"path": root, "settle": "1h", "max_delay": "2h"}})
     packs, count = wk.packs(s.repo), len(s.snapshots())
     content = b'{"a": 1}'
     for change in (lambda: wk.write(path, content), lambda: wk.replace(path, content),
@@ -157,7 +157,8 @@ def reload_applies_or_keeps(scratch):
     os.kill(s.pid(), signal.SIGHUP)
     wk.until(lambda: s.status()["problems"], "status to tell of the bad file")
     wk.write(os.path.join(two, "c"), "3")
-    assert wk.wk("-r", s.repo, "--json", "save", "two").summary["snapshot"]
+    assert wk.wk("-r", s.repo, "--json", "save", "two").summary["exit"] == 0
+    assert wk.wk("-r", s.repo, "-w", "two", "cat", "latest:c").out == "3"
     s.stop()
 
 
@@ -171,7 +172,8 @@ def rules_hold_for_scan_and_events(scratch):
     wk.write(os.path.join(root, "sub", ".watchkeepignore"), "secret*\n!secret-not\n")
     wk.write(os.path.join(root, "sub", "secret1"), "x")
     wk.write(os.path.join(root, "sub", "secret-not"), "x")
-    s = wk.Service(scratch, {"data": {"path": root, "settle": "50ms", "exclude": ["cache/", "*.tmp"]}})
+    s = wk.Service(scratch, {"data": {"path": root, "settle": "1h", "max_delay": "2h",
+                                      "exclude": ["cache/", "*.tmp"]}})
     want = {b"", b"keep.json", b"sub", b"sub/.watchkeepignore", b"sub/secret-not"}
     assert set(wk.restored(s.repo, "latest", scratch)) == want
     count = len(s.snapshots())

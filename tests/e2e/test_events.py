@@ -47,7 +47,7 @@ def folders_with_content(scratch):
     os.makedirs(os.path.join(outside, "x", "y"))
     wk.write(os.path.join(outside, "x", "y", "z"), "z")
     os.rename(outside, os.path.join(root, "inside"))
-    assert s.save("data")["snapshot"]
+    assert s.save("data")["exit"] == 0
     wk.same(wk.tree(root), wk.restored(s.repo, "latest", scratch))
     # The folders that came are watched too.
     wk.write(os.path.join(root, "inside", "x", "y", "later"), "later")

@@ -13,7 +13,7 @@ def group_member(scratch):
     root = os.path.join(scratch, "data")
     os.mkdir(root, 0o700)
     wk.write(os.path.join(root, "a"), "a")
-    s = wk.Service(scratch, {"data": {"path": root, "settle": "50ms"}},
+    s = wk.Service(scratch, {"data": {"path": root, "settle": "1h", "max_delay": "2h"}},
                    service={"group": group.gr_name})
     env = wk.environment(WATCHKEEP_SERVICE_SOCKET=s.socket, WATCHKEEP_REPO=s.repo)
 

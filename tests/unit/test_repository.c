@@ -7,6 +7,7 @@
 #include <dirent.h>
 
 #include <fcntl.h>
+#include <pthread.h>
 
 #include "base/banned.h"
 
@@ -941,6 +942,95 @@ static void test_data_packs_are_sealed_within_a_save(void **state)
     check_refs(w->repo);
 }
 
+/* Workers pack blocks of one save while others read what was saved before. */
+struct worker {
+    pthread_t thread;
+    struct txn *t;
+    struct repo *repo;
+    const struct hash *known;
+    uint64_t seed;
+    unsigned claimed;
+    int rc;
+};
+
+static void *pack_blocks(void *ctx)
+{
+    struct worker *w = ctx;
+    struct error e = ERROR_INIT;
+    uint8_t *raw = malloc(CHUNK);
+    struct hash id;
+
+    for (uint64_t i = 0; raw && w->rc == 0 && i < 200; i++) {
+        const struct model_file f = {.seed = 2 * (i + 1000) + 1, .len = CHUNK};
+        uint8_t *p = content_of(&f); /* the same for all workers */
+        hash_sha256(p, CHUNK, &id);
+        int rc = txn_claim(w->t, &id, &e);
+        w->claimed += rc == 1;
+        const struct block_chunk chunk = {.id = id, .raw_len = CHUNK};
+        if (rc == 1)
+            rc = txn_put_block(w->t, &chunk, 1, p, CHUNK, false, NULL, NULL, 0, &e);
+        w->rc = rc;
+        free(p);
+    }
+    free(raw);
+    return NULL;
+}
+
+static void *read_chunks(void *ctx)
+{
+    struct worker *w = ctx;
+    struct error e = ERROR_INIT;
+    struct chunk_source *s;
+    const uint8_t *p;
+    size_t len;
+
+    w->rc = chunk_source_open(w->repo, &s, &e);
+    for (int i = 0; w->rc == 0 && i < 500; i++)
+        w->rc = chunk_source_get(s, w->known, &p, &len, &e);
+    chunk_source_close(s);
+    return NULL;
+}
+
+static void test_many_threads(void **state)
+{
+    struct world *w = *state;
+    struct error e = ERROR_INIT;
+    struct model_tree a = {.count = 0};
+    struct worker workers[6] = {0};
+    struct hash known;
+    struct txn *t;
+    uint64_t number;
+    unsigned claimed = 0;
+
+    tree_set(&a, "f", 33, CHUNK);
+    must_save(w, "app", &a);
+    uint8_t *p = content_of(&a.files[0]);
+    hash_sha256(p, CHUNK, &known);
+    free(p);
+    OK(begin_save(w->repo, "photos", &t, &e), e);
+    for (int i = 0; i < 6; i++) {
+        workers[i] = (struct worker){.t = t, .repo = w->repo, .known = &known};
+        assert_int_equal(pthread_create(&workers[i].thread, NULL, i < 3 ? pack_blocks : read_chunks,
+                                        &workers[i]),
+                         0);
+    }
+    for (uint64_t i = 0; i < 10; i++) {
+        tree_set(&a, "f", 33 + 2 * i, 5000); /* saves of another watch meanwhile */
+        must_save(w, "app", &a);
+    }
+    for (int i = 0; i < 6; i++) {
+        pthread_join(workers[i].thread, NULL);
+        assert_int_equal(workers[i].rc, 0);
+        claimed += workers[i].claimed;
+    }
+    assert_int_equal(claimed, 200);
+    struct model_tree none = {.count = 0};
+    OK(end_save(t, NULL, &none, &number, &e), e);
+    assert_int_equal(catalog_chunk_count(repo_catalog(w->repo)), 211);
+    check_model(w->repo, &w->model);
+    check_refs(w->repo);
+}
+
 static void test_newer_format_is_refused(void **state)
 {
     struct world *w = *state;
@@ -1122,6 +1212,7 @@ int main(void)
         T(test_prune_lets_chunks_go),
         T(test_full_log_pack_is_sealed),
         T(test_data_packs_are_sealed_within_a_save),
+        T(test_many_threads),
         T(test_newer_format_is_refused),
         T(test_a_checkpoint_stands_for_the_log_before_it),
     };
