@@ -3,8 +3,8 @@
  * the helper, which asks SQLite. Both give page-aligned chunks of one length. */
 #include "snapshot/save_file.h"
 
-#include "base/bytes.h"
 #include "base/text.h"
+#include "capture/database_header.h"
 #include "store/hash.h"
 
 #include <errno.h>
@@ -15,14 +15,7 @@
 
 #include "base/banned.h"
 
-enum {
-    DEADLINE_MS = 5000,
-    HEADER_LEN = 100,
-    OFF_PAGE_SIZE = 16,
-    OFF_WRITE_VERSION = 18,
-    OFF_READ_VERSION = 19,
-    WAL_MODE = 2,
-};
+enum { DEADLINE_MS = 5000 };
 
 bool database_header(int dirfd, const char *name)
 {
@@ -110,23 +103,21 @@ static int finish(struct save_worker *w, struct file_job *j, const struct signat
 struct header {
     uint32_t page_size; /* 0: no page size at all */
     bool wal;
+    bool whole; /* the file is as long as its header says */
 };
 
 static struct header read_header(struct file_read *f)
 {
-    uint8_t p[HEADER_LEN];
+    uint8_t p[DATABASE_HEADER_LEN];
     struct header h = {0};
     struct error e = ERROR_INIT;
+    uint64_t image_len = 0;
     size_t got = 0;
 
     if (file_read_at(f, p, sizeof(p), 0, &got, &e) < 0 || got < sizeof(p))
         return h;
-    uint32_t size = (uint32_t)p[OFF_PAGE_SIZE] << 8 | p[OFF_PAGE_SIZE + 1];
-    if (size == 1)
-        size = 65536;
-    if (size >= 512 && (size & (size - 1)) == 0)
-        h.page_size = size;
-    h.wal = p[OFF_WRITE_VERSION] == WAL_MODE && p[OFF_READ_VERSION] == WAL_MODE;
+    h.whole = database_header_check(p, f->len, &h.page_size, &image_len, &e) == 0;
+    h.wal = database_header_is_wal(p);
     return h;
 }
 
@@ -231,7 +222,7 @@ int database_store(struct save_worker *w, struct file_job *j, struct file_read *
     database_sides_look(j->dir->fd, j->name, at, &sides);
     s.wal = sides.hash;
     s.racy = sides.racy || signature_is_racy(&s, at);
-    if (h.wal && !sides.wal && !sides.journal && f->st.st_nlink == 1)
+    if (h.wal && h.whole && !sides.wal && !sides.journal && f->st.st_nlink == 1)
         rc = store_closed(w, j, f, &s, h.page_size, e);
     if (rc != 1)
         return rc;

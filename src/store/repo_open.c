@@ -1,4 +1,4 @@
-/* Making, opening and closing a repository, and which catalog a handle works with.
+/* Opening and closing a repository, and which catalog a handle works with.
  *
  *   format       text: what this is, version, repository id; the last file that init makes
  *   lock         byte locks (io/lock.h), content: the service's socket
@@ -17,7 +17,6 @@
 #include "io/fileops.h"
 #include "io/lock.h"
 #include "io/safe_path.h"
-#include "store/chunk_list.h"
 
 #include <dirent.h>
 #include <errno.h>
@@ -31,10 +30,7 @@
 
 #include "base/banned.h"
 
-#define FORMAT_TITLE "watchkeep repository\n"
-
 enum {
-    FORMAT_MAX = 4096,
     POLL_MS = 10,
     POLL_TIMES = 100, /* how long a reader waits for a writer to fold in what it flushed */
     LOCK_TRIES = 10,
@@ -63,265 +59,6 @@ int repo_no_writer(const struct repo *r, struct error *e)
     return r->mode == REPO_WRITE
                ? 0
                : error_set(e, ERR_DENIED, "the repository is open for reading only");
-}
-
-/* ---- the format file ---- */
-
-/* A line "word value"; NULL when it is another one. */
-static const char *value_of(const char *line, const char *word)
-{
-    size_t n = strlen(word);
-
-    return strncmp(line, word, n) == 0 && line[n] == ' ' ? line + n + 1 : NULL;
-}
-
-static int check_version(const char *value, struct error *e)
-{
-    char known[16];
-
-    snprintf(known, sizeof(known), "%d", FORMAT_VERSION);
-    if (strcmp(value, known) == 0)
-        return 0;
-    return error_set(e, ERR_NOREPO,
-                     "the repository is of format %.20s, this watchkeep (" WK_VERSION ") knows %d",
-                     value, FORMAT_VERSION);
-}
-
-static int check_features(const char *value, uint64_t known, struct error *e)
-{
-    uint64_t bits;
-
-    int rc = parse_u64(value, &bits, e);
-    if (rc == 0 && (bits & ~known) == 0)
-        return 0;
-    return error_set(e, ERR_NOREPO,
-                     "the repository uses features (%.20s) that this watchkeep (" WK_VERSION
-                     ") does not know",
-                     value);
-}
-
-struct format {
-    uint8_t *id;
-    bool has_version, has_id, writing;
-};
-
-static int parse_line(const char *line, struct format *f, struct error *e)
-{
-    const char *value;
-
-    if ((value = value_of(line, "version"))) {
-        f->has_version = true;
-        return check_version(value, e);
-    }
-    if ((value = value_of(line, "incompat")))
-        return check_features(value, FEATURES_INCOMPAT, e);
-    if ((value = value_of(line, "ro-compat")) && f->writing)
-        return check_features(value, FEATURES_RO_COMPAT, e);
-    if ((value = value_of(line, "id")))
-        f->has_id = strlen(value) == 32 && text_unhex(value, f->id, 16);
-    return 0;
-}
-
-static int parse_format(char *text, bool writing, uint8_t id[16], struct error *e)
-{
-    struct format f = {.id = id, .writing = writing};
-    char *save = NULL;
-    int rc = 0;
-
-    if (strncmp(text, FORMAT_TITLE, sizeof(FORMAT_TITLE) - 1) != 0)
-        return error_set(e, ERR_NOREPO, "not a watchkeep repository");
-    for (char *line = strtok_r(text, "\n", &save); rc == 0 && line;
-         line = strtok_r(NULL, "\n", &save))
-        rc = parse_line(line, &f, e);
-    if (rc == 0 && (!f.has_id || !f.has_version))
-        rc = error_set(e, ERR_NOREPO, "the repository's format file is damaged");
-    return rc;
-}
-
-static int read_format(int dirfd, bool writing, uint8_t id[16], struct error *e)
-{
-    struct buffer text = BUFFER_INIT;
-
-    int rc = small_file_read(dirfd, FORMAT_FILE, FORMAT_MAX, &text, e);
-    if (rc == ERR_NOTFOUND)
-        rc = error_set(e, ERR_NOREPO, "no repository there");
-    else if (rc == ERR_DAMAGED)
-        rc = error_set(e, ERR_NOREPO, "the repository's format file is damaged");
-    buffer_append(&text, "", 1);
-    if (rc == 0)
-        rc = buffer_ok(&text) ? parse_format((char *)text.data, writing, id, e) : repo_no_memory(e);
-    buffer_release(&text);
-    return rc;
-}
-
-static int write_format(int dirfd, const uint8_t id[16], struct error *e)
-{
-    char hex[33], text[256];
-
-    text_hex(id, 16, hex);
-    int n = snprintf(text, sizeof(text),
-                     FORMAT_TITLE "version %d\nid %s\nincompat %" PRIu64 "\nro-compat %" PRIu64
-                                  "\ncompat 0\n",
-                     FORMAT_VERSION, hex, FEATURES_INCOMPAT, FEATURES_RO_COMPAT);
-    return atomic_file_write(dirfd, FORMAT_FILE, text, (size_t)n, 0600, e);
-}
-
-bool repo_exists(const char *path)
-{
-    char *file = text_format("%s/" FORMAT_FILE, path);
-    bool there = file && access(file, F_OK) == 0;
-
-    free(file);
-    return there;
-}
-
-/* ---- init ---- */
-
-/* What a broken-off init of ours may have left, and what mkfs does. */
-static bool is_leftover(const char *name)
-{
-    return strcmp(name, ".") == 0 || strcmp(name, "..") == 0 || strcmp(name, PACKS_DIR) == 0 ||
-           strcmp(name, LOCK_FILE) == 0 || strcmp(name, "lost+found") == 0 ||
-           strncmp(name, ATOMIC_TEMP_PREFIX, sizeof(ATOMIC_TEMP_PREFIX) - 1) == 0;
-}
-
-static DIR *open_dir(int dirfd, const char *name, struct error *e)
-{
-    int fd = fileops->openat(dirfd, name, O_RDONLY | O_DIRECTORY | O_CLOEXEC | O_NOFOLLOW, 0);
-    DIR *dir = fd < 0 ? NULL : fdopendir(fd);
-
-    if (!dir) {
-        error_sys(e, errno, "cannot list '%s'", name);
-        if (fd >= 0)
-            fileops->close(fd);
-    }
-    return dir;
-}
-
-static int refuse_strangers(int dirfd, struct error *e)
-{
-    char name[300];
-    struct dirent *entry;
-    int rc = 0;
-
-    DIR *dir = open_dir(dirfd, ".", e);
-    if (!dir)
-        return e->code;
-    while (rc == 0 && (entry = readdir(dir)))
-        if (!is_leftover(entry->d_name))
-            rc = error_set(e, ERR_REFUSED, "the folder is not empty: it holds '%s'",
-                           text_escape(entry->d_name, name, sizeof(name)));
-    closedir(dir);
-    return rc;
-}
-
-/* Packs without a format file are a repository that lost it, unless they are empty. */
-static int clear_packs(int packs_fd, struct error *e)
-{
-    struct dirent *entry;
-    struct stat st;
-    uint64_t id;
-    uint8_t kind;
-    int rc = 0;
-
-    DIR *dir = open_dir(packs_fd, ".", e);
-    if (!dir)
-        return e->code;
-    while (rc == 0 && (entry = readdir(dir))) {
-        if (entry->d_name[0] == '.')
-            continue;
-        if (!pack_file_parse(entry->d_name, &kind, &id) ||
-            fstatat(packs_fd, entry->d_name, &st, AT_SYMLINK_NOFOLLOW) < 0 ||
-            st.st_size > PACK_HEADER_LEN)
-            rc = error_set(e, ERR_REFUSED, "its packs are not empty: is its 'format' file lost?");
-        else if (fileops->unlinkat(packs_fd, entry->d_name, 0) < 0)
-            rc = error_sys(e, errno, "cannot remove '%s'", entry->d_name);
-    }
-    closedir(dir);
-    return rc;
-}
-
-static int first_pack(int packs_fd, const uint8_t id[16], struct error *e)
-{
-    struct wall_time now = clock_wall();
-    struct pack *p = NULL;
-    struct pack_header h = {.version = FORMAT_VERSION,
-                            .pack_id = 1,
-                            .kind = PACK_LOG,
-                            .id_algorithm = 1,
-                            .created_s = now.s,
-                            .created_ns = now.ns};
-
-    memcpy(h.repo_id, id, 16);
-    int rc = pack_create(packs_fd, &h, &p, e);
-    pack_close(p);
-    return rc;
-}
-
-static int fill_folder(int dirfd, struct error *e)
-{
-    uint8_t id[16];
-
-    int rc = refuse_strangers(dirfd, e);
-    if (rc < 0)
-        return rc;
-    if (fileops->mkdirat(dirfd, PACKS_DIR, 0700) < 0 && errno != EEXIST)
-        return error_sys(e, errno, "cannot make the folder of packs");
-    int packs_fd =
-        fileops->openat(dirfd, PACKS_DIR, O_RDONLY | O_DIRECTORY | O_CLOEXEC | O_NOFOLLOW, 0);
-    if (packs_fd < 0)
-        return error_sys(e, errno, "cannot open the folder of packs");
-    random_bytes(id, sizeof(id));
-    rc = clear_packs(packs_fd, e);
-    if (rc == 0)
-        rc = first_pack(packs_fd, id, e);
-    fileops->close(packs_fd);
-    return rc == 0 ? write_format(dirfd, id, e) : rc;
-}
-
-/* The folder's own entry, where its parent can be opened at all. */
-static int flush_parent(int dirfd, struct error *e)
-{
-    int fd = fileops->openat(dirfd, "..", O_RDONLY | O_DIRECTORY | O_CLOEXEC, 0);
-
-    if (fd < 0)
-        return 0;
-    int rc = dir_sync(fd, e);
-    fileops->close(fd);
-    return rc;
-}
-
-static int open_folder(const char *path, struct error *e)
-{
-    int fd = fileops->openat(AT_FDCWD, path, O_RDONLY | O_DIRECTORY | O_CLOEXEC, 0);
-
-    if (fd < 0)
-        error_sys(e, errno, "cannot open the repository '%s'", path);
-    return fd;
-}
-
-int repo_init(const char *path, struct error *e)
-{
-    uint8_t id[16];
-    struct stat st;
-
-    bool made = stat(path, &st) < 0 && errno == ENOENT;
-    int rc = make_dirs(path, 0700, e);
-    if (rc < 0)
-        return rc;
-    int dirfd = open_folder(path, e);
-    if (dirfd < 0)
-        return e->code;
-    if (fstatat(dirfd, FORMAT_FILE, &st, AT_SYMLINK_NOFOLLOW) == 0) {
-        rc = read_format(dirfd, true, id, e);
-        fileops->close(dirfd);
-        return rc < 0 ? rc : 1;
-    }
-    rc = fill_folder(dirfd, e);
-    if (rc == 0 && made)
-        rc = flush_parent(dirfd, e);
-    fileops->close(dirfd);
-    return rc;
 }
 
 /* ---- the lock file ---- */
@@ -381,213 +118,6 @@ static bool writer_is_there(const struct repo *r)
     return r->lock_fd >= 0 && lock_held(r->lock_fd, LOCK_WRITER, 1, false);
 }
 
-/* ---- connections to the catalog ---- */
-
-static struct pool_entry *pool_find(struct repo *r, const struct catalog *c)
-{
-    for (int i = 0; i < POOL_MAX; i++)
-        if (r->pool[i].catalog == c)
-            return &r->pool[i];
-    return NULL;
-}
-
-static struct catalog *pool_take(struct repo *r)
-{
-    for (int i = 0; i < POOL_MAX; i++) {
-        struct pool_entry *p = &r->pool[i];
-        if (p->catalog && !p->lent && p->generation == r->generation) {
-            p->lent = true;
-            return p->catalog;
-        }
-    }
-    return NULL;
-}
-
-static void pool_drop(struct pool_entry *p)
-{
-    catalog_close(p->catalog);
-    *p = (struct pool_entry){0};
-}
-
-static void pool_drop_idle(struct repo *r)
-{
-    for (int i = 0; i < POOL_MAX; i++)
-        if (r->pool[i].catalog && !r->pool[i].lent)
-            pool_drop(&r->pool[i]);
-}
-
-int repo_catalog_lend(struct repo *r, struct catalog **out, struct error *e)
-{
-    int rc = 0;
-
-    pthread_mutex_lock(&r->pool_lock);
-    *out = pool_take(r);
-    if (!*out)
-        rc = catalog_clone(r->writer ? r->writer : r->catalog, out, e);
-    struct pool_entry *p = rc == 0 && !pool_find(r, *out) ? pool_find(r, NULL) : NULL;
-    if (p)
-        *p = (struct pool_entry){.catalog = *out, .generation = r->generation, .lent = true};
-    pthread_mutex_unlock(&r->pool_lock);
-    return rc;
-}
-
-void repo_catalog_return(struct repo *r, struct catalog *c)
-{
-    if (!c)
-        return;
-    catalog_read_end(c);
-    catalog_set_list_reader(c, NULL, NULL);
-    pthread_mutex_lock(&r->pool_lock);
-    struct pool_entry *p = pool_find(r, c);
-    if (!p)
-        catalog_close(c);
-    else if (p->generation != r->generation)
-        pool_drop(p);
-    else
-        p->lent = false;
-    pthread_mutex_unlock(&r->pool_lock);
-}
-
-int repo_catalog_open(struct repo *r, struct catalog **out, struct error *e)
-{
-    return repo_catalog_lend(r, out, e);
-}
-
-void repo_catalog_close(struct repo *r, struct catalog *c)
-{
-    repo_catalog_return(r, c);
-}
-
-/* ---- making the catalog anew ---- */
-
-static int remove_file(struct repo *r, const char *name, struct error *e)
-{
-    if (fileops->unlinkat(r->dirfd, name, 0) == 0 || errno == ENOENT)
-        return 0;
-    return error_sys(e, errno, "cannot remove '%s'", name);
-}
-
-/* One damaged catalog is kept for study, not a row of them. */
-static void remove_older_asides(struct repo *r)
-{
-    static const char prefix[] = CATALOG_FILE ".damaged-";
-    struct error ignored = ERROR_INIT;
-    struct dirent *entry;
-
-    DIR *dir = open_dir(r->dirfd, ".", &ignored);
-    while (dir && (entry = readdir(dir)))
-        if (strncmp(entry->d_name, prefix, sizeof(prefix) - 1) == 0)
-            remove_file(r, entry->d_name, &ignored);
-    if (dir)
-        closedir(dir);
-}
-
-static int rename_aside(struct repo *r, const char *suffix, int64_t now, struct error *e)
-{
-    char from[64], to[128];
-
-    snprintf(from, sizeof(from), CATALOG_FILE "%s", suffix);
-    snprintf(to, sizeof(to), CATALOG_FILE ".damaged-%" PRId64 "%s", now, suffix);
-    if (fileops->renameat2(r->dirfd, from, r->dirfd, to, 0) == 0 || errno == ENOENT)
-        return 0;
-    return error_sys(e, errno, "cannot set '%s' aside", from);
-}
-
-/* The WAL goes last: an SQLite that finds it beside an empty database throws it away. */
-int repo_catalog_set_aside(struct repo *r, bool keep, struct error *e)
-{
-    int64_t now = clock_wall().s;
-    int rc;
-
-    if (keep) {
-        remove_older_asides(r);
-        rc = rename_aside(r, "", now, e);
-        if (rc == 0)
-            rc = rename_aside(r, "-wal", now, e);
-    } else {
-        rc = remove_file(r, CATALOG_FILE, e);
-        if (rc == 0)
-            rc = remove_file(r, CATALOG_FILE "-wal", e);
-    }
-    return rc == 0 ? remove_file(r, CATALOG_FILE "-shm", e) : rc;
-}
-
-/* List chunks for the writing connection: those of the save being committed are not in a pack
- * yet. */
-static int writer_read_list(void *ctx, const struct hash *id, struct chunk_ref **refs,
-                            uint32_t *count, struct error *e)
-{
-    struct repo *r = ctx;
-    const uint8_t *p;
-    size_t len;
-
-    if (r->committing && txn_find_list(r->committing, id, &p, &len))
-        return chunk_list_decode(p, len, refs, count, e);
-    return repo_read_list(r->writer_source, id, refs, count, e);
-}
-
-static int open_writer_catalog(struct repo *r, struct error *e)
-{
-    int rc = r->writer ? catalog_reopen(r->writer, e)
-                       : catalog_open(r->path, CATALOG_WRITE, false, r->id, &r->writer, e);
-    if (rc < 0)
-        return rc;
-    if (!r->writer_source && !(r->writer_source = chunk_source_over(r, r->writer)))
-        return repo_no_memory(e);
-    catalog_set_list_reader(r->writer, writer_read_list, r);
-    return 0;
-}
-
-/* Connections that are lent stay with the old file until they come back; the handle's own one
- * follows when it is asked for next. */
-static void retire_readers(struct repo *r)
-{
-    pthread_mutex_lock(&r->pool_lock);
-    r->generation++;
-    pool_drop_idle(r);
-    pthread_mutex_unlock(&r->pool_lock);
-}
-
-int repo_catalog_renew(struct repo *r, bool keep, struct error *e)
-{
-    int rc = repo_catalog_set_aside(r, keep, e);
-
-    if (rc == 0)
-        rc = open_writer_catalog(r, e);
-    if (rc == 0)
-        rc = repo_replay(r, r->writer, true, e);
-    retire_readers(r);
-    r->catalog_stale = rc < 0;
-    return rc;
-}
-
-/* Never the same file again after it failed us, unless it only was full. */
-int repo_catalog_mend(struct repo *r, struct error *e)
-{
-    struct error why = ERROR_INIT;
-
-    if (!r->catalog_stale)
-        return 0;
-    int rc = repo_files_scan(r, e);
-    if (rc < 0)
-        return rc;
-    rc = catalog_reopen(r->writer, &why);
-    if (rc == 0)
-        rc = repo_replay_needed(r, r->writer, &why);
-    if (rc >= 0)
-        rc = repo_replay(r, r->writer, true, &why);
-    if (rc == 0) {
-        r->catalog_stale = false;
-        return 0;
-    }
-    if (rc != ERR_DAMAGED) {
-        *e = why;
-        return rc;
-    }
-    repo_notice(r, "catalog made anew: %s", why.message);
-    return repo_catalog_renew(r, true, e);
-}
-
 /* ---- opening for writing ---- */
 
 static int check_owner(struct repo *r, struct error *e)
@@ -640,7 +170,7 @@ static int open_for_writing(struct repo *r, struct error *e)
 
     if (fstatat(r->dirfd, CATALOG_FILE, &st, AT_SYMLINK_NOFOLLOW) < 0 && errno == ENOENT)
         without_catalog(r);
-    int rc = open_writer_catalog(r, &why);
+    int rc = repo_catalog_open_writer(r, &why);
     if (rc == 0)
         rc = repo_replay_needed(r, r->writer, &why);
     if (rc == ERR_DAMAGED)
@@ -776,10 +306,10 @@ static int open_common(struct repo *r, const char *path, struct error *e)
         error_sys(e, sys, "cannot open the repository '%s'", path);
         return sys == ENOENT || sys == ENOTDIR ? (e->code = ERR_NOREPO) : e->code;
     }
-    r->dirfd = open_folder(r->path, e);
+    r->dirfd = repo_folder_open(r->path, e);
     if (r->dirfd < 0)
         return e->code;
-    int rc = read_format(r->dirfd, r->mode == REPO_WRITE, r->id, e);
+    int rc = repo_format_read(r->dirfd, r->mode == REPO_WRITE, r->id, e);
     if (rc < 0)
         return rc;
     r->packs_fd =
@@ -875,7 +405,7 @@ void repo_catalog_checkpoint(struct repo *r)
 static void close_catalogs(struct repo *r)
 {
     for (int i = 0; i < POOL_MAX; i++)
-        pool_drop(&r->pool[i]);
+        repo_pool_drop(&r->pool[i]);
     chunk_source_close(r->memory_source);
     chunk_source_close(r->writer_source);
     catalog_close(r->catalog);

@@ -1,8 +1,12 @@
 /* repo_private.h - what the files of the repository share; nobody else includes it.
  *
- * repo_open.c    init, format file, lock, opening and closing
+ * repo_init.c    making a repository, the format file
+ * repo_open.c    lock, opening and closing
+ * repo_catalog.c connections to the catalog, making it anew
  * repo_packs.c   the packs folder: listing, descriptors for reading, fences read, audits
- * repo_replay.c  packs -> catalog: catching up, rebuilding, what a crash left
+ * repo_replay.c  packs -> catalog: catching up, rebuilding
+ * repo_news.c    has the catalog seen all of the packs?
+ * repo_recover.c what a crash left: flushed, fenced, taken over
  * repo_log.c     appending: log batches, data packs, fences, seals
  * repo_read.c    chunk sources
  * txn.c          a save while it gathers; txn_commit.c its end
@@ -15,6 +19,7 @@
 #include "store/id_map.h"
 #include "store/repository.h"
 
+#include <dirent.h>
 #include <pthread.h>
 
 #define PACKS_DIR "packs"
@@ -126,6 +131,14 @@ void repo_packs_close(struct repo *r);
 void repo_leases_free(struct repo *r);
 
 /* ---- repo_open.c ---- */
+/* Open the repository's folder; an fd, or a negative code. */
+int repo_folder_open(const char *path, struct error *e);
+/* Read and check `format`. */
+int repo_format_read(int dirfd, bool writing, uint8_t id[16], struct error *e);
+DIR *repo_dir_open(int dirfd, const char *name, struct error *e); /* NULL on error */
+
+int repo_catalog_open_writer(struct repo *r, struct error *e); /* catalog.db, for writing */
+void repo_pool_drop(struct pool_entry *p);
 int repo_catalog_lend(struct repo *r, struct catalog **out, struct error *e); /* from the pool */
 void repo_catalog_return(struct repo *r, struct catalog *c);
 /* Put catalog.db and what stands beside it out of the way; keep: under a name of its own. */

@@ -14,7 +14,7 @@
  *   out of order when power went): never acknowledged, fenced off as well.
  * A list or block that is damaged elsewhere costs what it holds: the commit is listed, and its
  * state sum tells that it is not whole. */
-#include "store/repo_private.h"
+#include "store/replay.h"
 
 #include "base/bytes.h"
 #include "io/fileops.h"
@@ -31,44 +31,6 @@ enum {
     BATCH_COMMITS = 64,            /* snapshots folded in by one transaction of the catalog */
     BATCH_BYTES = 8 * 1024 * 1024, /* or operations */
     SECTOR = 512,
-    SKIPPED_NUMBERS = 16, /* what a torn tail may have used up without our seeing it */
-    STOP = 1,
-};
-
-struct held_list {
-    uint64_t number, sequence, pack_id, offset;
-};
-
-struct replay {
-    struct repo *repo;
-    struct catalog *catalog;
-    struct error *e;
-    struct catalog_position position;
-    bool recovering_writer;
-    bool full;     /* from the beginning */
-    bool in_write; /* a transaction of the catalog is open */
-    bool began;
-    uint64_t first_sequence, max_sequence;
-    bool damage, newest;
-    struct pack *pack;   /* being walked */
-    uint64_t newest_log; /* the one the log ends in, 0 = none */
-    uint64_t spare_log;  /* an empty one behind it, 0 = none */
-    bool followed;       /* there are packs behind it: it takes no more */
-    bool has_records;
-    uint64_t newest_end;       /* of its last record that counts */
-    uint64_t gap_from, gap_to; /* damage since the last record that ended a write, 0 = none */
-    bool torn;                 /* the newest log pack has bytes behind its end */
-    uint64_t cut;              /* where a torn commit's write has its first hole, 0 = none */
-    struct fence *fences;
-    size_t fence_count;
-    struct held_list *held;
-    size_t held_count, held_cap;
-    unsigned commits;
-    uint64_t op_bytes;
-    struct buffer checkpoint;
-    uint64_t checkpoint_id;
-    uint32_t checkpoint_parts;
-    uint64_t told_missing;
 };
 
 /* ---- the catalog's transaction ---- */
@@ -121,7 +83,7 @@ static int add_fence(struct replay *p, const struct fence *f)
     return 0;
 }
 
-static uint64_t fence_of(const struct replay *p, uint64_t pack_id)
+uint64_t replay_fence_of(const struct replay *p, uint64_t pack_id)
 {
     uint64_t end = UINT64_MAX;
 
@@ -143,11 +105,11 @@ static int visit_leading_fence(void *ctx, uint64_t from, uint64_t to, const stru
         return 0;
     p->has_records = true;
     if (h->type != RECORD_FENCE || fence_decode(body, h->body_len, &f, &ignored) < 0)
-        return STOP;
+        return REPLAY_STOP;
     return add_fence(p, &f);
 }
 
-static bool is_log_to_walk(const struct replay *p, const struct pack_file *f)
+bool replay_log_counts(const struct replay *p, const struct pack_file *f)
 {
     return f->kind == PACK_LOG && f->id >= p->position.log_pack;
 }
@@ -166,7 +128,7 @@ static void note_log_file(struct replay *p, const struct pack *pack)
     p->spare_log = pack->len == PACK_HEADER_LEN ? pack->id : 0;
 }
 
-static int find_fences(struct replay *p)
+int replay_find_fences(struct replay *p)
 {
     struct repo *r = p->repo;
     struct pack *pack;
@@ -174,7 +136,7 @@ static int find_fences(struct replay *p)
 
     for (size_t i = 0; rc >= 0 && i < r->file_count; i++) {
         struct error why = ERROR_INIT;
-        if (!is_log_to_walk(p, &r->files[i]))
+        if (!replay_log_counts(p, &r->files[i]))
             continue;
         rc = pack_open(r->packs_fd, PACK_LOG, r->files[i].id, r->id, false, &pack, &why);
         if (rc == ERR_DAMAGED || rc == ERR_NOTFOUND) {
@@ -254,7 +216,7 @@ static int index_data(struct replay *p, uint64_t pack_id, uint64_t upto)
     int rc = catalog_pack(p->catalog, pack_id, &row, p->e);
     if (rc < 0 && rc != ERR_NOTFOUND)
         return rc;
-    uint64_t end = fence_of(p, pack_id);
+    uint64_t end = replay_fence_of(p, pack_id);
     if (row.fence && row.fence < end)
         end = row.fence;
     if (upto < end)
@@ -437,7 +399,7 @@ static bool has_zero_sector(const struct pack *pack, uint64_t from, uint64_t to)
 static int visit_any_end(void *ctx, uint64_t from, uint64_t to, const struct record_header *h,
                          const uint8_t *body)
 {
-    return h && h->type != RECORD_BLOCK && h->type != RECORD_FILE_LIST ? STOP : 0;
+    return h && h->type != RECORD_BLOCK && h->type != RECORD_FILE_LIST ? REPLAY_STOP : 0;
 }
 
 /* The commit that ends at `end` is the last thing in the log, and its own write came out with
@@ -448,8 +410,8 @@ static bool commit_is_torn(struct replay *p, uint64_t end)
 
     if (p->gap_from == 0 || !p->newest || !has_zero_sector(p->pack, p->gap_from, p->gap_to))
         return false;
-    return pack_walk(p->pack, end, fence_of(p, p->pack->id), visit_any_end, NULL, NULL, &ignored) !=
-           STOP;
+    return pack_walk(p->pack, end, replay_fence_of(p, p->pack->id), visit_any_end, NULL, NULL,
+                     &ignored) != REPLAY_STOP;
 }
 
 static void saw_gap(struct replay *p, uint64_t from, uint64_t to)
@@ -669,7 +631,7 @@ static int visit_log(void *ctx, uint64_t from, uint64_t to, const struct record_
         return 0;
     if (h->type == RECORD_COMMIT && commit_is_torn(p, to)) {
         p->cut = p->gap_from;
-        return STOP;
+        return REPLAY_STOP;
     }
     int rc = fold_record(p, from, to, h, body);
     p->gap_from = 0;
@@ -710,7 +672,7 @@ static void tell_log(struct replay *p, uint64_t id, const char *why)
 static int walk_log(struct replay *p, uint64_t id, uint64_t from)
 {
     struct error why = ERROR_INIT;
-    uint64_t tail = 0, end = fence_of(p, id);
+    uint64_t tail = 0, end = replay_fence_of(p, id);
 
     p->newest = id == p->newest_log;
     p->gap_from = 0;
@@ -749,162 +711,9 @@ static int walk_logs(struct replay *p)
     return rc;
 }
 
-/* ---- recovering ---- */
-
-/* What is about to be believed stands on the disk: flushed, and read again from there. */
-static int secure_file(struct repo *r, const struct pack_file *f, struct error *e)
-{
-    char name[40];
-    int rc = 0;
-
-    pack_file_name(f->kind, f->id, name);
-    int fd = fileops->openat(r->packs_fd, name, O_RDONLY | O_CLOEXEC | O_NOFOLLOW, 0);
-    if (fd < 0)
-        return errno == ENOENT ? 0 : error_sys(e, errno, "cannot open pack '%s'", name);
-    if (fileops->fdatasync(fd) < 0)
-        rc = error_sys(e, errno, "cannot flush pack '%s'", name);
-    else
-        posix_fadvise(fd, 0, 0, POSIX_FADV_DONTNEED);
-    fileops->close(fd);
-    return rc;
-}
-
-static bool has_news(struct replay *p, const struct pack_file *f)
-{
-    struct error ignored = ERROR_INIT;
-    struct catalog_pack row;
-
-    if (f->kind == PACK_LOG)
-        return f->id > p->position.log_pack ||
-               (f->id == p->position.log_pack && f->size > p->position.log_offset);
-    if (catalog_pack(p->catalog, f->id, &row, &ignored) < 0)
-        return true;
-    return row.fence == 0 && !row.sealed && f->size > row.len;
-}
-
-static int secure_tail(struct replay *p)
-{
-    int rc = 0;
-
-    for (size_t i = 0; rc == 0 && i < p->repo->file_count; i++)
-        if (has_news(p, &p->repo->files[i]))
-            rc = secure_file(p->repo, &p->repo->files[i], p->e);
-    return rc;
-}
-
-static int open_for_writing(struct repo *r, uint8_t kind, uint64_t id, uint64_t len,
-                            struct pack **out, struct error *e)
-{
-    int rc = pack_open(r->packs_fd, kind, id, r->id, true, out, e);
-
-    if (rc == 0)
-        (*out)->len = (*out)->flushed = len;
-    return rc;
-}
-
-/* Packs behind the end of the log that hold something, but no record. */
-static int fence_followers(struct replay *p)
-{
-    struct repo *r = p->repo;
-    int rc = 0;
-
-    for (size_t i = 0; rc == 0 && i < r->file_count; i++)
-        if (r->files[i].kind == PACK_LOG && r->files[i].id > p->newest_log &&
-            r->files[i].size > PACK_HEADER_LEN)
-            rc = repo_fence_add(r, r->files[i].id, PACK_HEADER_LEN, p->e);
-    return rc;
-}
-
-static int take_log(struct replay *p)
-{
-    struct repo *r = p->repo;
-    struct catalog_pack row;
-
-    if (r->log || p->newest_log == 0 || repo_data_lost(r, p->newest_log, UINT64_MAX))
-        return 0;
-    int rc = catalog_pack(p->catalog, p->newest_log, &row, p->e);
-    if (rc < 0 && rc != ERR_NOTFOUND)
-        return rc;
-    bool ended = rc == 0 && (row.sealed || row.fence);
-    rc = 0;
-    if (!ended && (p->torn || p->followed))
-        rc = repo_fence_add(r, p->newest_log, p->newest_end, p->e);
-    if (rc == 0)
-        rc = fence_followers(p);
-    if (rc == 0 && p->spare_log)
-        return open_for_writing(r, PACK_LOG, p->spare_log, PACK_HEADER_LEN, &r->log, p->e);
-    if (rc < 0 || ended || p->torn || p->followed)
-        return rc; /* the next write begins a new one */
-    return open_for_writing(r, PACK_LOG, p->newest_log, p->newest_end, &r->log, p->e);
-}
-
-static int take_data(struct replay *p)
-{
-    struct repo *r = p->repo;
-    struct catalog_pack row;
-    int rc = 0;
-
-    if (r->data)
-        return 0;
-    for (size_t i = 0; rc == 0 && i < r->file_count; i++) {
-        const struct pack_file *f = &r->files[i];
-        struct error ignored = ERROR_INIT;
-        if (f->kind != PACK_DATA || catalog_pack(p->catalog, f->id, &row, &ignored) < 0 ||
-            row.sealed || row.fence || repo_data_lost(r, f->id, UINT64_MAX))
-            continue;
-        if (row.len < f->size && row.len > 0) {
-            rc = repo_fence_add(r, f->id, row.len, p->e);
-        } else if (row.len == f->size && row.len < PACK_SEAL_LEN) {
-            pack_close(r->data);
-            rc = open_for_writing(r, PACK_DATA, f->id, row.len, &r->data, p->e);
-        }
-    }
-    return rc;
-}
-
-/* Ids that anything ever named are not given out again. */
-static int raise_next_pack(struct replay *p)
-{
-    struct catalog_pack *rows;
-    size_t count;
-
-    int rc = catalog_packs(p->catalog, &rows, &count, p->e);
-    if (rc < 0)
-        return rc;
-    for (size_t i = 0; i < count; i++)
-        if (p->repo->next_pack <= rows[i].id)
-            p->repo->next_pack = rows[i].id + 1;
-    for (size_t i = 0; i < p->fence_count; i++)
-        if (p->fences[i].pack_id < INT64_MAX && p->repo->next_pack <= p->fences[i].pack_id)
-            p->repo->next_pack = p->fences[i].pack_id + 1;
-    free(rows);
-    return 0;
-}
-
-static int take_over(struct replay *p)
-{
-    struct repo *r = p->repo;
-    uint64_t skipped = p->torn ? SKIPPED_NUMBERS : 0;
-
-    if (r->next_sequence <= p->position.sequence)
-        r->next_sequence = p->position.sequence + 1;
-    if (r->next_sequence <= p->max_sequence)
-        r->next_sequence = p->max_sequence + 1;
-    r->next_sequence += skipped;
-    if (r->next_number < p->position.next_number)
-        r->next_number = p->position.next_number + (p->torn ? 1 : 0);
-    r->chain = p->position.chain;
-    if (p->torn)
-        repo_notice(r, "a write that was cut off at the end of the log was discarded");
-    int rc = raise_next_pack(p);
-    if (rc == 0)
-        rc = take_log(p);
-    return rc == 0 ? take_data(p) : rc;
-}
-
 /* ---- entry ---- */
 
-static void release(struct replay *p)
+void replay_release(struct replay *p)
 {
     pack_close(p->pack);
     free(p->fences);
@@ -935,9 +744,9 @@ static int replay_once(struct replay *p)
     for (size_t i = 0; rc == 0 && i < r->lost_count; i++)
         rc = add_fence(p, &r->lost[i]);
     if (rc == 0)
-        rc = find_fences(p);
+        rc = replay_find_fences(p);
     if (rc == 0 && p->recovering_writer)
-        rc = secure_tail(p);
+        rc = replay_secure_tail(p);
     if (rc == 0)
         rc = walk_logs(p);
     if (rc == 0)
@@ -954,91 +763,17 @@ int repo_replay(struct repo *r, struct catalog *c, bool recovering, struct error
     struct replay p = {.repo = r, .catalog = c, .e = e, .recovering_writer = recovering};
 
     int rc = replay_once(&p);
-    if (rc == STOP) {
+    if (rc == REPLAY_STOP) {
         /* Blocks behind the hole were indexed: undo that, and look again only up to the hole. */
         const struct fence cut = {.pack_id = p.newest_log, .len = p.cut};
-        release(&p);
+        replay_release(&p);
         p = (struct replay){.repo = r, .catalog = c, .e = e, .recovering_writer = recovering};
         rc = add_fence(&p, &cut);
         if (rc == 0)
             rc = replay_once(&p);
     }
     if (rc == 0 && recovering)
-        rc = take_over(&p);
-    release(&p);
-    return rc;
-}
-
-/* ---- is there anything to do ---- */
-
-static int visit_news(void *ctx, uint64_t from, uint64_t to, const struct record_header *h,
-                      const uint8_t *body)
-{
-    const struct replay *p = ctx;
-
-    if (!h || h->type == RECORD_BLOCK || h->type == RECORD_FILE_LIST ||
-        h->sequence <= p->position.sequence)
-        return 0;
-    return STOP;
-}
-
-/* The last commit that the catalog knows stands where it says. A record that cannot be read is no
- * proof of the contrary: what the catalog knows of it is then worth more. */
-static int check_commit(struct replay *p)
-{
-    const struct catalog_position *at = &p->position;
-    struct error ignored = ERROR_INIT;
-    struct buffer body = BUFFER_INIT;
-    struct record_header h;
-    struct pack *pack = NULL;
-    struct hash hash;
-    bool other = false;
-
-    if (at->commit_pack == 0)
-        return 0;
-    int rc = repo_pack_get(p->repo, at->commit_pack, &pack, &ignored);
-    if (rc == 0)
-        rc = pack_read(pack, at->commit_offset, &h, &body, &ignored);
-    if (rc == 0) {
-        hash_sha256(body.data, body.len, &hash);
-        other = h.type != RECORD_COMMIT || !hash_equal(&hash, &at->chain);
-    }
-    repo_pack_put(p->repo, pack);
-    buffer_release(&body);
-    return other ? error_set(p->e, ERR_DAMAGED, "the catalog is not of these packs") : 0;
-}
-
-static int check_position(struct replay *p)
-{
-    struct pack_file f;
-
-    if (p->position.log_pack == 0)
-        return 0;
-    if (!repo_file_known(p->repo, p->position.log_pack, &f) || f.size < p->position.log_offset)
-        return error_set(p->e, ERR_DAMAGED, "the packs are older than the catalog");
-    return check_commit(p);
-}
-
-int repo_replay_needed(struct repo *r, struct catalog *c, struct error *e)
-{
-    struct replay p = {.repo = r, .catalog = c, .e = e};
-    struct error ignored = ERROR_INIT;
-    struct pack *pack;
-
-    int rc = catalog_position(c, &p.position, e);
-    if (rc == 0)
-        rc = check_position(&p);
-    if (rc == 0)
-        rc = find_fences(&p);
-    for (size_t i = 0; rc == 0 && i < r->file_count; i++) {
-        const struct pack_file *f = &r->files[i];
-        if (!is_log_to_walk(&p, f) ||
-            pack_open(r->packs_fd, PACK_LOG, f->id, r->id, false, &pack, &ignored) < 0)
-            continue;
-        uint64_t from = f->id == p.position.log_pack ? p.position.log_offset : 0;
-        rc = pack_walk(pack, from, fence_of(&p, f->id), visit_news, &p, NULL, e);
-        pack_close(pack);
-    }
-    release(&p);
+        rc = replay_take_over(&p);
+    replay_release(&p);
     return rc;
 }

@@ -33,14 +33,14 @@ void tree_walk_on(struct watch_tree *t, bool empty)
 {
     bool walked = true;
 
-    for (unsigned i = 0; i < ROUNDS_A_TURN && walked; i++) {
+    for (unsigned i = 0; i < ROUNDS_A_TURN && (walked || t->waiting); i++) {
         walked = walk_slice(t, false);
         if (walked || !empty)
             empty = !t->notify || notify_read(t->notify);
     }
     if (!walked && empty)
         t->ahead = false;
-    if (walked || t->ahead)
+    if (walked || t->ahead || t->waiting)
         uv_idle_start(&t->idle, on_idle);
     else
         uv_idle_stop(&t->idle);

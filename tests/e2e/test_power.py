@@ -34,6 +34,11 @@ libc = ctypes.CDLL(None, use_errno=True)
 skipped = []
 
 
+def skip_part(name, why):
+    print("SKIP: %s: %s" % (name, why))
+    skipped.append(name)
+
+
 class Missing(Exception):
     """What this machine lacks for a part of the test."""
 
@@ -42,7 +47,10 @@ def own_mounts():
     wk.need_root()
     if libc.unshare(0x20000) != 0:
         wk.skip("no mount namespace of our own: %s" % os.strerror(ctypes.get_errno()))
-    run("mount", "--make-rprivate", "/")
+    try:
+        run("mount", "--make-rprivate", "/")
+    except Missing as e:
+        wk.skip(str(e))
 
 
 def run(*command):
@@ -81,12 +89,20 @@ class Image:
         run("mount", "-o", ",".join(filter(None, ["loop", self.option])), self.file, self.at)
         self.mounted = True
 
+    def device(self):
+        with open("/proc/self/mounts") as mounts:
+            return [line.split()[0] for line in mounts if line.split()[1] == self.at][-1]
+
     def unmount(self):
         if self.mounted:
             unmount(self.at)
         self.mounted = False
 
     def close(self):
+        self.unmount()
+
+    def keep(self, folder):
+        """For whoever looks into a failure."""
         self.unmount()
 
     def cut(self):
@@ -134,11 +150,10 @@ class Btrfs(Image):
 
     def unmount(self):
         """And have the kernel forget it, or it takes the clone for an outdated member."""
-        with open("/proc/self/mounts") as mounts:
-            devices = [line.split()[0] for line in mounts if line.split()[1] == self.at]
+        device = self.device() if self.mounted else None
         super().unmount()
-        for d in devices:
-            run("btrfs", "device", "scan", "--forget", d)
+        if device:
+            run("btrfs", "device", "scan", "--forget", device)
 
     def power_on(self):
         self.unmount()
@@ -180,21 +195,30 @@ class Neighbour(threading.Thread):
 
     def end(self):
         self.ended.set()
-        self.join()
+        if self.is_alive():
+            self.join()
 
 
 # ---- a repository, and what must be in it ----
 
 class Keep:
+    """The watched folder and what is restored lie in memory: their flushes would only take time."""
+
     def __init__(self, scratch, repo):
-        self.scratch, self.repo = scratch, repo
-        self.root = os.path.join(scratch, "data")
+        self.repo = repo
+        self.memory = os.path.join(scratch, "memory")
+        os.mkdir(self.memory)
+        run("mount", "-t", "tmpfs", "none", self.memory)
+        self.root = os.path.join(self.memory, "data")
         self.tried, self.acknowledged = {}, []  # trees by name; names
         self.checked = set()
-        self.figures = {"cuts": 0, "acknowledged": 0, "whole though not acknowledged": 0,
-                        "restored": 0}
+        self.figures = {k: 0 for k in ("cuts", "during a save", "acknowledged", "restored",
+                                       "whole though not acknowledged")}
         self.count = 0
-        os.makedirs(self.root, exist_ok=True)
+        os.mkdir(self.root)
+
+    def close(self):
+        unmount(self.memory)
 
     def change(self):
         """Small changes go through the log pack alone, large ones through a data pack."""
@@ -235,23 +259,23 @@ class Keep:
         more = [n for n in names if n not in self.checked and n not in self.acknowledged]
         self.figures["whole though not acknowledged"] += len(more)
         for name in names if every else [*self.acknowledged[-2:], *more]:
-            wk.same(self.tried[name], wk.restored(self.repo, name, self.scratch), name)
+            wk.same(self.tried[name], wk.restored(self.repo, name, self.memory), name)
             self.figures["restored"] += 1
         self.checked.update(names)
         r = wk.wk("-r", self.repo, "--json", "verify", code=None)
         assert r.code == 0 and r.summary["errors"] == 0, "verify: %r" % r
 
 
-def acknowledged(code, out):
-    return code == 0 and b'"summary"' in out and b'"exit":0' in out.replace(b" ", b"")
+def acknowledged(out):
+    return b'"summary"' in out and b'"exit":0' in out.replace(b" ", b"")
 
 
 class Saver:
     """Saves by `watchkeep save`, without a service."""
 
-    def __init__(self, keep):
+    def __init__(self, scratch, keep):
         self.keep = keep
-        self.took = {}
+        self.took = {}  # seconds, for small and large saves
 
     def power_on(self):
         pass
@@ -268,41 +292,50 @@ class Saver:
                              stderr=subprocess.PIPE, env=wk.environment())
         return large, name, p
 
-    def save(self):
+    def attempt(self):
+        """Exit code and errors of a save that goes on to its end."""
         large, name, p = self.start()
         begun = time.monotonic()
         out, err = p.communicate(timeout=wk.PATIENCE)
-        assert acknowledged(p.returncode, out), "save failed: %r %r" % (out, err)
-        self.keep.acknowledge(name)
-        self.took[large] = (self.took.get(large, time.monotonic() - begun) * 3
-                            + time.monotonic() - begun) / 4
+        if p.returncode == 0:
+            assert acknowledged(out), out
+            self.keep.acknowledge(name)
+            took = time.monotonic() - begun
+            self.took[large] = (3 * self.took.get(large, took) + took) / 4
+        return p.returncode, err.decode(errors="replace")
+
+    def save(self):
+        code, err = self.attempt()
+        assert code == 0, "save failed: exit %d, %s" % (code, err)
 
     def cut(self, image):
         """During a save, or as soon as it is acknowledged."""
         large, name, p = self.start()
+        out = b""
         if random.random() < 0.25:
             out = p.stdout.readline()
-            early = acknowledged(0, out)
         else:
             time.sleep(random.random() * self.took.get(large, 0.05) * 1.2)
-            early = p.poll() is not None
-            out = b""
+            if p.poll() is not None:
+                out = p.stdout.read()
         image.cut()
         if random.random() < 0.5:
             p.kill()
-        rest, _ = p.communicate(timeout=wk.PATIENCE)
+        late, _ = p.communicate(timeout=wk.PATIENCE)
+        self.keep.figures["during a save"] += not out
         # Where the file system fails from the cut on, a flush that came through was before it.
-        if early or (image.fails_at_cut and p.returncode == 0):
-            assert acknowledged(0, out + rest), (out, rest)
+        if image.fails_at_cut:
+            out += late
+        if acknowledged(out):
             self.keep.acknowledge(name)
 
 
 class ServiceSaver(Saver):
     """Saves by the service: on command, and by itself when something changes."""
 
-    def __init__(self, keep):
-        super().__init__(keep)
-        self.service = wk.Service(keep.scratch, {"data": {"path": keep.root, "settle": "1ms"}},
+    def __init__(self, scratch, keep):
+        super().__init__(scratch, keep)
+        self.service = wk.Service(scratch, {"data": {"path": keep.root, "settle": "1ms"}},
                                   repo=keep.repo, start=False)
 
     def command(self, name):
@@ -312,7 +345,8 @@ class ServiceSaver(Saver):
         self.service.start(init=False)
 
     def power_off(self):
-        self.service.kill()
+        if self.service.process and self.service.process.poll() is None:
+            self.service.kill()
 
     def cut(self, image):
         how = random.random()
@@ -322,6 +356,7 @@ class ServiceSaver(Saver):
                 self.keep.change()
                 time.sleep(random.random() * 0.05)
             image.cut()
+            self.keep.figures["during a save"] += 1
         else:
             super().cut(image)
         if how < 0.6 and image.fails_at_cut:
@@ -330,33 +365,58 @@ class ServiceSaver(Saver):
             assert r.code not in (0, 3), "saved on a dead file system: %r" % r
 
 
-def series(scratch, kind, saver_of, cuts, figures):
-    folder = os.path.join(scratch, "%s-%s-%d" % (kind.__name__, saver_of.__name__, len(figures)))
-    os.mkdir(folder)
-    image = kind(folder)
-    saver = None
-    try:
-        image.mount()
-        keep = Keep(folder, os.path.join(image.at, "repo"))
-        figures.append(keep.figures)
-        wk.wk("-r", keep.repo, "init")
-        saver = saver_of(keep)
-        for i in range(cuts):
-            neighbour = None
-            if i == 0:
-                image.cut()  # as soon as the repository is there
-            else:
-                saver.power_on()
-                for _ in range(random.randrange(3) + (i == 1)):
-                    saver.save()
-                if random.random() < 0.5:
-                    neighbour = Neighbour(image, keep.repo)
-                    neighbour.start()
-                saver.cut(image)
-                saver.power_off()
-            if neighbour:
-                neighbour.end()
-            keep.figures["cuts"] += 1
+class Bed:
+    """A file system with a repository, and somebody who saves to it; all gone afterwards."""
+
+    def __init__(self, folder, kind, saver_of):
+        self.folder, self.kind, self.saver_of = folder, kind, saver_of
+        self.image = self.keep = self.saver = None
+
+    def __enter__(self):
+        os.mkdir(self.folder)
+        try:
+            self.image = self.kind(self.folder)
+            self.image.mount()
+            self.keep = Keep(self.folder, os.path.join(self.image.at, "repo"))
+            self.saver = self.saver_of(self.folder, self.keep)
+            wk.wk("-r", self.keep.repo, "init")
+        except Exception:
+            self.close()
+            raise
+        return self.image, self.keep, self.saver
+
+    def __exit__(self, failure, *_):
+        if failure:
+            self.saver.power_off()
+            self.image.keep(self.folder)
+        self.close()
+        if not failure:
+            wk.remove(self.folder)
+
+    def close(self):
+        if self.saver:
+            self.saver.power_off()
+        if self.keep:
+            self.keep.close()
+        if self.image:
+            self.image.close()
+
+
+def series(folder, kind, saver_of, cuts):
+    with Bed(folder, kind, saver_of) as (image, keep, saver):
+        image.cut()  # as soon as the repository is there
+        image.power_on()
+        keep.check()
+        for i in range(1, cuts):
+            neighbour = Neighbour(image, keep.repo)
+            saver.power_on()
+            for _ in range(random.randrange(3) + (i == 1)):
+                saver.save()
+            if random.random() < 0.5:
+                neighbour.start()
+            saver.cut(image)
+            saver.power_off()
+            neighbour.end()
             image.power_on()
             keep.check()
         saver.power_on()
@@ -365,30 +425,23 @@ def series(scratch, kind, saver_of, cuts, figures):
         keep.check(every=True)
         wk.wk("-r", keep.repo, "rebuild")
         keep.check()
-    finally:
-        if saver and isinstance(saver, ServiceSaver) and saver.service.process:
-            if saver.service.process.poll() is None:
-                saver.power_off()
-        image.close()
-    wk.remove(folder)
+        keep.figures["cuts"] = cuts
+        return keep.figures
 
 
 def power_cuts(scratch, kind):
-    figures = []
+    name, all_figures = kind.__name__.lower(), []
     begun = time.monotonic()
     try:
         for saver_of, share in ((Saver, CUTS - CUTS // 2), (ServiceSaver, CUTS // 2)):
-            while share > 0:
-                series(scratch, kind, saver_of, min(share, SERIES), figures)
-                share -= SERIES
+            for done in range(0, share, SERIES):
+                folder = os.path.join(scratch, "series%d" % len(all_figures))
+                all_figures.append(series(folder, kind, saver_of, min(share - done, SERIES)))
     except Missing as e:
-        print("SKIP: %s: %s" % (kind.__name__.lower(), e))
-        skipped.append(kind.__name__)
+        skip_part(name, e)
         return
-    total = {k: sum(f[k] for f in figures) for k in figures[0]}
-    print("%s: %s, %.0f s" % (kind.__name__.lower(),
-                              ", ".join("%d %s" % (v, k) for k, v in total.items()),
-                              time.monotonic() - begun))
+    figures = ["%d %s" % (sum(f[k] for f in all_figures), k) for k in all_figures[0]]
+    print("%s: %s; %.0f s" % (name, ", ".join(figures), time.monotonic() - begun))
 
 
 def ext4(scratch):
@@ -403,9 +456,99 @@ def btrfs(scratch):
     power_cuts(scratch, Btrfs)
 
 
+# ---- a disk that loses what it was told to flush ----
+
+class Shrunk(Ext4):
+    """On a disk that can become too small: a sparse file in a little memory. Only data is lost:
+    journal and tables lie at the beginning, which is allocated."""
+    size = 256 * MIB
+    mkfs = [*Ext4.mkfs, "-b", "4096", "-N", "1024", "-J", "size=4", "-E",
+            "packed_meta_blocks=1,lazy_itable_init=0,lazy_journal_init=0"]
+
+    def __init__(self, folder):
+        self.disk = os.path.join(folder, "disk")
+        os.mkdir(self.disk)
+        run("mount", "-t", "tmpfs", "-o", "size=128m", "none", self.disk)
+        super().__init__(folder, os.path.join(self.disk, "image"))
+        with open(self.file, "r+b") as f:
+            os.posix_fallocate(f.fileno(), 0, 6 * MIB)
+
+    def mount(self):
+        """A loop device takes a write of which only the first part has room for a success: let
+        there be none of more than a page."""
+        super().mount()
+        try:
+            wk.write("/sys/block/%s/queue/max_sectors_kb" % os.path.basename(self.device()), "4")
+        except OSError as e:
+            raise Missing(str(e))
+
+    def fill(self, left):
+        with open(os.path.join(self.disk, "ballast"), "wb", buffering=0) as f:
+            try:
+                while True:
+                    f.write(bytes(65536))
+            except OSError as e:
+                assert e.errno == errno.ENOSPC, e
+            f.truncate(max(0, f.tell() - left))
+
+    def make_room(self):
+        os.remove(os.path.join(self.disk, "ballast"))
+
+    def keep(self, folder):
+        self.unmount()
+        run("cp", "--sparse=always", self.file, folder)
+
+    def close(self):
+        super().close()
+        unmount(self.disk)
+
+
+def losing_flushes(folder, saver_of):
+    failed = 0
+    with Bed(folder, Shrunk, saver_of) as (image, keep, saver):
+        saver.power_on()
+        for i in range(6):
+            saver.save()
+            saver.save()
+            image.fill(random.choice([0, 4096, 30000, 300000, 2 * MIB]))
+            tries = []
+            while len(tries) < 30 and tries.count(0) > len(tries) - 2:
+                code, err = saver.attempt()
+                tries.append(code)
+                assert code == 0 or (code in (1, 13) and err), "exit %d: %r" % (code, err)
+            failed += len(tries) - tries.count(0)
+            if isinstance(saver, ServiceSaver) and any(tries):
+                problems = {p["code"] for p in saver.service.status()["problems"]}
+                assert problems & {"save-failed", "no-space"}, problems
+            image.make_room()
+            saver.save()
+            if isinstance(saver, ServiceSaver):
+                wk.until(lambda: saver.service.status()["ok"], "status to be good again")
+            if random.random() < 0.5:
+                image.cut()
+            saver.power_off()
+            image.power_on()
+            keep.check()
+            saver.power_on()
+        saver.save()
+        saver.power_off()
+        keep.check(every=True)
+        print("failing flush, %s: %d acknowledged, %d failed" % (
+            saver_of.__name__, keep.figures["acknowledged"], failed))
+    assert failed > 3, "the disk was never too small"
+
+
+def failing_flush(scratch):
+    try:
+        for saver_of in (Saver, ServiceSaver):
+            losing_flushes(os.path.join(scratch, saver_of.__name__), saver_of)
+    except Missing as e:
+        skip_part("failing flush", e)
+
+
 own_mounts()
 try:
-    wk.main(ext4, xfs, btrfs)
+    wk.main(ext4, xfs, btrfs, failing_flush)
 except SystemExit as e:
     if not e.code and skipped:
         wk.skip("not all of it: %s" % ", ".join(skipped))

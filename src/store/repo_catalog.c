@@ -1,0 +1,226 @@
+/* The handle's connections to its catalog, and making catalog.db anew.
+ *
+ * Reading connections are kept in a small pool; when the catalog is made anew a generation ends and
+ * those of the old one are closed as they come back. A damaged file is set aside, never retried. */
+#include "store/repo_private.h"
+
+#include "io/fileops.h"
+#include "store/chunk_list.h"
+
+#include <dirent.h>
+#include <errno.h>
+#include <inttypes.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <time.h>
+#include <unistd.h>
+
+#include "base/banned.h"
+
+/* ---- connections to the catalog ---- */
+
+static struct pool_entry *pool_find(struct repo *r, const struct catalog *c)
+{
+    for (int i = 0; i < POOL_MAX; i++)
+        if (r->pool[i].catalog == c)
+            return &r->pool[i];
+    return NULL;
+}
+
+static struct catalog *pool_take(struct repo *r)
+{
+    for (int i = 0; i < POOL_MAX; i++) {
+        struct pool_entry *p = &r->pool[i];
+        if (p->catalog && !p->lent && p->generation == r->generation) {
+            p->lent = true;
+            return p->catalog;
+        }
+    }
+    return NULL;
+}
+
+void repo_pool_drop(struct pool_entry *p)
+{
+    catalog_close(p->catalog);
+    *p = (struct pool_entry){0};
+}
+
+static void pool_drop_idle(struct repo *r)
+{
+    for (int i = 0; i < POOL_MAX; i++)
+        if (r->pool[i].catalog && !r->pool[i].lent)
+            repo_pool_drop(&r->pool[i]);
+}
+
+int repo_catalog_lend(struct repo *r, struct catalog **out, struct error *e)
+{
+    int rc = 0;
+
+    pthread_mutex_lock(&r->pool_lock);
+    *out = pool_take(r);
+    if (!*out)
+        rc = catalog_clone(r->writer ? r->writer : r->catalog, out, e);
+    struct pool_entry *p = rc == 0 && !pool_find(r, *out) ? pool_find(r, NULL) : NULL;
+    if (p)
+        *p = (struct pool_entry){.catalog = *out, .generation = r->generation, .lent = true};
+    pthread_mutex_unlock(&r->pool_lock);
+    return rc;
+}
+
+void repo_catalog_return(struct repo *r, struct catalog *c)
+{
+    if (!c)
+        return;
+    catalog_read_end(c);
+    catalog_set_list_reader(c, NULL, NULL);
+    pthread_mutex_lock(&r->pool_lock);
+    struct pool_entry *p = pool_find(r, c);
+    if (!p)
+        catalog_close(c);
+    else if (p->generation != r->generation)
+        repo_pool_drop(p);
+    else
+        p->lent = false;
+    pthread_mutex_unlock(&r->pool_lock);
+}
+
+int repo_catalog_open(struct repo *r, struct catalog **out, struct error *e)
+{
+    return repo_catalog_lend(r, out, e);
+}
+
+void repo_catalog_close(struct repo *r, struct catalog *c)
+{
+    repo_catalog_return(r, c);
+}
+
+/* ---- making the catalog anew ---- */
+
+static int remove_file(struct repo *r, const char *name, struct error *e)
+{
+    if (fileops->unlinkat(r->dirfd, name, 0) == 0 || errno == ENOENT)
+        return 0;
+    return error_sys(e, errno, "cannot remove '%s'", name);
+}
+
+/* One damaged catalog is kept for study, not a row of them. */
+static void remove_older_asides(struct repo *r)
+{
+    static const char prefix[] = CATALOG_FILE ".damaged-";
+    struct error ignored = ERROR_INIT;
+    struct dirent *entry;
+
+    DIR *dir = repo_dir_open(r->dirfd, ".", &ignored);
+    while (dir && (entry = readdir(dir)))
+        if (strncmp(entry->d_name, prefix, sizeof(prefix) - 1) == 0)
+            remove_file(r, entry->d_name, &ignored);
+    if (dir)
+        closedir(dir);
+}
+
+static int rename_aside(struct repo *r, const char *suffix, int64_t now, struct error *e)
+{
+    char from[64], to[128];
+
+    snprintf(from, sizeof(from), CATALOG_FILE "%s", suffix);
+    snprintf(to, sizeof(to), CATALOG_FILE ".damaged-%" PRId64 "%s", now, suffix);
+    if (fileops->renameat2(r->dirfd, from, r->dirfd, to, 0) == 0 || errno == ENOENT)
+        return 0;
+    return error_sys(e, errno, "cannot set '%s' aside", from);
+}
+
+/* The WAL goes last: an SQLite that finds it beside an empty database throws it away. */
+int repo_catalog_set_aside(struct repo *r, bool keep, struct error *e)
+{
+    int64_t now = clock_wall().s;
+    int rc;
+
+    if (keep) {
+        remove_older_asides(r);
+        rc = rename_aside(r, "", now, e);
+        if (rc == 0)
+            rc = rename_aside(r, "-wal", now, e);
+    } else {
+        rc = remove_file(r, CATALOG_FILE, e);
+        if (rc == 0)
+            rc = remove_file(r, CATALOG_FILE "-wal", e);
+    }
+    return rc == 0 ? remove_file(r, CATALOG_FILE "-shm", e) : rc;
+}
+
+/* List chunks for the writing connection: those of the save being committed are not in a pack
+ * yet. */
+static int writer_read_list(void *ctx, const struct hash *id, struct chunk_ref **refs,
+                            uint32_t *count, struct error *e)
+{
+    struct repo *r = ctx;
+    const uint8_t *p;
+    size_t len;
+
+    if (r->committing && txn_find_list(r->committing, id, &p, &len))
+        return chunk_list_decode(p, len, refs, count, e);
+    return repo_read_list(r->writer_source, id, refs, count, e);
+}
+
+int repo_catalog_open_writer(struct repo *r, struct error *e)
+{
+    int rc = r->writer ? catalog_reopen(r->writer, e)
+                       : catalog_open(r->path, CATALOG_WRITE, false, r->id, &r->writer, e);
+    if (rc < 0)
+        return rc;
+    if (!r->writer_source && !(r->writer_source = chunk_source_over(r, r->writer)))
+        return repo_no_memory(e);
+    catalog_set_list_reader(r->writer, writer_read_list, r);
+    return 0;
+}
+
+/* Connections that are lent stay with the old file until they come back; the handle's own one
+ * follows when it is asked for next. */
+static void retire_readers(struct repo *r)
+{
+    pthread_mutex_lock(&r->pool_lock);
+    r->generation++;
+    pool_drop_idle(r);
+    pthread_mutex_unlock(&r->pool_lock);
+}
+
+int repo_catalog_renew(struct repo *r, bool keep, struct error *e)
+{
+    int rc = repo_catalog_set_aside(r, keep, e);
+
+    if (rc == 0)
+        rc = repo_catalog_open_writer(r, e);
+    if (rc == 0)
+        rc = repo_replay(r, r->writer, true, e);
+    retire_readers(r);
+    r->catalog_stale = rc < 0;
+    return rc;
+}
+
+/* Never the same file again after it failed us, unless it only was full. */
+int repo_catalog_mend(struct repo *r, struct error *e)
+{
+    struct error why = ERROR_INIT;
+
+    if (!r->catalog_stale)
+        return 0;
+    int rc = repo_files_scan(r, e);
+    if (rc < 0)
+        return rc;
+    rc = catalog_reopen(r->writer, &why);
+    if (rc == 0)
+        rc = repo_replay_needed(r, r->writer, &why);
+    if (rc >= 0)
+        rc = repo_replay(r, r->writer, true, &why);
+    if (rc == 0) {
+        r->catalog_stale = false;
+        return 0;
+    }
+    if (rc != ERR_DAMAGED) {
+        *e = why;
+        return rc;
+    }
+    repo_notice(r, "catalog made anew: %s", why.message);
+    return repo_catalog_renew(r, true, e);
+}

@@ -1,0 +1,166 @@
+/* The writer's side of a replay: make durable what is believed, and take over the packs' ends.
+ *
+ * Packs that end in a torn tail, or that later packs follow, take no more: a fence in a new log
+ * pack says how far they count. Numbers that a torn tail may have used up are skipped. */
+#include "store/replay.h"
+
+#include "io/fileops.h"
+
+#include <errno.h>
+#include <stdlib.h>
+#include <unistd.h>
+
+#include "base/banned.h"
+
+enum { SKIPPED_NUMBERS = 16 /* what a torn tail may have used up without our seeing it */ };
+
+/* What is about to be believed stands on the disk: flushed, and read again from there. */
+static int secure_file(struct repo *r, const struct pack_file *f, struct error *e)
+{
+    char name[40];
+    int rc = 0;
+
+    pack_file_name(f->kind, f->id, name);
+    int fd = fileops->openat(r->packs_fd, name, O_RDONLY | O_CLOEXEC | O_NOFOLLOW, 0);
+    if (fd < 0)
+        return errno == ENOENT ? 0 : error_sys(e, errno, "cannot open pack '%s'", name);
+    if (fileops->fdatasync(fd) < 0)
+        rc = error_sys(e, errno, "cannot flush pack '%s'", name);
+    else
+        posix_fadvise(fd, 0, 0, POSIX_FADV_DONTNEED);
+    fileops->close(fd);
+    return rc;
+}
+
+static bool has_news(struct replay *p, const struct pack_file *f)
+{
+    struct error ignored = ERROR_INIT;
+    struct catalog_pack row;
+
+    if (f->kind == PACK_LOG)
+        return f->id > p->position.log_pack ||
+               (f->id == p->position.log_pack && f->size > p->position.log_offset);
+    if (catalog_pack(p->catalog, f->id, &row, &ignored) < 0)
+        return true;
+    return row.fence == 0 && !row.sealed && f->size > row.len;
+}
+
+int replay_secure_tail(struct replay *p)
+{
+    int rc = 0;
+
+    for (size_t i = 0; rc == 0 && i < p->repo->file_count; i++)
+        if (has_news(p, &p->repo->files[i]))
+            rc = secure_file(p->repo, &p->repo->files[i], p->e);
+    return rc;
+}
+
+static int open_for_writing(struct repo *r, uint8_t kind, uint64_t id, uint64_t len,
+                            struct pack **out, struct error *e)
+{
+    int rc = pack_open(r->packs_fd, kind, id, r->id, true, out, e);
+
+    if (rc == 0)
+        (*out)->len = (*out)->flushed = len;
+    return rc;
+}
+
+/* Packs behind the end of the log that hold something, but no record. */
+static int fence_followers(struct replay *p)
+{
+    struct repo *r = p->repo;
+    int rc = 0;
+
+    for (size_t i = 0; rc == 0 && i < r->file_count; i++)
+        if (r->files[i].kind == PACK_LOG && r->files[i].id > p->newest_log &&
+            r->files[i].size > PACK_HEADER_LEN)
+            rc = repo_fence_add(r, r->files[i].id, PACK_HEADER_LEN, p->e);
+    return rc;
+}
+
+static int take_log(struct replay *p)
+{
+    struct repo *r = p->repo;
+    struct catalog_pack row;
+
+    if (r->log || p->newest_log == 0 || repo_data_lost(r, p->newest_log, UINT64_MAX))
+        return 0;
+    int rc = catalog_pack(p->catalog, p->newest_log, &row, p->e);
+    if (rc < 0 && rc != ERR_NOTFOUND)
+        return rc;
+    bool ended = rc == 0 && (row.sealed || row.fence);
+    rc = 0;
+    if (!ended && (p->torn || p->followed))
+        rc = repo_fence_add(r, p->newest_log, p->newest_end, p->e);
+    if (rc == 0)
+        rc = fence_followers(p);
+    if (rc == 0 && p->spare_log)
+        return open_for_writing(r, PACK_LOG, p->spare_log, PACK_HEADER_LEN, &r->log, p->e);
+    if (rc < 0 || ended || p->torn || p->followed)
+        return rc; /* the next write begins a new one */
+    return open_for_writing(r, PACK_LOG, p->newest_log, p->newest_end, &r->log, p->e);
+}
+
+static int take_data(struct replay *p)
+{
+    struct repo *r = p->repo;
+    struct catalog_pack row;
+    int rc = 0;
+
+    if (r->data)
+        return 0;
+    for (size_t i = 0; rc == 0 && i < r->file_count; i++) {
+        const struct pack_file *f = &r->files[i];
+        struct error ignored = ERROR_INIT;
+        if (f->kind != PACK_DATA || catalog_pack(p->catalog, f->id, &row, &ignored) < 0 ||
+            row.sealed || row.fence || repo_data_lost(r, f->id, UINT64_MAX))
+            continue;
+        if (row.len < f->size && row.len > 0) {
+            rc = repo_fence_add(r, f->id, row.len, p->e);
+        } else if (row.len == f->size && row.len < PACK_SEAL_LEN) {
+            pack_close(r->data);
+            rc = open_for_writing(r, PACK_DATA, f->id, row.len, &r->data, p->e);
+        }
+    }
+    return rc;
+}
+
+/* Ids that anything ever named are not given out again. */
+static int raise_next_pack(struct replay *p)
+{
+    struct catalog_pack *rows;
+    size_t count;
+
+    int rc = catalog_packs(p->catalog, &rows, &count, p->e);
+    if (rc < 0)
+        return rc;
+    for (size_t i = 0; i < count; i++)
+        if (p->repo->next_pack <= rows[i].id)
+            p->repo->next_pack = rows[i].id + 1;
+    for (size_t i = 0; i < p->fence_count; i++)
+        if (p->fences[i].pack_id < INT64_MAX && p->repo->next_pack <= p->fences[i].pack_id)
+            p->repo->next_pack = p->fences[i].pack_id + 1;
+    free(rows);
+    return 0;
+}
+
+int replay_take_over(struct replay *p)
+{
+    struct repo *r = p->repo;
+    uint64_t skipped = p->torn ? SKIPPED_NUMBERS : 0;
+
+    if (r->next_sequence <= p->position.sequence)
+        r->next_sequence = p->position.sequence + 1;
+    if (r->next_sequence <= p->max_sequence)
+        r->next_sequence = p->max_sequence + 1;
+    r->next_sequence += skipped;
+    if (r->next_number < p->position.next_number)
+        r->next_number = p->position.next_number + (p->torn ? 1 : 0);
+    r->chain = p->position.chain;
+    if (p->torn)
+        repo_notice(r, "a write that was cut off at the end of the log was discarded");
+    int rc = raise_next_pack(p);
+    if (rc == 0)
+        rc = take_log(p);
+    return rc == 0 ? take_data(p) : rc;
+}
