@@ -98,8 +98,8 @@ int scratch_file_open(struct scratch_file *s, const char *dir, struct error *e)
     int rc = 0;
 
     *s = (struct scratch_file){.dirfd = -1, .fd = -1};
-    if (!realpath(dir, real) || strlen(real) + NAME_LEN + 2 > sizeof(s->path))
-        rc = error_sys(e, errno ? errno : ENAMETOOLONG, "cannot find the scratch folder");
+    if (!realpath(dir, real))
+        rc = error_sys(e, errno, "cannot find the scratch folder");
     if (rc == 0 && (s->dirfd = open(real, O_PATH | O_DIRECTORY | O_CLOEXEC)) < 0)
         rc = error_sys(e, errno, "cannot open the scratch folder");
     if (rc == 0) {
@@ -107,13 +107,17 @@ int scratch_file_open(struct scratch_file *s, const char *dir, struct error *e)
         while ((rc = make_locked(s, e)) == 1)
             ;
     }
+    if (rc == 0) {
+        int n = snprintf(s->path, sizeof(s->path), "%s/%s", strcmp(real, "/") == 0 ? "" : real,
+                         s->name);
+        if (n < 0 || (size_t)n >= sizeof(s->path))
+            rc = error_sys(e, ENAMETOOLONG, "the scratch folder's path is too long");
+    }
     if (rc != 0) {
         error_path(e, dir);
         scratch_file_close(s);
-        return rc;
     }
-    snprintf(s->path, sizeof(s->path), "%s/%s", strcmp(real, "/") == 0 ? "" : real, s->name);
-    return 0;
+    return rc;
 }
 
 void scratch_file_close(struct scratch_file *s)

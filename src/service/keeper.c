@@ -126,10 +126,15 @@ static void on_moved(void *ctx, const char *from, const char *to, unsigned how)
         on_dirty(ctx, to, how);
         return;
     }
-    settle_touch_pair(k->settle, from, to, how, clock_mono_ns());
+    uint64_t now = clock_mono_ns();
+    settle_touch_pair(k->settle, from, to, how, now);
     k->last_change = clock_wall();
-    if (is_dir)
+    if (is_dir) {
+        /* A change below it, told under the old path, may not have been read yet, or a save at work
+         * may be looking for it there in vain. */
+        settle_touch(k->settle, to, how | WATCH_TREE, now);
         return;
+    }
     if (is_rules_file(from))
         look_at_rules(k, from);
     if (is_rules_file(to))

@@ -33,7 +33,7 @@ static int make(const struct config *c, bool may_init, struct error *e)
     struct error ignored = ERROR_INIT;
     uint8_t id[16];
 
-    if (!may_init || (c->file && remember_get(c->repository, id, &ignored) == 0))
+    if (!may_init && remember_get(c->repository, id, &ignored) == 0)
         return refuse_lost(c, e);
     int rc = repo_init(c->repository, e);
     if (rc < 0)

@@ -7,8 +7,8 @@
 
 #include <stdbool.h>
 
-/* Open it for writing. Where there is none it is made, if may_init, but not where the configuration
- * comes from a file and one was there before (ERR_NOREPO: not mounted?). ERR_BUSY: another service
+/* Open it for writing. Where there is none it is made; without may_init not where one was before
+ * (ERR_NOREPO: not mounted?). ERR_BUSY: another service
  * has it. ERR_USAGE: a watch lies in it. */
 int place_open(const struct config *c, bool may_init, struct repo **out, struct error *e);
 

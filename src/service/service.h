@@ -12,7 +12,7 @@ struct service_options {
     /* After each snapshot, in the loop thread: one "saved" line as JSON (quickstart prints it). */
     void (*saved)(void *ctx, const char *watch, const char *json);
     void *ctx;
-    bool may_init; /* make the repository when there is none */
+    bool may_init; /* make the repository also where one was before and is gone */
 };
 
 /* Runs until SIGTERM or SIGINT. 0 with all saved; ERR_CANCELLED when a second signal cut the last

@@ -163,6 +163,39 @@ static int capture(struct save_worker *w, struct file_job *j, struct sqlite_imag
     return rc;
 }
 
+static const char *const as_it_is = "; stored as it is";
+
+/* Nothing better is known: neither a good state from before nor one that SQLite gives. */
+static bool is_best_known(struct file_job *j)
+{
+    if (!file_job_load_old(j) || j->old.ref_count == 0)
+        return true;
+    return j->old.flags & NODE_UNREAD && j->old.reason && strstr(j->old.reason, as_it_is);
+}
+
+/* Malformed from the start: its bytes are kept all the same, and said to be no sound database. */
+static int store_malformed(struct save_worker *w, struct file_job *j, struct file_read *f,
+                           const struct signature *s, struct error *e)
+{
+    struct image i = {.stream = {.fd = f->fd, .len = f->len}};
+    char *reason = text_format("cannot be captured: %.200s%s", e->message, as_it_is);
+
+    error_clear(e);
+    if (!reason)
+        return error_sys(e, ENOMEM, "cannot save a database");
+    int rc = store_image(w, j, &i, s, f->fd, e);
+    free(j->text);
+    j->text = reason;
+    j->n.flags |= NODE_UNREAD;
+    j->n.reason = reason;
+    if (i.stream.read_failed)
+        return file_job_unread(j, NODE_SQLITE, "cannot be read: Input/output error", e);
+    j->n.size = f->len;
+    if (i.stream.ended_early || file_read_check(f) != FILE_STABLE)
+        j->look_again = true;
+    return rc < 0 ? rc : finish(w, j, s, e);
+}
+
 /* The last version stays, with the reason. What is wrong on our side ends the save. */
 static int not_captured(struct file_job *j, struct error *e)
 {
@@ -197,6 +230,8 @@ static int store_live(struct save_worker *w, struct file_job *j, struct file_rea
         j->look_again = true;
         return 0;
     }
+    if (rc == ERR_DAMAGED && is_best_known(j))
+        return store_malformed(w, j, f, s, e);
     if (rc < 0)
         return not_captured(j, e);
     struct image i = {.stream = {.fd = image.fd, .len = image.len},

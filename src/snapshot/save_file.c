@@ -182,7 +182,7 @@ static int take_known(void *ctx, uint64_t off, const struct chunk_ref *ref, stru
     return 0;
 }
 
-static bool load_old(struct file_job *j)
+bool file_job_load_old(struct file_job *j)
 {
     struct error e = ERROR_INIT;
 
@@ -211,7 +211,7 @@ static bool walk_known(struct save_worker *w, struct file_job *j, struct take_kn
 void known_chunks_load(struct save_worker *w, struct file_job *j, struct known_chunks *k)
 {
     *k = (struct known_chunks){0};
-    if (j->old_cache_len <= SIGNATURE_LEN || !load_old(j))
+    if (j->old_cache_len <= SIGNATURE_LEN || !file_job_load_old(j))
         return;
     struct take_known t = {.k = k, .fast = j->old_cache + SIGNATURE_LEN, .fits = true};
     t.count = (j->old_cache_len - SIGNATURE_LEN) / sizeof(struct fast_hash);
@@ -482,7 +482,7 @@ int file_job_unread(struct file_job *j, uint8_t flags, const char *reason, struc
     struct signature s = j->seen;
 
     file_job_forget(j);
-    if (load_old(j)) {
+    if (file_job_load_old(j)) {
         j->n = j->old;
         j->n.owned = NULL;
     } else {
@@ -522,7 +522,7 @@ int file_job_compare(struct file_job *j, struct error *e)
     else if (node_equal_but_times(b.data, b.len, j->old_meta, j->old_meta_len))
         j->outcome = FILE_TIMES;
     /* It may also be the receipt alone. */
-    if (j->outcome == FILE_TIMES && load_old(j) && j->old.mtime_s == j->n.mtime_s &&
+    if (j->outcome == FILE_TIMES && file_job_load_old(j) && j->old.mtime_s == j->n.mtime_s &&
         j->old.mtime_ns == j->n.mtime_ns)
         j->outcome = FILE_SAME;
     buffer_release(&b);

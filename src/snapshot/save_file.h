@@ -155,6 +155,8 @@ int file_job_compare(struct file_job *j, struct error *e);
 /* Bytes for the catalog's cache; the fast hashes before the list is folded. */
 void file_job_cache(struct file_job *j, const struct signature *s);
 void file_job_cache_hashes(struct file_job *j);
+/* Decode the old version into j->old; false: there is none. */
+bool file_job_load_old(struct file_job *j);
 /* Drop what was read so far. */
 void file_job_forget(struct file_job *j);
 

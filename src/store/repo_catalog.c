@@ -195,32 +195,40 @@ int repo_catalog_renew(struct repo *r, bool keep, struct error *e)
         rc = repo_replay(r, r->writer, true, e);
     retire_readers(r);
     r->catalog_stale = rc < 0;
+    r->catalog_broken = rc == ERR_DAMAGED;
     return rc;
+}
+
+static int catch_up(struct repo *r, struct error *e)
+{
+    int rc = catalog_reopen(r->writer, e);
+
+    if (rc == 0)
+        rc = repo_replay_needed(r, r->writer, e);
+    return rc < 0 ? rc : repo_replay(r, r->writer, true, e);
 }
 
 /* Never the same file again after it failed us, unless it only was full. */
 int repo_catalog_mend(struct repo *r, struct error *e)
 {
-    struct error why = ERROR_INIT;
-
     if (!r->catalog_stale)
         return 0;
     int rc = repo_files_scan(r, e);
     if (rc < 0)
         return rc;
-    rc = catalog_reopen(r->writer, &why);
-    if (rc == 0)
-        rc = repo_replay_needed(r, r->writer, &why);
-    if (rc >= 0)
-        rc = repo_replay(r, r->writer, true, &why);
-    if (rc == 0) {
-        r->catalog_stale = false;
-        return 0;
+    if (!r->catalog_broken) {
+        rc = catch_up(r, e);
+        if (rc != ERR_DAMAGED) {
+            r->catalog_stale = rc < 0;
+            return rc;
+        }
     }
-    if (rc != ERR_DAMAGED) {
-        *e = why;
-        return rc;
-    }
-    repo_notice(r, "catalog made anew: %s", why.message);
+    repo_notice(r, "catalog made anew from the packs: it had failed");
     return repo_catalog_renew(r, true, e);
+}
+
+void repo_catalog_failed(struct repo *r, int rc, bool behind)
+{
+    r->catalog_stale |= behind || rc == ERR_DAMAGED;
+    r->catalog_broken |= rc == ERR_DAMAGED;
 }

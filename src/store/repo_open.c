@@ -398,12 +398,13 @@ void repo_catalog_checkpoint(struct repo *r)
         return;
     int rc = catalog_checkpoint(r->writer, &e);
     lock_drop(r->lock_fd, LOCK_CATALOG);
-    if (rc == ERR_DAMAGED)
-        r->catalog_stale = true;
+    repo_catalog_failed(r, rc, false);
 }
 
 static void close_catalogs(struct repo *r)
 {
+    struct error ignored = ERROR_INIT;
+
     for (int i = 0; i < POOL_MAX; i++)
         repo_pool_drop(&r->pool[i]);
     chunk_source_close(r->memory_source);
@@ -416,6 +417,8 @@ static void close_catalogs(struct repo *r)
     else
         catalog_keep_wal(r->writer);
     catalog_close(r->writer);
+    if (r->catalog_broken)
+        repo_catalog_set_aside(r, true, &ignored); /* the next writer makes it anew */
 }
 
 static void close_fd(int fd)

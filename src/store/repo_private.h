@@ -89,8 +89,9 @@ struct repo {
     pthread_cond_t flushed; /* `flushing` fell */
     struct catalog *writer; /* the one writing connection */
     struct chunk_source *writer_source;
-    bool catalog_stale; /* a durable record is not in it */
-    bool refuse;        /* a fence could not be flushed */
+    bool catalog_stale;  /* a durable record is not in it */
+    bool catalog_broken; /* it failed us: that file is not used again */
+    bool refuse;         /* a fence could not be flushed */
     struct pack *log, *data;
     unsigned flushing; /* sealed data packs on their way to the disk */
     uint64_t next_pack, next_sequence, next_number;
@@ -147,6 +148,8 @@ int repo_catalog_set_aside(struct repo *r, bool keep, struct error *e);
 int repo_catalog_renew(struct repo *r, bool keep, struct error *e);
 /* After a failure of the catalog: caught up, or made anew. write_lock is held. */
 int repo_catalog_mend(struct repo *r, struct error *e);
+/* A change of the catalog ended with rc < 0. behind: a durable record was to go into it. */
+void repo_catalog_failed(struct repo *r, int rc, bool behind);
 void repo_catalog_checkpoint(struct repo *r);
 
 /* ---- repo_replay.c ---- */

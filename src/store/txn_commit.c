@@ -360,9 +360,10 @@ static void acknowledge(struct save *s)
     bool big = s->txn->big;
 
     hash_sha256(s->commit.data, s->commit.len, &r->chain);
-    if (end_catalog(s, &why) < 0) {
+    int rc = end_catalog(s, &why);
+    if (rc < 0) {
         repo_notice(r, "the catalog is behind: %s", why.message);
-        r->catalog_stale = true; /* the replay that mends it finds blocks and packs by itself */
+        repo_catalog_failed(r, rc, true); /* the replay that mends it finds blocks by itself */
     }
     repo_rows_done(r, big);
     if (big) {
@@ -448,8 +449,7 @@ void txn_end_unchanged(struct txn *t)
             else
                 catalog_rollback(r->writer);
         }
-        if (rc == ERR_DAMAGED)
-            r->catalog_stale = true;
+        repo_catalog_failed(r, rc, false);
         pthread_mutex_unlock(&r->write_lock);
     }
     txn_abort(t);
@@ -466,8 +466,8 @@ void txn_abort(struct txn *t)
     if (!big)
         return;
     pthread_mutex_lock(&r->write_lock);
-    if (!r->catalog_stale && !r->refuse && repo_data_index_now(r, &ignored) == ERR_DAMAGED)
-        r->catalog_stale = true;
+    if (!r->catalog_stale && !r->refuse)
+        repo_catalog_failed(r, repo_data_index_now(r, &ignored), false);
     pthread_mutex_unlock(&r->write_lock);
 }
 
@@ -539,9 +539,10 @@ static int write_and_apply(struct repo *r, uint8_t type, const struct buffer *bo
     int rc = write_record(r, type, body, &sequence, e);
     if (rc < 0)
         return rc;
-    if (apply_durable(r, sequence, apply, what, &why) < 0) {
+    rc = apply_durable(r, sequence, apply, what, &why);
+    if (rc < 0) {
         repo_notice(r, "the catalog is behind: %s", why.message);
-        r->catalog_stale = true;
+        repo_catalog_failed(r, rc, true);
         repo_catalog_mend(r, &why);
     }
     if (repo_log_full(r))
@@ -662,8 +663,7 @@ static int change_catalog(struct repo *r, apply_record change, const void *what,
         else
             catalog_rollback(r->writer);
     }
-    if (rc == ERR_DAMAGED)
-        r->catalog_stale = true;
+    repo_catalog_failed(r, rc, false);
     pthread_mutex_unlock(&r->write_lock);
     return rc;
 }

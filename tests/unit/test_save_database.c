@@ -234,6 +234,43 @@ static void without_sqlite_all_are_files(void **state)
     saver_close(&v);
 }
 
+static void a_malformed_database_is_kept_and_marked(void **state)
+{
+    const struct place *p = *state;
+    struct saver v;
+    static char page[100000];
+
+    with_helper(&v, p);
+    sqlite3 *db = open_db(p, "a.db", "DELETE");
+    run_sql(db, "CREATE TABLE t(x); INSERT INTO t VALUES(zeroblob(50000))");
+    sqlite3_close(db);
+    int fd = openat(p->rootfd, "a.db", O_RDONLY | O_CLOEXEC);
+    ssize_t n = read(fd, page, sizeof(page));
+    close(fd);
+    assert_true(n > 20000);
+    put_bytes(p, "cut.db", page, 20000); /* never was whole */
+    assert_int_equal(save_all(&v), 1);
+    assert_int_equal(v.last.incomplete_total, 1);
+    assert_string_equal(v.last.incomplete[0].path, "cut.db");
+    struct node m = version_at(&v, "cut.db");
+    assert_int_equal(m.size, 20000);
+    struct buffer b = BUFFER_INIT;
+    node_content(v.repo, &m, &b);
+    assert_int_equal(b.len, 20000);
+    assert_memory_equal(b.data, page, 20000);
+    buffer_release(&b);
+    node_release(&m);
+    assert_int_equal(save_all(&v), 0);
+
+    /* One that was sound stays as it was. */
+    put_bytes(p, "a.db", page, 20000);
+    assert_int_equal(SAVE_DIRTY(&v, {"a.db", DIRTY_ENTRY}), 2);
+    assert_int_equal(v.last.incomplete_total, 2);
+    assert_true(commit_of(&v, 2, NULL).flags & COMMIT_UNSOUND);
+    assert_int_equal(ask_stored(&v, p, "a.db", "SELECT count(*) FROM t"), 1);
+    saver_close(&v);
+}
+
 int main(void)
 {
 #define PLACE_TEST(f) cmocka_unit_test_setup_teardown(f, place_setup, place_teardown)
@@ -241,6 +278,7 @@ int main(void)
         PLACE_TEST(a_live_database_is_one_committed_state),
         PLACE_TEST(a_rollback_database_too),
         PLACE_TEST(a_database_that_was_closed_needs_no_helper),
+        PLACE_TEST(a_malformed_database_is_kept_and_marked),
         PLACE_TEST(few_rows_cost_little),
         PLACE_TEST(what_only_looks_like_a_side_file_is_a_file),
         PLACE_TEST(without_sqlite_all_are_files),

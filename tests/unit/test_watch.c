@@ -255,6 +255,8 @@ static int teardown(void **state)
     struct fixture *f = *state;
     void *scratch = f->scratch;
 
+    if (f->in_child)
+        _exit(1); /* an assertion failed there */
     if (f->tree)
         stop(f);
     forget_seen(f);
@@ -583,16 +585,19 @@ static void put(const char *path, const char *text)
 /* Run a part in a child that has limits of its own. */
 static void in_own_namespace(struct fixture *f, void (*part)(struct fixture *f))
 {
-    char map[32];
+    char users[32], groups[32];
     int status;
 
-    snprintf(map, sizeof(map), "0 %u 1", (unsigned)geteuid());
+    snprintf(users, sizeof(users), "0 %u 1", (unsigned)geteuid());
+    snprintf(groups, sizeof(groups), "0 %u 1", (unsigned)getegid());
     pid_t pid = fork();
     assert_true(pid >= 0);
     if (pid == 0) {
         if (unshare(CLONE_NEWUSER) != 0)
             _exit(77);
-        put("/proc/self/uid_map", map);
+        put("/proc/self/uid_map", users);
+        put("/proc/self/setgroups", "deny");
+        put("/proc/self/gid_map", groups);
         f->in_child = true;
         part(f);
         _exit(0);
@@ -742,7 +747,7 @@ static void random_renames_never_lead_to_a_wrong_path(void **state)
     start_quiet(f);
     snprintf(outside, sizeof(outside), "%s/outside", f->scratch->path);
     mkdir(outside, 0700);
-    srand(getenv("SEED") ? (unsigned)strtoul(getenv("SEED"), NULL, 10) : 11);
+    srand(11);
     for (unsigned round = 0; round < 12; round++) {
         for (unsigned i = 0; i < 400; i++) {
             random_path(a, sizeof(a), pick(8) ? f->root_path : outside);
@@ -865,7 +870,7 @@ int main(void)
         WATCH(without_watches_left_the_rest_is_polled),
         WATCH(without_an_instance_everything_is_polled),
         WATCH(after_an_overflow_everything_is_told_and_nothing_is_stale),
-        // WATCH(random_renames_never_lead_to_a_wrong_path),
+        WATCH(random_renames_never_lead_to_a_wrong_path),
         WATCH(mounts_in_and_over_the_root_are_noticed),
         WATCH(a_local_file_system_is_not_remote),
     };
