@@ -17,8 +17,8 @@ quick=
 
 packages="gcc clang cmake make ninja-build pkg-config libuv1-dev libsqlite3-dev zlib1g-dev
   libdeflate-dev libzstd-dev libxxhash-dev libssl-dev libinih-dev libjansson-dev libcmocka-dev
-  libclang-rt-14-dev clang-format-14 python3 strace rsync sqlite3 attr acl git e2fsprogs systemd
-  util-linux"
+  libclang-rt-14-dev clang-format-14 python3 strace rsync sqlite3 attr acl git e2fsprogs xfsprogs
+  btrfs-progs systemd util-linux"
 missing=
 for p in $packages; do
     dpkg-query -W -f='${Status}' "$p" 2>/dev/null | grep -q 'ok installed' || missing="$missing $p"

@@ -30,16 +30,18 @@ enum peer_state { PEER_ASKING, PEER_SERVED, PEER_ENDING, PEER_CLOSED };
 struct peer {
     TAILQ_ENTRY(peer) link; /* oldest first */
     struct control *control;
-    uv_pipe_t pipe;
+    int fd;
+    uv_poll_t poll;   /* libuv's streams would close the descriptor behind a sanitizer's back */
     uv_timer_t timer; /* for the request, then for what is not read */
     enum peer_state state;
     enum control_right right;
     bool held;   /* the owner of the request has yet to call peer_end */
     bool closed; /* both handles are being closed */
     unsigned handles;
-    size_t unread; /* of what was sent, when the timer last looked */
+    size_t unread; /* of the reply, when the timer last looked */
     struct buffer request;
-    char input[READ_BYTES];
+    struct buffer reply; /* not sent yet from `sent` on */
+    size_t sent;
 };
 
 struct control {
@@ -73,6 +75,7 @@ static void peer_free(struct peer *p)
     TAILQ_REMOVE(&c->peers, p, link);
     c->count--;
     buffer_release(&p->request);
+    buffer_release(&p->reply);
     free(p);
     control_unref(c);
 }
@@ -81,7 +84,8 @@ static void on_handle_closed(uv_handle_t *handle)
 {
     struct peer *p = handle->data;
 
-    p->handles--;
+    if (--p->handles == 0)
+        close(p->fd);
     peer_free(p);
 }
 
@@ -91,79 +95,92 @@ static void peer_close(struct peer *p)
         return;
     p->closed = true;
     p->state = PEER_CLOSED;
-    uv_close((uv_handle_t *)&p->pipe, on_handle_closed);
+    uv_close((uv_handle_t *)&p->poll, on_handle_closed);
     uv_close((uv_handle_t *)&p->timer, on_handle_closed);
-}
-
-static void close_when_read(struct peer *p)
-{
-    if (p->state == PEER_ENDING && uv_stream_get_write_queue_size((uv_stream_t *)&p->pipe) == 0)
-        peer_close(p);
 }
 
 /* ---- replies ---- */
 
-struct sending {
-    uv_write_t write;
-    struct peer *peer;
-    char *text;
-};
-
-static void on_sent(uv_write_t *write, int status)
+static size_t unsent(const struct peer *p)
 {
-    struct sending *s = write->data;
-    struct peer *p = s->peer;
-
-    free(s->text);
-    free(s);
-    if (status != 0)
-        peer_close(p);
-    else
-        close_when_read(p);
+    return p->reply.len - p->sent;
 }
 
 /* Does the other side read at all? */
 static void on_stalled(uv_timer_t *timer)
 {
     struct peer *p = timer->data;
-    size_t unread = uv_stream_get_write_queue_size((uv_stream_t *)&p->pipe);
 
-    if (unread > 0 && unread >= p->unread) {
+    if (unsent(p) > 0 && unsent(p) >= p->unread) {
         log_debug("a peer of the control socket does not read: dropped");
         peer_close(p);
         return;
     }
-    p->unread = unread;
-    if (unread == 0)
+    p->unread = unsent(p);
+    if (p->unread == 0)
         uv_timer_stop(timer);
 }
 
-static void send_text(struct peer *p, char *text)
-{
-    struct sending *s = malloc(sizeof(*s));
-    size_t n = strlen(text);
-    size_t queued = uv_stream_get_write_queue_size((uv_stream_t *)&p->pipe);
+static void on_ready(uv_poll_t *poll, int status, int events);
 
-    if (!s || n > QUEUED_MAX || queued > QUEUED_MAX - n) {
-        log_warn("a reply on the control socket is too long, or is not read: the peer is dropped");
-        free(s);
-        free(text);
-        peer_close(p);
+/* Wait for what this state waits for. */
+static void wait_for_peer(struct peer *p)
+{
+    int events = (p->state == PEER_ASKING ? UV_READABLE : 0) | (unsent(p) > 0 ? UV_WRITABLE : 0);
+
+    if (p->closed)
         return;
-    }
-    text[n++] = '\n'; /* in place of the NUL */
-    *s = (struct sending){.peer = p, .text = text};
-    s->write.data = s;
-    uv_buf_t buf = uv_buf_init(text, (unsigned)n);
-    if (uv_write(&s->write, (uv_stream_t *)&p->pipe, &buf, 1, on_sent) != 0) {
-        free(s);
-        free(text);
-        peer_close(p);
-        return;
-    }
-    p->unread = SIZE_MAX;
-    if (!uv_is_active((uv_handle_t *)&p->timer))
+    if (events)
+        uv_poll_start(&p->poll, events, on_ready);
+    else
+        uv_poll_stop(&p->poll);
+    if (unsent(p) > 0 && !uv_is_active((uv_handle_t *)&p->timer)) {
+        p->unread = unsent(p);
         uv_timer_start(&p->timer, on_stalled, PROTOCOL_STALL_MS, PROTOCOL_STALL_MS);
+    }
+}
+
+/* Send what the socket takes now. */
+static void push(struct peer *p)
+{
+    while (!p->closed && unsent(p) > 0) {
+        ssize_t n = send(p->fd, p->reply.data + p->sent, unsent(p), MSG_NOSIGNAL | MSG_DONTWAIT);
+        if (n >= 0)
+            p->sent += (size_t)n;
+        else if (errno == EAGAIN)
+            break;
+        else if (errno != EINTR)
+            peer_close(p);
+    }
+    if (unsent(p) == 0) {
+        buffer_clear(&p->reply);
+        p->sent = 0;
+        if (p->state == PEER_ENDING)
+            peer_close(p);
+    }
+    wait_for_peer(p);
+}
+
+static void send_text(struct peer *p, const char *text)
+{
+    size_t n = strlen(text);
+
+    if (n > QUEUED_MAX || unsent(p) > QUEUED_MAX - n) {
+        log_warn("a reply on the control socket is too long, or is not read: the peer is dropped");
+        peer_close(p);
+        return;
+    }
+    if (p->sent > p->reply.len / 2) { /* what was sent need not be kept */
+        memmove(p->reply.data, p->reply.data + p->sent, unsent(p));
+        p->reply.len -= p->sent;
+        p->sent = 0;
+    }
+    buffer_append(&p->reply, text, n);
+    buffer_append(&p->reply, "\n", 1);
+    if (buffer_ok(&p->reply))
+        push(p);
+    else
+        peer_close(p);
 }
 
 void peer_line(struct peer *p, json_t *line)
@@ -180,6 +197,7 @@ void peer_line(struct peer *p, json_t *line)
         send_text(p, text);
     else
         peer_close(p);
+    free(text);
 }
 
 void peer_end(struct peer *p)
@@ -190,7 +208,7 @@ void peer_end(struct peer *p)
         return;
     }
     p->state = PEER_ENDING;
-    close_when_read(p);
+    push(p);
 }
 
 void peer_fail(struct peer *p, int code, const char *fmt, ...)
@@ -225,43 +243,41 @@ static void serve(struct peer *p, size_t len)
     json_decref(request);
 }
 
-static void on_alloc(uv_handle_t *handle, size_t hint, uv_buf_t *buf)
+/* Some of the request has come. */
+static void take(struct peer *p, const char *bytes, size_t n)
 {
-    struct peer *p = handle->data;
-
-    *buf = uv_buf_init(p->input, sizeof(p->input));
-}
-
-static void on_read(uv_stream_t *stream, ssize_t n, const uv_buf_t *buf)
-{
-    struct peer *p = stream->data;
-    const uint8_t *end = NULL;
-
-    if (n < 0 && (n != UV_EOF || p->state == PEER_ASKING)) {
-        /* Half closed before the line was whole, or broken. */
-        if (p->state == PEER_ASKING || n != UV_EOF)
-            peer_close(p);
-        return;
-    }
-    if (n < 0) {
-        uv_read_stop(stream); /* it only listens from now on */
-        return;
-    }
-    if (p->state != PEER_ASKING)
-        return; /* one request a connection; the rest is not read */
     size_t before = p->request.len;
-    buffer_append(&p->request, buf->base, (size_t)n);
-    if (buffer_ok(&p->request) && n > 0)
-        end = memchr(p->request.data + before, '\n', (size_t)n);
+
+    buffer_append(&p->request, bytes, n);
+    const uint8_t *end = NULL;
+    if (buffer_ok(&p->request))
+        end = memchr(p->request.data + before, '\n', n);
     if (end) {
-        uv_read_stop(stream);
         serve(p, (size_t)(end - p->request.data));
     } else if (!buffer_ok(&p->request) || p->request.len > PROTOCOL_REQUEST_MAX) {
-        uv_read_stop(stream);
         p->state = PEER_SERVED;
         p->held = true;
         peer_fail(p, ERR_USAGE, "the request is too long");
     }
+}
+
+static void on_ready(uv_poll_t *poll, int status, int events)
+{
+    struct peer *p = poll->data;
+    char input[READ_BYTES];
+
+    if (status < 0) {
+        peer_close(p);
+        return;
+    }
+    if ((events & UV_READABLE) && p->state == PEER_ASKING) {
+        ssize_t n = recv(p->fd, input, sizeof(input), MSG_DONTWAIT);
+        if (n > 0)
+            take(p, input, (size_t)n);
+        else if (n == 0 || (errno != EAGAIN && errno != EINTR))
+            peer_close(p); /* gone before the line was whole */
+    }
+    push(p);
 }
 
 static void on_too_slow(uv_timer_t *timer)
@@ -305,21 +321,20 @@ static void welcome(struct control *c, int fd)
         return;
     }
     p->control = c;
+    p->fd = fd;
     p->right = control_socket_right(&c->socket, fd);
-    uv_pipe_init(c->poll.loop, &p->pipe, 0);
+    if (uv_poll_init(c->poll.loop, &p->poll, fd) != 0) {
+        close(fd);
+        free(p);
+        return;
+    }
     uv_timer_init(c->poll.loop, &p->timer);
-    p->pipe.data = p->timer.data = p;
+    p->poll.data = p->timer.data = p;
     p->handles = 2;
     TAILQ_INSERT_TAIL(&c->peers, p, link);
     c->count++;
-    if (uv_pipe_open(&p->pipe, fd) != 0) {
-        close(fd);
-        peer_close(p);
-        return;
-    }
     uv_timer_start(&p->timer, on_too_slow, PROTOCOL_REQUEST_MS, 0);
-    if (uv_read_start((uv_stream_t *)&p->pipe, on_alloc, on_read) != 0)
-        peer_close(p);
+    wait_for_peer(p);
 }
 
 static void refuse(int fd)

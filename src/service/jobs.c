@@ -4,6 +4,9 @@
 #include <pthread.h>
 #include <signal.h>
 #include <stdlib.h>
+#include <sys/resource.h>
+#include <sys/syscall.h>
+#include <unistd.h>
 
 #include "base/banned.h"
 
@@ -15,6 +18,7 @@ struct jobs {
     struct job *waiting;  /* by rank */
     struct job *finished; /* oldest first */
     struct job **finished_last;
+    bool background;
     bool ending;
     size_t open; /* loop thread: pushed and not yet told as done */
 };
@@ -26,10 +30,21 @@ static void add_finished(struct jobs *j, struct job *job)
     j->finished_last = &job->next;
 }
 
+/* For this thread alone, and for the workers it starts. There is no header for ioprio_set(2). */
+static void be_modest(void)
+{
+    enum { IOPRIO_WHO_PROCESS = 1, IOPRIO_BEST_EFFORT_LOWEST = 2 << 13 | 7, NICE = 10 };
+
+    (void)setpriority(PRIO_PROCESS, (id_t)gettid(), NICE);
+    (void)syscall(SYS_ioprio_set, IOPRIO_WHO_PROCESS, gettid(), IOPRIO_BEST_EFFORT_LOWEST);
+}
+
 static void *work(void *arg)
 {
     struct jobs *j = arg;
 
+    if (j->background)
+        be_modest();
     pthread_mutex_lock(&j->lock);
     for (;;) {
         while (!j->ending && !j->waiting)
@@ -86,13 +101,14 @@ static int start_thread(struct jobs *j)
     return rc;
 }
 
-int jobs_open(uv_loop_t *loop, struct jobs **out, struct error *e)
+int jobs_open(uv_loop_t *loop, bool background, struct jobs **out, struct error *e)
 {
     struct jobs *j = calloc(1, sizeof(*j));
 
     if (!j)
         return error_sys(e, ENOMEM, "cannot start the worker");
     j->finished_last = &j->finished;
+    j->background = background;
     int rc = uv_async_init(loop, &j->finished_signal, on_finished);
     if (rc != 0) {
         free(j);

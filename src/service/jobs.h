@@ -1,7 +1,8 @@
-/* jobs.h - one worker thread that does the work of the store, in order of rank.
+/* jobs.h - a thread that does the work of the store, in order of rank.
  *
- * The loop thread only hands over; the worker owns the repository's writing handle. A job is its
- * owner's memory from jobs_push until its `done` was called. */
+ * The loop thread only hands over. The service has two: one for what somebody or some change waits
+ * for, one in the background for what takes long (whole scans, verification), so that a small save
+ * never waits for them. A job is its owner's memory from jobs_push until its `done` was called. */
 #ifndef WK_SERVICE_JOBS_H
 #define WK_SERVICE_JOBS_H
 
@@ -26,7 +27,8 @@ struct job {
 };
 
 struct jobs;
-int jobs_open(uv_loop_t *loop, struct jobs **out, struct error *e);
+/* background: at lower priority for processor and disk. */
+int jobs_open(uv_loop_t *loop, bool background, struct jobs **out, struct error *e);
 void jobs_push(struct jobs *j, struct job *job);
 /* Neither a job at work, nor waiting, nor one whose `done` is to come. */
 bool jobs_quiet(const struct jobs *j);

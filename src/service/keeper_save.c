@@ -35,10 +35,12 @@ static void run_save(struct job *job)
     };
 
     spec.moved = j->ask && j->ask->moved;
+    pthread_rwlock_rdlock(&k->service->store_lock);
     if (atomic_load(&k->service->cancel))
         j->rc = error_set(&j->error, ERR_CANCELLED, "interrupted");
     else
         j->rc = save_run(&request, &j->result, &j->error);
+    pthread_rwlock_unlock(&k->service->store_lock);
 }
 
 /* ---- in the loop, afterwards ---- */
@@ -197,7 +199,7 @@ void keeper_save(struct keeper *k, int kind, bool whole, struct settle_set *set,
             ask->done(ask, e.code, NULL, &e);
         return;
     }
-    j->job.rank = whole && !ask ? JOB_SCAN : JOB_SAVE;
+    j->job.rank = JOB_SAVE;
     j->job.run = run_save;
     j->job.done = on_done;
     j->keeper = k;
@@ -208,5 +210,5 @@ void keeper_save(struct keeper *k, int kind, bool whole, struct settle_set *set,
     *set = (struct settle_set){0};
     list_paths(j);
     k->job = j;
-    jobs_push(k->service->jobs, &j->job);
+    jobs_push(whole && !ask ? k->service->background : k->service->jobs, &j->job);
 }

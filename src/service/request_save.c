@@ -157,6 +157,7 @@ static void run_path(struct job *job)
     struct watch_spec_owned spec = {0};
     struct rules *rules = NULL;
 
+    pthread_rwlock_rdlock(&s->store_lock);
     p->rc = spec_of(p, &spec, &p->error);
     spec.spec.moved = p->ask.moved;
     if (p->rc == 0)
@@ -172,6 +173,7 @@ static void run_path(struct job *job)
                                    .cancel = &s->cancel};
     if (p->rc == 0)
         p->rc = save_run(&request, &p->result, &p->error);
+    pthread_rwlock_unlock(&s->store_lock);
     rules_free(rules);
     specs_release(&spec);
 }

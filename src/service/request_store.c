@@ -14,6 +14,7 @@ struct store_request {
     struct peer *peer;
     struct request_progress telling;
     json_t *request;
+    char *repo_path;
     struct verify_progress progress;
     struct verify_result result;
     bool has_result;
@@ -26,6 +27,7 @@ static void store_request_free(void *ctx)
     struct store_request *q = ctx;
 
     json_decref(q->request);
+    free(q->repo_path);
     verify_result_release(&q->result);
     free(q);
 }
@@ -50,28 +52,33 @@ static json_t *progress_line(void *ctx)
                      (json_int_t)atomic_load(&q->progress.bytes_total));
 }
 
-static void start(struct service *s, struct peer *peer, const json_t *request, enum job_rank rank,
-                  void (*run)(struct job *), void (*done)(struct job *))
+static void start(struct service *s, struct jobs *jobs, struct peer *peer, const json_t *request,
+                  enum job_rank rank, void (*run)(struct job *), void (*done)(struct job *))
 {
     struct store_request *q = calloc(1, sizeof(*q));
+    char *path = strdup(s->config->repository);
 
-    if (!q) {
+    if (!q || !path) {
+        free(q);
+        free(path);
         peer_fail(peer, ERR_FAILED, "out of memory");
         return;
     }
     q->job = (struct job){.rank = rank, .run = run, .done = done};
     q->service = s;
     q->peer = peer;
+    q->repo_path = path;
     q->request = request ? json_deep_copy(request) : NULL;
     q->telling = (struct request_progress){.peer = peer, .line = progress_line, .ctx = q};
     request_progress_start(s, &q->telling, json_is_true(json_object_get(request, "progress")));
-    jobs_push(s->jobs, &q->job);
+    jobs_push(jobs, &q->job);
 }
 
 /* ---- verify ---- */
 
 /* The snapshots that were named, as numbers. */
-static int resolve(struct store_request *q, uint64_t **numbers, size_t *count, struct error *e)
+static int resolve(struct store_request *q, struct repo *r, uint64_t **numbers, size_t *count,
+                   struct error *e)
 {
     const json_t *texts = json_object_get(q->request, "snapshots");
     struct snapshot_row row;
@@ -88,8 +95,7 @@ static int resolve(struct store_request *q, uint64_t **numbers, size_t *count, s
         char *path = NULL;
         if (!name)
             return error_set(e, ERR_USAGE, "a snapshot must be named by a text");
-        int rc = selector_resolve(q->service->repo, name, request_text(q->request, "watch"), &row,
-                                  &path, e);
+        int rc = selector_resolve(r, name, request_text(q->request, "watch"), &row, &path, e);
         if (rc != 0)
             return rc;
         (*numbers)[(*count)++] = row.commit.number;
@@ -99,28 +105,45 @@ static int resolve(struct store_request *q, uint64_t **numbers, size_t *count, s
     return 0;
 }
 
-static void run_verify(struct job *job)
+/* It reads with a handle of its own, beside the saves; only the marks go through the writer's. */
+static int verify(struct store_request *q, struct repo *r, struct error *e)
 {
-    struct store_request *q = (struct store_request *)job;
     const char *level = request_text(q->request, "level");
     uint64_t *numbers = NULL;
     size_t count = 0;
 
-    q->rc = resolve(q, &numbers, &count, &q->error);
+    int rc = resolve(q, r, &numbers, &count, e);
     struct verify_request request = {
-        .repo = q->service->repo,
+        .repo = r,
         .level = level && strcmp(level, "quick") == 0 ? VERIFY_QUICK : VERIFY_FULL,
         .snapshots = count > 0 ? numbers : NULL,
         .count = count,
         .record = true,
+        .record_in = q->service->repo,
         .progress = &q->progress,
-        .cancel = &q->service->cancel,
+        .cancel = &q->service->cancel_verify,
     };
-    if (q->rc == 0) {
-        q->rc = verify_run(&request, &q->result, &q->error);
-        q->has_result = q->rc == 0;
+    if (rc == 0) {
+        rc = verify_run(&request, &q->result, e);
+        q->has_result = rc == 0;
     }
     free(numbers);
+    return rc;
+}
+
+static void run_verify(struct job *job)
+{
+    struct store_request *q = (struct store_request *)job;
+    struct repo_options opt = {0};
+    struct repo *r;
+
+    pthread_rwlock_rdlock(&q->service->store_lock);
+    q->rc = repo_open(q->repo_path, REPO_READ, &opt, &r, &q->error);
+    if (q->rc == 0) {
+        q->rc = verify(q, r, &q->error);
+        repo_close(r);
+    }
+    pthread_rwlock_unlock(&q->service->store_lock);
 }
 
 static void on_verified(struct job *job)
@@ -138,7 +161,7 @@ static void on_verified(struct job *job)
 
 void request_verify(struct service *s, struct peer *peer, const json_t *request)
 {
-    start(s, peer, request, JOB_VERIFY, run_verify, on_verified);
+    start(s, s->background, peer, request, JOB_VERIFY, run_verify, on_verified);
 }
 
 /* ---- rebuild ---- */
@@ -147,7 +170,9 @@ static void run_rebuild(struct job *job)
 {
     struct store_request *q = (struct store_request *)job;
 
+    pthread_rwlock_wrlock(&q->service->store_lock);
     q->rc = repo_rebuild(q->service->repo, &q->error);
+    pthread_rwlock_unlock(&q->service->store_lock);
 }
 
 static void on_rebuilt(struct job *job)
@@ -162,5 +187,5 @@ static void on_rebuilt(struct job *job)
 
 void request_rebuild(struct service *s, struct peer *peer)
 {
-    start(s, peer, NULL, JOB_REBUILD, run_rebuild, on_rebuilt);
+    start(s, s->jobs, peer, NULL, JOB_REBUILD, run_rebuild, on_rebuilt);
 }

@@ -40,6 +40,11 @@ static void on_idle_done(struct job *job)
     service_rearm(s);
 }
 
+bool service_quiet(const struct service *s)
+{
+    return jobs_quiet(s->jobs) && jobs_quiet(s->background);
+}
+
 void service_store_used(struct service *s)
 {
     s->idle_at = clock_mono_ns() + IDLE_AFTER_NS;
@@ -49,7 +54,7 @@ static void idle_if_due(struct service *s, uint64_t now)
 {
     if (now < s->idle_at || s->idling || s->stopping)
         return;
-    if (!jobs_quiet(s->jobs)) {
+    if (!service_quiet(s)) {
         s->idle_at = now + IDLE_AFTER_NS;
         return;
     }
@@ -102,7 +107,7 @@ void service_rearm(struct service *s)
     if (s->ending)
         return;
     drop_gone(s);
-    if (jobs_quiet(s->jobs) && s->old_config_count > 0)
+    if (s->old_config_count > 0 && service_quiet(s))
         free_old_configs(s);
     LIST_FOREACH(k, &s->keepers, link)
     {
@@ -203,7 +208,7 @@ void service_ready_on(struct service *s)
 {
     struct keeper *k;
 
-    if (s->ready || !s->watching)
+    if (s->ready || s->stopping || !s->watching)
         return;
     LIST_FOREACH(k, &s->keepers, link)
     {
@@ -221,7 +226,7 @@ void service_ready_on(struct service *s)
 
 void service_stop_on(struct service *s)
 {
-    if (!s->stopping || s->ending || !jobs_quiet(s->jobs) || s->reads > 0)
+    if (!s->stopping || s->ending || !service_quiet(s) || s->reads > 0)
         return;
     s->ending = true;
     uv_stop(&s->loop);
@@ -250,6 +255,7 @@ void service_stop(struct service *s)
     }
     log_info("stopping");
     s->stopping = true;
+    atomic_store(&s->cancel_verify, true);
     systemd_notify("STOPPING=1\nEXTEND_TIMEOUT_USEC=%d", MORE_TIME_US);
     set_manager_timer(s);
     control_stop(s->control);
@@ -346,7 +352,9 @@ static int open_all(struct service *s, struct error *e)
     if (rc == 0)
         rc = open_control(s, e);
     if (rc == 0)
-        rc = jobs_open(&s->loop, &s->jobs, e);
+        rc = jobs_open(&s->loop, false, &s->jobs, e);
+    if (rc == 0)
+        rc = jobs_open(&s->loop, true, &s->background, e);
     if (rc == 0)
         rc = open_watching(s, e);
     if (rc == 0)
@@ -360,6 +368,7 @@ static void close_all(struct service *s)
 
     s->ending = true;
     jobs_close(s->jobs);
+    jobs_close(s->background);
     while (!LIST_EMPTY(&s->keepers))
         keeper_free(LIST_FIRST(&s->keepers));
     watch_tree_close(s->tree);
@@ -399,6 +408,7 @@ int service_run(struct service_options *opt, struct error *e)
     s->since = clock_wall();
     s->idle_at = UINT64_MAX;
     LIST_INIT(&s->keepers);
+    pthread_rwlock_init(&s->store_lock, NULL);
     signal(SIGPIPE, SIG_IGN);
     signal(SIGXFSZ, SIG_IGN);
     log_setup(s->config->log_level, s->config->log_format);
@@ -417,6 +427,7 @@ int service_run(struct service_options *opt, struct error *e)
         log_info("stopped");
     }
     close_all(s);
+    pthread_rwlock_destroy(&s->store_lock);
     free(s);
     return rc;
 }

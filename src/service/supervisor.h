@@ -1,8 +1,8 @@
 /* supervisor.h - the service's one struct and what its files share (used in src/service only).
  *
  * service.c starts and stops, keeper.c runs one watch, requests.c answers the control socket,
- * status.c describes, reload.c applies a changed configuration. All of it is the loop thread's; the
- * worker thread (jobs.h) alone uses `repo` once the loop runs. */
+ * status.c describes, reload.c applies a changed configuration. All of it is the loop thread's;
+ * only jobs (jobs.h) use `repo` once the loop runs. */
 #ifndef WK_SERVICE_SUPERVISOR_H
 #define WK_SERVICE_SUPERVISOR_H
 
@@ -17,6 +17,7 @@
 #include "watch/filesystem.h"
 #include "watch/watch_tree.h"
 
+#include <pthread.h>
 #include <stdatomic.h>
 #include <sys/queue.h>
 
@@ -31,7 +32,9 @@ struct service {
     uv_signal_t terminate, interrupt, hangup;
     uv_timer_t manager; /* the watchdog, or more time while starting and stopping */
     struct alarm *alarm;
-    struct jobs *jobs;
+    struct jobs *jobs, *background;
+    /* Held for reading by what uses the repository, for writing by what puts it in order. */
+    pthread_rwlock_t store_lock;
     struct watch_tree *tree;
     struct mounts *mounts; /* may be NULL */
     struct control *control;
@@ -46,8 +49,9 @@ struct service {
     struct wall_time config_bad_since; /* s = 0: the running configuration is the newest */
     struct error config_error;
     uint64_t overflows_told, overflow_quiet_until;
-    atomic_bool cancel; /* stop what the worker does, unsaved or not */
-    bool watching;      /* every watch has been set up, though not all may stand yet */
+    atomic_bool cancel;        /* stop what is at work, unsaved or not */
+    atomic_bool cancel_verify; /* stop what saves nothing */
+    bool watching;             /* every watch has been set up, though not all may stand yet */
     bool ready, stopping, ending;
     int result; /* what service_run returns, with *error */
     struct error *error;
@@ -56,6 +60,8 @@ struct service {
 /* Set the alarm to the next thing that is due. Call it after anything that may have changed that.
  */
 void service_rearm(struct service *s);
+/* No job anywhere. */
+bool service_quiet(const struct service *s);
 /* The store has been written to. */
 void service_store_used(struct service *s);
 /* SIGTERM, or the stop request; the second time: at once. */

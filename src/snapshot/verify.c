@@ -439,6 +439,11 @@ static bool falls_under(const struct verify_snapshot *s, enum verdict v)
     return false;
 }
 
+static struct repo *marked(const struct verify_request *req)
+{
+    return req->record_in ? req->record_in : req->repo;
+}
+
 static int mark_all(struct verify_job *j, enum verdict v, uint8_t type, struct error *e)
 {
     struct mark m = {.type = type, .time = clock_wall()};
@@ -451,7 +456,7 @@ static int mark_all(struct verify_job *j, enum verdict v, uint8_t type, struct e
         if (falls_under(&j->snapshots[i], v))
             m.snapshots[m.count++] = j->snapshots[i].number;
         if (m.count == MARK_SNAPSHOTS_MAX || (m.count > 0 && i + 1 == j->snapshot_count)) {
-            rc = repo_mark(j->req->repo, &m, e);
+            rc = repo_mark(marked(j->req), &m, e);
             m.count = 0;
         }
     }
@@ -466,7 +471,7 @@ static int record(struct verify_job *j, struct error *e)
     for (size_t i = 0; rc == 0 && i < j->bad.count; i++) {
         const struct verify_bad *b = id_map_at(&j->bad, i);
         if (b->content)
-            rc = repo_chunk_lost(j->req->repo, &b->id, e);
+            rc = repo_chunk_lost(marked(j->req), &b->id, e);
         if (rc == ERR_NOTFOUND)
             rc = 0;
     }

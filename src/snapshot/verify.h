@@ -18,7 +18,8 @@ struct verify_request {
     enum verify_level level;
     const uint64_t *snapshots; /* only what these need; NULL = everything stored */
     size_t count;
-    bool record; /* write verified/damaged marks (needs a writer's handle) */
+    bool record;            /* write verified/damaged marks (needs a writer's handle) */
+    struct repo *record_in; /* that handle, where `repo` is another; NULL: `repo` */
     unsigned workers;
     struct verify_progress *progress;
     const atomic_bool *cancel;

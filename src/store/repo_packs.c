@@ -326,11 +326,11 @@ static int row_of_file(struct repo *r, struct catalog *c, const struct pack_file
         tell(problems, f->id, why.message);
         return 0;
     }
-    uint64_t size = p->len;
-    pack_close(p);
     rc = catalog_pack(c, f->id, &known, e);
-    if (rc < 0 && rc != ERR_NOTFOUND)
+    if (rc < 0 && rc != ERR_NOTFOUND) {
+        pack_close(p);
         return rc;
+    }
     row->sealed = rc == 0 && known.sealed;
     if (rc == 0 && known.fence)
         row->bytes = known.fence;
@@ -338,6 +338,10 @@ static int row_of_file(struct repo *r, struct catalog *c, const struct pack_file
         row->bytes = known.len;
     else if (walked_end(r, f, &position, &row->bytes, &why) < 0)
         tell(problems, f->id, why.message);
+    /* Only now: a writer may have added to it since it was opened. */
+    struct stat st;
+    uint64_t size = fstat(p->fd, &st) == 0 ? (uint64_t)st.st_size : p->len;
+    pack_close(p);
     if (row->bytes > size) {
         tell(problems, f->id, "the pack is shorter than it was");
         row->bytes = size;

@@ -220,6 +220,8 @@ bool watch_root_check(struct watch_root *r)
 
     r->doubted = false;
     int fd = root_open(r, &st, &e);
+    if (fd < 0 && (e.sys == EMFILE || e.sys == ENFILE || e.sys == ENOMEM))
+        return r->top != NULL; /* that says nothing about the root */
     if (fd < 0) {
         root_lose(r, e.message);
         return false;

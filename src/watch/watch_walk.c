@@ -335,8 +335,9 @@ static bool enter_root(struct watch_root *r, struct watch_root **in, int *fd)
     *in = NULL;
     *fd = root_open(r, &st, &e);
     if (*fd < 0 || st.st_dev != r->dev || st.st_ino != r->ino) {
-        watch_root_check(r);
-        return false;
+        struct watch_node *top = r->top;
+        /* Where it cannot be opened just now (no descriptors left), its folders become polled. */
+        return watch_root_check(r) && r->top == top && *fd < 0;
     }
     *in = r;
     return true;

@@ -6,6 +6,8 @@
 #include "watch/watch_tree.h"
 
 #include <errno.h>
+#include <linux/fuse.h>
+#include <pthread.h>
 #include <sched.h>
 #include <setjmp.h>
 #include <stdarg.h>
@@ -13,6 +15,7 @@
 #include <stdio.h>
 #include <string.h>
 #include <sys/mount.h>
+#include <sys/uio.h>
 #include <sys/wait.h>
 
 #include <cmocka.h>
@@ -842,6 +845,86 @@ static void mounts_in_and_over_the_root_are_noticed(void **state)
     in_own_namespace(*state, with_mounts);
 }
 
+/* ---- a FUSE file system that holds one empty folder ---- */
+
+static void reply(int fd, uint64_t unique, int error, const void *body, size_t n)
+{
+    struct fuse_out_header head = {
+        .len = (uint32_t)(sizeof(head) + n), .error = error, .unique = unique};
+    struct iovec parts[] = {{&head, sizeof(head)}, {(void *)(uintptr_t)body, n}};
+
+    (void)!writev(fd, parts, n > 0 ? 2 : 1);
+}
+
+static void *serve_fuse(void *arg)
+{
+    int fd = *(int *)arg;
+    _Alignas(struct fuse_in_header) static char buffer[1 << 20];
+    const struct fuse_in_header *in = (const void *)buffer;
+
+    while (read(fd, buffer, sizeof(buffer)) >= (ssize_t)sizeof(*in)) {
+        struct fuse_init_out init = {
+            .major = FUSE_KERNEL_VERSION, .minor = FUSE_KERNEL_MINOR_VERSION, .max_write = 4096};
+        struct fuse_attr_out attr = {.attr = {.ino = 1, .mode = S_IFDIR | 0700, .nlink = 2}};
+        struct fuse_open_out opened = {.fh = 1};
+        struct fuse_statfs_out fs = {.st = {.bsize = 4096, .namelen = 255}};
+        switch (in->opcode) {
+        case FUSE_INIT:
+            reply(fd, in->unique, 0, &init, sizeof(init));
+            break;
+        case FUSE_GETATTR:
+            reply(fd, in->unique, 0, &attr, sizeof(attr));
+            break;
+        case FUSE_OPENDIR:
+            reply(fd, in->unique, 0, &opened, sizeof(opened));
+            break;
+        case FUSE_STATFS:
+            reply(fd, in->unique, 0, &fs, sizeof(fs));
+            break;
+        case FUSE_READDIR:
+        case FUSE_RELEASEDIR:
+            reply(fd, in->unique, 0, NULL, 0);
+            break;
+        case FUSE_FORGET:
+        case FUSE_BATCH_FORGET:
+        case FUSE_INTERRUPT:
+            break;
+        default:
+            reply(fd, in->unique, -ENOSYS, NULL, 0);
+        }
+    }
+    return NULL;
+}
+
+static void with_fuse(struct fixture *f)
+{
+    static int fd;
+    char options[128];
+    pthread_t thread;
+
+    if (unshare(CLONE_NEWNS) != 0 || mount(NULL, "/", NULL, MS_REC | MS_PRIVATE, NULL) != 0)
+        _exit(77);
+    fd = open("/dev/fuse", O_RDWR | O_CLOEXEC);
+    snprintf(options, sizeof(options), "fd=%d,rootmode=40000,user_id=0,group_id=0", fd);
+    if (fd < 0 || mount("test", f->root_path, "fuse.test", 0, options) != 0)
+        _exit(77);
+    CHECK(pthread_create(&thread, NULL, serve_fuse, &fd) == 0);
+    start(f);
+    catch_up(f);
+    CHECK(watch_root_state(f->root) == WATCH_POLLING);
+    CHECK(!watch_root_exhausted(f->root));
+    CHECK(strstr(watch_root_problem(f->root), "FUSE"));
+    forget_seen(f);
+    watch_tree_poll(f->root);
+    catch_up(f);
+    CHECK(how_of(f, "") & WATCH_TREE);
+}
+
+static void a_fuse_file_system_is_polled(void **state)
+{
+    in_own_namespace(*state, with_fuse);
+}
+
 static void a_local_file_system_is_not_remote(void **state)
 {
     struct fixture *f = *state;
@@ -872,6 +955,7 @@ int main(void)
         WATCH(after_an_overflow_everything_is_told_and_nothing_is_stale),
         WATCH(random_renames_never_lead_to_a_wrong_path),
         WATCH(mounts_in_and_over_the_root_are_noticed),
+        WATCH(a_fuse_file_system_is_polled),
         WATCH(a_local_file_system_is_not_remote),
     };
 
