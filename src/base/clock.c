@@ -1,5 +1,6 @@
 #include "base/clock.h"
 
+#include <pthread.h>
 #include <stdbool.h>
 #include <stdio.h>
 #include <time.h>
@@ -30,10 +31,15 @@ uint64_t clock_mono_ns(void)
 /* localtime_r alone may keep a zone that the administrator has changed since. */
 static bool local_parts(int64_t s, struct tm *tm)
 {
+    /* The C library has a lock of its own, which sanitizers do not see. */
+    static pthread_mutex_t lock = PTHREAD_MUTEX_INITIALIZER;
     time_t t = (time_t)s;
 
+    pthread_mutex_lock(&lock);
     tzset();
-    return localtime_r(&t, tm) != NULL;
+    bool ok = localtime_r(&t, tm) != NULL;
+    pthread_mutex_unlock(&lock);
+    return ok;
 }
 
 int32_t clock_utc_offset(int64_t s)

@@ -212,6 +212,30 @@ static void on_state(void *ctx)
 
 /* ---- life ---- */
 
+static void fail_asks(struct keeper *k, int code, const char *why)
+{
+    struct save_ask *ask;
+    struct error e = ERROR_INIT;
+
+    while ((ask = STAILQ_FIRST(&k->asks))) {
+        STAILQ_REMOVE_HEAD(&k->asks, link);
+        error_set(&e, code, "%s", why);
+        ask->done(ask, code, NULL, &e);
+    }
+}
+
+/* Who waits for the keeper before this one waits for this one now. */
+static void take_over_asks(struct keeper *k)
+{
+    struct keeper *other;
+
+    LIST_FOREACH(other, &k->service->keepers, link)
+    {
+        if (other != k && !other->root && strcmp(other->spec.name, k->spec.name) == 0)
+            STAILQ_CONCAT(&k->asks, &other->asks);
+    }
+}
+
 /* Does a pattern depend on where a name stands? */
 static bool by_path(char *const *patterns)
 {
@@ -270,6 +294,7 @@ int keeper_new(struct service *s, const struct watch_config *w, struct keeper **
         keeper_free(k);
         return rc;
     }
+    take_over_asks(k);
     if (watch_root_state(k->root) == WATCH_MISSING)
         on_state(k);
     *out = k;
@@ -278,6 +303,7 @@ int keeper_new(struct service *s, const struct watch_config *w, struct keeper **
 
 void keeper_free(struct keeper *k)
 {
+    fail_asks(k, ERR_NOTFOUND, "the watch is no longer configured");
     watch_tree_remove(k->service->tree, k->root);
     LIST_REMOVE(k, link);
     if (k->rootfd >= 0)
@@ -315,25 +341,26 @@ bool keeper_differs(const struct keeper *k, const struct watch_config *w)
            !same_list(k->spec.exclude, w->exclude) || k->spec.spec.sqlite != w->sqlite;
 }
 
-static void fail_asks(struct keeper *k, int code, const char *why)
+void keeper_pump_name(struct service *s, const char *name)
 {
-    struct save_ask *ask;
-    struct error e = ERROR_INIT;
+    struct keeper *k;
 
-    while ((ask = STAILQ_FIRST(&k->asks))) {
-        STAILQ_REMOVE_HEAD(&k->asks, link);
-        error_set(&e, code, "%s", why);
-        ask->done(ask, code, NULL, &e);
+    LIST_FOREACH(k, &s->keepers, link)
+    {
+        if (strcmp(k->spec.name, name) == 0)
+            keeper_pump(k, clock_mono_ns());
     }
 }
 
-void keeper_retire(struct keeper *k)
+void keeper_retire(struct keeper *k, bool replaced)
 {
     watch_tree_remove(k->service->tree, k->root);
     k->root = NULL;
     k->scan_due = 0;
     k->next_interval = k->next_poll = k->next_check = UINT64_MAX;
-    fail_asks(k, ERR_NOTFOUND, "the watch is no longer configured");
+    k->last_begun = replaced;
+    if (!replaced)
+        fail_asks(k, ERR_NOTFOUND, "the watch is no longer configured");
     keeper_pump(k, clock_mono_ns());
 }
 
@@ -427,6 +454,19 @@ static void pump_last(struct keeper *k)
     keeper_save(k, stopping ? SNAPSHOT_SHUTDOWN : SNAPSHOT_CHANGE, whole, &set, NULL);
 }
 
+/* One save of a watch at a time, also while a retired keeper has the last one of the same name. */
+static bool name_busy(const struct keeper *k)
+{
+    const struct keeper *other;
+
+    LIST_FOREACH(other, &k->service->keepers, link)
+    {
+        if (other->job && strcmp(other->spec.name, k->spec.name) == 0)
+            return true;
+    }
+    return false;
+}
+
 void keeper_pump(struct keeper *k, uint64_t now_ns)
 {
     struct service *s = k->service;
@@ -434,7 +474,7 @@ void keeper_pump(struct keeper *k, uint64_t now_ns)
 
     if (!s->stopping)
         poll_if_due(k, now_ns);
-    if (k->job || s->ending)
+    if (s->ending || name_busy(k))
         return;
     if (s->stopping || !k->root) {
         pump_last(k);
@@ -471,7 +511,8 @@ uint64_t keeper_deadline(const struct keeper *k)
         at = k->next_poll;
     if (k->next_check < at)
         at = k->next_check;
-    if (k->job || !k->stood || !k->root || !k->service->ready || k->since[PROBLEM_MISSING].s != 0)
+    if (name_busy(k) || !k->stood || !k->root || !k->service->ready ||
+        k->since[PROBLEM_MISSING].s != 0)
         return at;
     uint64_t save = k->scan_due ? 0 : settle_deadline(k->settle);
     if (save < k->retry_at)
@@ -510,7 +551,8 @@ void keeper_stop(struct keeper *k)
 
 bool keeper_gone(const struct keeper *k)
 {
-    return !k->root && !k->job && (k->failures > 0 || settle_count(k->settle) == 0);
+    return !k->root && !k->job &&
+           (k->failures > 0 || k->last_begun || settle_count(k->settle) == 0);
 }
 
 uint64_t keeper_lag_ms(const struct keeper *k, uint64_t now_ns)

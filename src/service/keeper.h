@@ -47,7 +47,7 @@ struct keeper {
     struct save_job *job; /* at work or queued */
     STAILQ_HEAD(, save_ask) asks;
     bool stood;      /* its watches have stood once: the startup scan may begin */
-    bool last_begun; /* the service stops, and its last save is under way */
+    bool last_begun; /* it has had its last save, or is to have none */
     int scan_due;    /* enum snapshot_kind of the whole scan that is to come, or 0 */
     uint64_t next_interval, next_poll, next_check;
     uint64_t poll_cost_ns; /* what the last save took */
@@ -65,8 +65,9 @@ int keeper_new(struct service *s, const struct watch_config *w, struct keeper **
 void keeper_tune(struct keeper *k, const struct watch_config *w);
 /* Whether the settings differ in what is captured, so that a new keeper is needed. */
 bool keeper_differs(const struct keeper *k, const struct watch_config *w);
-/* Watch no more, but save what is dirty. Free it when it is gone. */
-void keeper_retire(struct keeper *k);
+/* Watch no more, but save what is dirty; not where another keeper of that name takes over, which
+ * scans everything. Free it when it is gone. */
+void keeper_retire(struct keeper *k, bool replaced);
 bool keeper_gone(const struct keeper *k); /* retired, and nothing is left to do */
 void keeper_free(struct keeper *k);
 
@@ -77,6 +78,8 @@ bool keeper_ask_cancel(struct keeper *k, struct save_ask *ask);
 
 /* Begin what is due now. */
 void keeper_pump(struct keeper *k, uint64_t now_ns);
+/* The same for all of that name: a save of it has ended. */
+void keeper_pump_name(struct service *s, const char *name);
 uint64_t keeper_deadline(const struct keeper *k); /* of the next keeper_pump */
 /* The end of a turn: what was open for it is closed. */
 void keeper_turn(struct keeper *k);

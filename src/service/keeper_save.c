@@ -156,7 +156,7 @@ static void on_done(struct job *job)
     if (j->ask)
         j->ask->done(j->ask, j->rc, &j->result, &j->error);
     free_job(j);
-    keeper_pump(k, clock_mono_ns());
+    keeper_pump_name(s, k->spec.name);
     service_stop_on(s);
     service_rearm(s);
 }

@@ -25,10 +25,10 @@ static void apply_to_old(struct service *s, const struct config *c)
         const struct watch_config *w = c->enabled ? config_watch(c, k->spec.name) : NULL;
         if (!w) {
             log_info("%s: watched no more; its snapshots are kept", k->spec.name);
-            keeper_retire(k);
+            keeper_retire(k, false);
         } else if (keeper_differs(k, w)) {
             log_info("%s: its path or rules have changed", k->spec.name);
-            keeper_retire(k);
+            keeper_retire(k, true);
         } else {
             keeper_tune(k, w);
         }

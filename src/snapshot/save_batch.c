@@ -62,24 +62,30 @@ int save_retry(struct save *s, const char *path, struct error *e)
     return s->retry[s->retry_count++] ? 0 : save_no_memory(e);
 }
 
-/* A further name of the same file may still be there. */
-static int try_other_name(struct save *s, const struct file_job *j, char *path, struct error *e)
+/* A further name of the same file may still be there. 1: it is tried. */
+static int try_other_name(struct save *s, const struct file_job *j, const struct other_name *o,
+                          struct error *e)
 {
     const char *name = NULL;
-    int fd = safe_open_parent(s->rootfd, path, &name, e);
+    int fd = safe_open_parent(s->rootfd, o->path, &name, e);
 
+    if (fd == ERR_NOTFOUND || fd == ERR_REFUSED) {
+        error_clear(e);
+        return 0;
+    }
     if (fd < 0)
-        return fd == ERR_NOTFOUND || fd == ERR_REFUSED ? 0 : fd;
+        return fd;
     struct dir_handle *dir = dir_handle_new(fd, &s->open_dirs);
-    struct file_job *again = dir ? file_job_new(dir, path, 0, j->node, j->old_meta, j->old_meta_len,
-                                                j->old_cache, j->old_cache_len)
+    struct file_job *again = dir ? file_job_new(dir, o->path, o->parent, j->node, j->old_meta,
+                                                j->old_meta_len, j->old_cache, j->old_cache_len)
                                  : NULL;
     dir_handle_drop(dir);
     if (!again)
         return save_no_memory(e);
     again->seen = j->seen;
-    again->linked = true;
-    return batch_add(s, again, e);
+    again->linked = again->put_name = true;
+    int rc = batch_add(s, again, e);
+    return rc < 0 ? rc : 1;
 }
 
 static int vanished(struct save *s, const struct file_job *j, struct error *e)
@@ -89,15 +95,18 @@ static int vanished(struct save *s, const struct file_job *j, struct error *e)
                               .meta_len = j->old_meta_len,
                               .sig = j->old_cache,
                               .sig_len = j->old_cache_len};
-    char *other = j->linked ? names_take_other(s, j->node) : NULL;
+    struct other_name other;
     int rc = 0;
 
-    if (!j->put_name && j->parent != 0 && j->old_meta_len > 0)
+    if (!j->put_name && j->old_meta_len > 0)
         rc = names_gone(s, j->parent, j->name, &row, e);
-    if (rc == 0 && other)
-        rc = try_other_name(s, j, other, e);
-    free(other);
-    return rc;
+    while (rc == 0 && j->linked && names_take_other(s, j->node, &other)) {
+        rc = try_other_name(s, j, &other, e);
+        free(other.path);
+    }
+    if (rc == 0 && j->linked)
+        names_unbind(s, &j->seen, j->node);
+    return rc < 0 ? rc : 0;
 }
 
 static int finish_job(struct save *s, const struct file_job *j, struct error *e)

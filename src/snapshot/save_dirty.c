@@ -267,8 +267,7 @@ static int has_links(struct dirty *d, uint64_t node, bool *yes, struct error *e)
     int rc = catalog_cache_get(d->s->cat, d->s->watch, node, &d->sig, e);
     if (rc < 0 && rc != ERR_NOTFOUND)
         return rc;
-    if (rc == 0 && signature_decode(d->sig.data, d->sig.len, &sig) &&
-        (S_ISDIR(sig.mode) || sig.nlink < 2))
+    if (rc == 0 && signature_decode(d->sig.data, d->sig.len, &sig) && S_ISDIR(sig.mode))
         return 0;
     rc = catalog_node_names(d->s->cat, d->s->watch, node, CATALOG_OPEN, &names, e);
     *yes = names > 1;

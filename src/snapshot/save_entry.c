@@ -364,9 +364,10 @@ static int choose_known(struct save *s, struct entry *n, struct error *e)
             rc = find_by_inode(s, n, true, &node, e);
         if (rc == 0 && node)
             return take_known(s, n, node, false, e);
-        if (rc == 0 && (n->cached.nlink > 1 || pair_map_get(&s->gained, n->row->node, 0)))
+        if (rc == 0)
             rc = names_count(s, n->row->node, &names, e);
-        broken = names > 1; /* the other names keep the node */
+        /* The other names keep the node; one that was met may be put only later. */
+        broken = names > 1 || was_looked_at(s, n->row->node);
     }
     if (rc < 0)
         return rc;
@@ -487,6 +488,7 @@ static int take_special(struct save *s, const struct entry *n, struct error *e)
         target = read_target(n->in->dir->fd, n->name, &v.target_len);
         if (!target || v.target_len == 0) { /* gone, or something else by now */
             free(target);
+            names_unbind(s, &n->now, n->node);
             return n->put_name ? 0 : gone(s, n->in, n->name, n->row, e);
         }
         v.target = target;
@@ -531,11 +533,11 @@ static int take(struct save *s, struct entry *n, unsigned how, bool sides, struc
     if (s->flush_count > 0 && !flush)
         flush = to_flush(s, save_path(s, n->in->path, n->name));
     if (n->seen || (!n->new_node && unchanged(s, n, sides, flush))) {
+        if (!n->seen || !n->put_name || n->type != NODE_FILE)
+            return put_name(s, n, e);
         /* Its job may be under way, and may find the other name gone. */
-        int rc = put_name(s, n, e);
-        if (rc == 0 && n->seen && n->put_name)
-            rc = names_other(s, n->node, save_path(s, n->in->path, n->name), e);
-        return rc;
+        const char *path = save_path(s, n->in->path, n->name);
+        return path ? names_other(s, n->node, n->in->node, path, e) : save_no_memory(e);
     }
     return n->type == NODE_FILE ? read_file(s, n, flush, e) : take_special(s, n, e);
 }

@@ -119,7 +119,6 @@ static int note_gone(struct save *s, uint64_t parent, const char *name, const st
                      bool name_removed, struct error *e)
 {
     struct node_brief b;
-    struct signature sig;
     int rc = node_brief_decode(row->meta, row->meta_len, &b, e);
 
     if (rc < 0)
@@ -140,7 +139,6 @@ static int note_gone(struct save *s, uint64_t parent, const char *name, const st
                        .flags = b.flags,
                        .name_removed = name_removed,
                        .name = strdup(name)};
-    g->single = signature_decode(row->sig, row->sig_len, &sig) && sig.nlink == 1;
     if (!g->name)
         return save_no_memory(e);
     s->gone_count++;
@@ -177,21 +175,21 @@ int names_displace(struct save *s, uint64_t parent, const char *name, const stru
     return rc < 0 ? rc : gain(s, row->node, -1, e);
 }
 
-/* The node has lost a name; without any other it goes too. */
-static int maybe_remove(struct save *s, const struct gone *g, struct error *e)
+/* The node loses this name; without any other it goes too. Only the catalog's names count: the link
+ * count of a cached signature may be that of another moment. */
+static int lose_name(struct save *s, const struct gone *g, struct error *e)
 {
     int64_t left = 0;
 
     if (has_fate(s, g->node, FATE_DEAD))
         return 0;
-    if (!g->single || pair_map_get(&s->gained, g->node, 0)) {
-        int rc = names_count(s, g->node, &left, e);
-        if (rc < 0)
-            return rc;
-    }
-    if (left > 0)
-        return 0;
-    if (!g->single && !pair_map_put(&s->fate, g->node, 0, FATE_DEAD))
+    int rc = names_count(s, g->node, &left, e);
+    if (rc == 0 && !g->name_removed && --left > 0)
+        rc = gain(s, g->node, -1, e);
+    if (rc < 0 || left > 0)
+        return rc;
+    /* One that had several names may come here again. */
+    if (pair_map_get(&s->gained, g->node, 0) && !pair_map_put(&s->fate, g->node, 0, FATE_DEAD))
         return save_no_memory(e);
     return version_remove(s, g->node, g->type, g->flags, g->size, e);
 }
@@ -219,7 +217,6 @@ static int remove_child(struct save *s, uint64_t parent, const struct name_row *
                         struct below *below, struct error *e)
 {
     struct gone g = {.parent = parent, .node = row->node};
-    struct signature sig;
     struct node_brief b;
 
     if (names_removed(s, parent, row->name))
@@ -230,17 +227,13 @@ static int remove_child(struct save *s, uint64_t parent, const struct name_row *
     g.type = b.type;
     g.flags = b.flags;
     g.size = b.size;
-    g.single = b.type == NODE_FOLDER ||
-               (signature_decode(row->signature, row->signature_len, &sig) && sig.nlink == 1);
     rc = drop_name(s, parent, row->name, b.type, e);
-    if (rc == 0 && !g.single)
-        rc = gain(s, g.node, -1, e);
     if (rc == 0 && b.type == NODE_FOLDER && !push_below(below, row->node))
         rc = save_no_memory(e);
     if (rc < 0)
         return rc;
     return b.type == NODE_FOLDER ? version_remove(s, g.node, g.type, g.flags, 0, e)
-                                 : maybe_remove(s, &g, e);
+                                 : lose_name(s, &g, e);
 }
 
 static int remove_children(struct save *s, uint64_t folder, struct below *below, struct error *e)
@@ -282,20 +275,30 @@ static int finish_gone(struct save *s, const struct gone *g, struct error *e)
         rc = drop_name(s, g->parent, g->name, g->type, e);
         if (rc == 0)
             rc = note_removed(s, g->parent, g->name, e);
-        if (rc == 0 && (!g->single || pair_map_get(&s->gained, g->node, 0)))
-            rc = gain(s, g->node, -1, e);
     }
     if (rc < 0)
         return rc;
     if (g->type != NODE_FOLDER)
-        return maybe_remove(s, g, e);
+        return lose_name(s, g, e);
     rc = remove_below(s, g->node, e);
     return rc < 0 ? rc : version_remove(s, g->node, g->type, g->flags, 0, e);
 }
 
-int names_finish(struct save *s, struct error *e)
+static int put_others(struct save *s, struct error *e)
 {
     int rc = 0;
+
+    for (size_t i = 0; rc == 0 && i < s->other_count; i++) {
+        const struct other_name *o = &s->other_names[i];
+        const char *slash = strrchr(o->path, '/');
+        rc = names_put(s, o->parent, slash ? slash + 1 : o->path, o->node, NODE_FILE, false, e);
+    }
+    return rc;
+}
+
+int names_finish(struct save *s, struct error *e)
+{
+    int rc = put_others(s, e);
 
     for (size_t i = 0; rc == 0 && i < s->gone_count; i++)
         rc = finish_gone(s, &s->gone[i], e);
@@ -304,7 +307,7 @@ int names_finish(struct save *s, struct error *e)
 
 /* ---- further names of nodes that are being read ---- */
 
-int names_other(struct save *s, uint64_t node, const char *path, struct error *e)
+int names_other(struct save *s, uint64_t node, uint64_t parent, const char *path, struct error *e)
 {
     if (s->other_count == s->other_cap) {
         size_t cap = s->other_cap ? 2 * s->other_cap : 16;
@@ -317,18 +320,26 @@ int names_other(struct save *s, uint64_t node, const char *path, struct error *e
     char *copy = strdup(path);
     if (!copy)
         return save_no_memory(e);
-    s->other_names[s->other_count++] = (struct other_name){node, copy};
+    s->other_names[s->other_count++] = (struct other_name){node, parent, copy};
     return 0;
 }
 
-char *names_take_other(struct save *s, uint64_t node)
+bool names_take_other(struct save *s, uint64_t node, struct other_name *out)
 {
     for (size_t i = 0; i < s->other_count; i++) {
         if (s->other_names[i].node != node)
             continue;
-        char *path = s->other_names[i].path;
+        *out = s->other_names[i];
         s->other_names[i] = s->other_names[--s->other_count];
-        return path;
+        return true;
     }
-    return NULL;
+    return false;
+}
+
+void names_unbind(struct save *s, const struct signature *sig, uint64_t node)
+{
+    const uint64_t *bound = pair_map_get(&s->links, sig->dev, sig->ino);
+
+    if (bound && *bound == node)
+        pair_map_remove(&s->links, sig->dev, sig->ino);
 }

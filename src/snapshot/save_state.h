@@ -52,7 +52,6 @@ enum fate { FATE_OTHER_INODE = 1, FATE_MOVED = 2, FATE_DEAD = 3 };
 struct gone {
     uint64_t parent, node, size;
     uint8_t type, flags;
-    bool single;       /* has one name for sure */
     bool name_removed; /* already */
     char *name;
 };
@@ -64,8 +63,8 @@ struct waiting_times { /* of a node of which nothing else changed */
     bool now; /* found in this save; else only the catalog's cache has it */
 };
 
-struct other_name { /* a further name of a node whose job was begun under another */
-    uint64_t node;
+struct other_name { /* a further name of a node whose job was begun under another; put at the end */
+    uint64_t node, parent;
     char *path;
 };
 
@@ -164,8 +163,12 @@ bool names_removed(const struct save *s, uint64_t parent, const char *name);
 /* How many names the node has by now. */
 int names_count(struct save *s, uint64_t node, int64_t *count, struct error *e);
 int names_finish(struct save *s, struct error *e);
-int names_other(struct save *s, uint64_t node, const char *path, struct error *e);
-char *names_take_other(struct save *s, uint64_t node); /* caller frees; NULL: none */
+/* A further name of a file that is read under another one; put when that one was there. */
+int names_other(struct save *s, uint64_t node, uint64_t parent, const char *path, struct error *e);
+bool names_take_other(struct save *s, uint64_t node,
+                      struct other_name *out); /* caller frees path */
+/* Nothing was found under the inode's first name: no further name may join the node. */
+void names_unbind(struct save *s, const struct signature *sig, uint64_t node);
 
 /* ---- save_version.c ---- */
 /* A version that was compared: put it where it differs, keep its cached bytes. */
