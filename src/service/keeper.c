@@ -397,7 +397,9 @@ static bool present(struct keeper *k)
 static void save_all_dirty(struct keeper *k, int kind, struct save_ask *ask)
 {
     struct settle_set set = {0};
-    bool whole = ask && ask->whole;
+    /* Watches that are only now being made have told nothing of what was there before them. */
+    bool whole = (ask && ask->whole) || k->scan_due ||
+                 (k->root && watch_root_state(k->root) == WATCH_WALKING);
 
     settle_take(k->settle, 0, true, &set);
     keeper_save(k, kind, whole, &set, ask);

@@ -326,12 +326,20 @@ static int run(struct restore_job *j, struct error *e)
     return rc;
 }
 
-static int verdict(const struct restore_job *j, struct error *e)
+static int verdict(struct restore_job *j, struct error *e)
 {
     const struct restore_result *r = j->result;
     const char *first = r->problem_count > 0 ? r->problems[0].path : "";
     char quoted[256];
 
+    if (j->worst == 0 && !j->req->snapshot->whole) {
+        j->worst = ERR_DAMAGED;
+        return error_set(e, ERR_DAMAGED,
+                         "snapshot %" PRIu64
+                         " is not whole: part of its file list is lost, and what "
+                         "stood there is not restored",
+                         j->req->snapshot->commit.number);
+    }
     if (j->worst == 0)
         return 0;
     text_escape(first, quoted, sizeof(quoted));

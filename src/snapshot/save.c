@@ -2,6 +2,7 @@
 
 #include "base/random.h"
 #include "base/text.h"
+#include "io/fileops.h"
 #include "io/safe_path.h"
 #include "snapshot/save_state.h"
 
@@ -100,9 +101,9 @@ static int prepare_work(struct save *s, struct error *e)
         w->scratch = text_format("%s/scratch", repo_path(s->req->repo));
         if (!w->scratch)
             return save_no_memory(e);
-        int rc = make_dirs(w->scratch, 0700, e);
-        if (rc < 0)
-            return rc;
+        /* By the handle, not the path: where the repository was there may be a bare mount point. */
+        if (fileops->mkdirat(repo_dirfd(s->req->repo), "scratch", 0700) < 0 && errno != EEXIST)
+            return error_sys(e, errno, "cannot make the repository's scratch folder");
     }
     return 0;
 }

@@ -96,8 +96,10 @@
     X(CACHE_PUT, "INSERT OR REPLACE INTO cache(watch,node,ino,linked,pending,sig) "                \
                  "VALUES(?1,?2,?3,?4,?5,?6)")                                                      \
     X(CACHE_DELETE, "DELETE FROM cache WHERE watch=?1 AND node=?2")                                \
-    X(CACHE_BY_INO, "SELECT node FROM cache WHERE watch=?1 AND ino=?2 AND linked LIMIT ?3")        \
-    X(CACHE_PENDING, "SELECT node FROM cache WHERE watch=?1 AND pending")                          \
+    /* Without being told, the planner reads every row of the watch by the primary key. */         \
+    X(CACHE_BY_INO, "SELECT node FROM cache INDEXED BY cache_linked "                              \
+                    "WHERE watch=?1 AND ino=?2 AND linked LIMIT ?3")                               \
+    X(CACHE_PENDING, "SELECT node FROM cache INDEXED BY cache_pending WHERE watch=?1 AND pending") \
     X(CHUNK, "SELECT pack,offset,raw_off,raw_len,refs FROM chunks WHERE id=?1")                    \
     X(CHUNK_INSERT, "INSERT OR IGNORE INTO chunks(id,pack,offset,raw_off,raw_len,refs) "           \
                     "VALUES(?1,?2,?3,?4,?5,?6)")                                                   \

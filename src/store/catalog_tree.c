@@ -305,8 +305,8 @@ int catalog_incomplete(struct catalog *c, int64_t watch, node_visit visit, void 
                        struct error *e)
 {
     return visit_nodes(c,
-                       "SELECT node,from_,to_,meta FROM nodes WHERE watch=?1 AND incomplete AND "
-                       "to_=" OPEN_TEXT " ORDER BY node",
+                       "SELECT node,from_,to_,meta FROM nodes INDEXED BY nodes_incomplete "
+                       "WHERE watch=?1 AND incomplete AND to_=" OPEN_TEXT " ORDER BY node",
                        watch, visit, ctx, e);
 }
 

@@ -182,6 +182,7 @@ struct data_walk {
     struct replay *replay;
     uint64_t pack_id;
     bool sealed;
+    bool orphans; /* no commit needs them: a hole is where a cut tore the tail */
 };
 
 static int visit_data(void *ctx, uint64_t from, uint64_t to, const struct record_header *h,
@@ -190,7 +191,7 @@ static int visit_data(void *ctx, uint64_t from, uint64_t to, const struct record
     struct data_walk *w = ctx;
 
     if (!h)
-        return 0;
+        return w->orphans ? REPLAY_STOP : 0;
     if (h->type == RECORD_SEAL)
         w->sealed = true;
     return h->type == RECORD_BLOCK ? add_block(w->replay, w->pack_id, from, body, h->body_len) : 0;
@@ -207,7 +208,7 @@ static void tell_missing(struct replay *p, uint64_t pack_id, const char *why)
 /* Index blocks of a data pack up to a length; what is known already is not read again. */
 static int index_data(struct replay *p, uint64_t pack_id, uint64_t upto)
 {
-    struct data_walk w = {.replay = p, .pack_id = pack_id};
+    struct data_walk w = {.replay = p, .pack_id = pack_id, .orphans = upto == UINT64_MAX};
     struct catalog_pack row = {.id = pack_id, .kind = PACK_DATA};
     struct error why = ERROR_INIT;
     struct pack *pack = NULL;
@@ -234,6 +235,8 @@ static int index_data(struct replay *p, uint64_t pack_id, uint64_t upto)
     }
     rc = pack_walk(pack, row.len, end, visit_data, &w, &tail, p->e);
     pack_close(pack);
+    if (rc == REPLAY_STOP)
+        rc = 0;
     if (rc == 0)
         rc = ensure_write(p);
     row.len = tail;
@@ -627,8 +630,10 @@ static int visit_log(void *ctx, uint64_t from, uint64_t to, const struct record_
     saw_sequence(p, h->sequence);
     if (h->type == RECORD_FILE_LIST)
         return hold_list(p, from, h, body);
-    if (h->sequence <= p->position.sequence)
+    if (h->sequence <= p->position.sequence) {
+        p->gap_from = 0; /* folded before: what stands before it was flushed */
         return 0;
+    }
     if (h->type == RECORD_COMMIT && commit_is_torn(p, to)) {
         p->cut = p->gap_from;
         return REPLAY_STOP;
@@ -688,6 +693,10 @@ static int walk_log(struct replay *p, uint64_t id, uint64_t from)
     rc = pack_walk(p->pack, from, end, visit_log, p, &tail, p->e);
     if (rc == 0 && end < p->pack->len)
         rc = pack_walk(p->pack, end, UINT64_MAX, visit_burned, p, NULL, p->e);
+    if (rc == 0 && p->newest && p->gap_from && p->gap_from < tail) {
+        p->cut = p->gap_from; /* no commit stands behind the hole: never acknowledged */
+        rc = REPLAY_STOP;
+    }
     if (p->newest) {
         p->newest_end = tail;
         p->torn |= tail < p->pack->len;

@@ -118,7 +118,7 @@ int txn_node_remove(struct txn *t, uint64_t node, struct error *e);
 /* The signature goes to the catalog's cache at the end, whether or not there is a snapshot. */
 int txn_cache_put(struct txn *t, uint64_t node, const struct cache_key *key, const void *signature,
                   size_t len, struct error *e);
-bool txn_changed(const struct txn *t); /* any name or node operation so far */
+bool txn_changed(const struct txn *t); /* an operation so far, or another root */
 
 /* Write file lists and commit, flush, then bring the catalog up. In: kind, flags, counts, name,
  * note, gap, time, duration_ns of *c; out: number, parent, chain, sums, bytes_stored. A name that

@@ -200,7 +200,7 @@ struct catalog *txn_catalog(struct txn *t)
 
 bool txn_changed(const struct txn *t)
 {
-    return t->changed;
+    return t->changed || (t->root_changed && !t->is_new);
 }
 
 /* ---- chunks ---- */
