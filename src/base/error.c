@@ -112,6 +112,8 @@ int error_exit_code(int code)
 {
     if (code == ERR_OK)
         return 0;
+    if (code == ERR_CATALOG)
+        code = ERR_DAMAGED;
     for (size_t i = 0; i < sizeof(codes) / sizeof(codes[0]); i++) {
         if (codes[i].code == code)
             return -code;

@@ -10,17 +10,18 @@
 #include <stddef.h>
 
 /*         name           code  word for JSON and logs */
-#define ERROR_CODES(X)                                                                        \
-    X(ERR_FAILED, -1, "failed")           /* anything without a code of its own */            \
-    X(ERR_USAGE, -2, "usage")             /* wrong flag, argument or configuration */         \
-    X(ERR_INCOMPLETE, -3, "incomplete")   /* done, but something could not be read */         \
-    X(ERR_DAMAGED, -4, "damaged")         /* bytes that do not match their hash or framing */ \
-    X(ERR_REFUSED, -5, "refused")         /* a guard says no */                               \
-    X(ERR_NOTFOUND, -6, "not-found")      /* no such snapshot, path, watch, record */         \
-    X(ERR_NOREPO, -10, "no-repository")   /* none there, or one this version cannot use */    \
-    X(ERR_BUSY, -11, "busy")              /* somebody else holds it */                        \
-    X(ERR_DENIED, -12, "denied")          /* EACCES, EPERM, not the owner */                  \
-    X(ERR_NOSPACE, -13, "no-space")       /* ENOSPC, EDQUOT, EFBIG by limit */                \
+#define ERROR_CODES(X)                                                                            \
+    X(ERR_FAILED, -1, "failed")           /* anything without a code of its own */                \
+    X(ERR_USAGE, -2, "usage")             /* wrong flag, argument or configuration */             \
+    X(ERR_INCOMPLETE, -3, "incomplete")   /* done, but something could not be read */             \
+    X(ERR_DAMAGED, -4, "damaged")         /* bytes that do not match their hash or framing */     \
+    X(ERR_REFUSED, -5, "refused")         /* a guard says no */                                   \
+    X(ERR_NOTFOUND, -6, "not-found")      /* no such snapshot, path, watch, record */             \
+    X(ERR_NOREPO, -10, "no-repository")   /* none there, or one this version cannot use */        \
+    X(ERR_BUSY, -11, "busy")              /* somebody else holds it */                            \
+    X(ERR_DENIED, -12, "denied")          /* EACCES, EPERM, not the owner */                      \
+    X(ERR_NOSPACE, -13, "no-space")       /* ENOSPC, EDQUOT, EFBIG by limit */                    \
+    X(ERR_CATALOG, -101, "catalog")       /* the index failed: it is made anew, then try again */ \
     X(ERR_CANCELLED, -130, "interrupted") /* the caller asked to stop */
 
 enum error_code {

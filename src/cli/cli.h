@@ -40,6 +40,8 @@ struct cli {
                                          NULL when not given */
     int operand_count;
     char **operands;       /* NULL-terminated */
+    bool distrust;         /* the catalog failed the command's first run */
+    uint64_t given_out;    /* bytes of content that it had written by then */
     bool summary_out;      /* the last line of --json has been written */
     struct config *config; /* once cli_config was called */
 };

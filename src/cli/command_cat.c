@@ -25,7 +25,7 @@ static int run(struct cli *cli, struct error *e)
         rc = error_set(e, ERR_USAGE, "'%s' names no file: write SNAPSHOT:PATH",
                        text_escape(cli->operands[0], quoted, sizeof(quoted)));
     if (rc == 0)
-        rc = restore_cat(r, &s, path, STDOUT_FILENO, e);
+        rc = restore_cat(r, &s, path, STDOUT_FILENO, &cli->given_out, e);
     if (rc == ERR_NOSPACE) /* of standard output: reading takes none */
         rc = e->code = ERR_FAILED;
     free(path);

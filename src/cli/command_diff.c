@@ -20,7 +20,8 @@ static const struct command_flag flags[] = {
 
 struct differences {
     const struct cli *cli;
-    json_t *changes; /* with --json */
+    json_t *changes;     /* with --json */
+    struct buffer lines; /* else */
     bool any;
 };
 
@@ -46,15 +47,17 @@ static int visit(void *ctx, const struct diff_entry *d, struct error *e)
                    : error_set(e, ERR_FAILED, "no memory for the differences");
     text_escape(d->path, path, sizeof(path));
     text_escape(d->old_path ? d->old_path : "", old, sizeof(old));
-    printf("%s%c  %s%s%s%s\n", out_paint(all->cli, stdout, paints[d->kind]), signs[d->kind], old,
-           d->old_path ? " -> " : "", path, out_paint(all->cli, stdout, PAINT_NONE));
+    buffer_printf(&all->lines, "%s%c  %s%s%s%s\n", out_paint(all->cli, stdout, paints[d->kind]),
+                  signs[d->kind], old, d->old_path ? " -> " : "", path,
+                  out_paint(all->cli, stdout, PAINT_NONE));
     return 0;
 }
 
 static int compare(struct cli *cli, struct repo *r, const struct snapshot_row *a,
                    const struct snapshot_row *b, const char *prefix, struct error *e)
 {
-    struct differences all = {.cli = cli, .changes = cli->json ? json_array() : NULL};
+    struct differences all = {
+        .cli = cli, .changes = cli->json ? json_array() : NULL, .lines = BUFFER_INIT};
     int rc = diff_run(r, a, b, prefix, visit, &all, e);
 
     if (rc == 0 && all.changes) {
@@ -64,6 +67,11 @@ static int compare(struct cli *cli, struct repo *r, const struct snapshot_row *a
         json_object_set(doc, "changes", all.changes);
         rc = out_json(cli, doc, e);
     }
+    if (rc == 0 && !buffer_ok(&all.lines))
+        rc = error_set(e, ERR_FAILED, "no memory for the differences");
+    if (rc == 0)
+        fwrite(all.lines.data, 1, all.lines.len, stdout);
+    buffer_release(&all.lines);
     json_decref(all.changes);
     return rc != 0 ? rc : all.any && cli->given[EXIT_CODE];
 }

@@ -2,12 +2,14 @@
 #include "cli/reach.h"
 #include "cli/table.h"
 
+#include "base/buffer.h"
 #include "base/text.h"
 #include "snapshot/report.h"
 #include "snapshot/selector.h"
 #include "snapshot/tree.h"
 
 #include <limits.h>
+#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 
@@ -16,6 +18,7 @@
 struct listing {
     json_t *entries;     /* with --json */
     struct table *table; /* with -v */
+    struct buffer lines; /* else */
 };
 
 static void print_long(struct table *t, const json_t *entry)
@@ -41,7 +44,8 @@ static int visit(void *ctx, const struct tree_entry *t, struct error *e)
     if (t->level == 0 && folder)
         return 0;
     if (!l->entries && !l->table) {
-        printf("%s%s\n", text_escape(t->path, line, sizeof(line)), folder ? "/" : "");
+        buffer_printf(&l->lines, "%s%s\n", text_escape(t->path, line, sizeof(line)),
+                      folder ? "/" : "");
         return 0;
     }
     json_t *entry = report_ls_entry(t->path, t->meta, t->meta_len);
@@ -60,7 +64,7 @@ static int visit(void *ctx, const struct tree_entry *t, struct error *e)
 static int list_tree(struct cli *cli, struct repo *r, const struct snapshot_row *s,
                      const char *path, struct error *e)
 {
-    struct listing l = {0};
+    struct listing l = {.lines = BUFFER_INIT};
     int rc;
 
     if (cli->json)
@@ -71,6 +75,11 @@ static int list_tree(struct cli *cli, struct repo *r, const struct snapshot_row 
                    visit, &l, e);
     if (rc == 0 && l.table)
         rc = table_print(l.table, cli, e);
+    if (rc == 0 && !buffer_ok(&l.lines))
+        rc = error_set(e, ERR_FAILED, "no memory for the list");
+    if (rc == 0)
+        fwrite(l.lines.data, 1, l.lines.len, stdout);
+    buffer_release(&l.lines);
     table_free(l.table);
     if (rc != 0 || !l.entries) {
         json_decref(l.entries);

@@ -87,6 +87,19 @@ static int finish(struct cli *cli, int code, struct error *e)
     return code;
 }
 
+/* A command that the catalog failed is run once more without it: nothing of an answer is written
+ * before all of it is there, but for content, which goes on where it stopped. */
+static int run_command(struct cli *cli, struct error *e)
+{
+    int rc = cli->command->run(cli, e);
+
+    if (rc != ERR_CATALOG)
+        return rc;
+    error_clear(e);
+    cli->distrust = true;
+    return cli->command->run(cli, e);
+}
+
 static int run(struct cli *cli, int argc, char **argv, struct error *e)
 {
     int what;
@@ -99,7 +112,7 @@ static int run(struct cli *cli, int argc, char **argv, struct error *e)
                   : cli->verbose   ? LOG_LEVEL_INFO
                                    : LOG_LEVEL_WARN,
                   LOG_FORMAT_TEXT);
-        return cli->command->run(cli, e);
+        return run_command(cli, e);
     case OPTIONS_HELP:
         options_help(commands, cli->command);
         cli->command = NULL;

@@ -51,8 +51,11 @@ static int open_repository(struct cli *cli, enum repo_mode mode, unsigned wait_m
 
     if (rc != 0)
         return rc;
-    struct repo_options opt = {
-        .wait_ms = wait_ms, .codec = codec_of(cli->config), .notice = notice, .ctx = cli};
+    struct repo_options opt = {.wait_ms = wait_ms,
+                               .codec = codec_of(cli->config),
+                               .distrust = cli->distrust,
+                               .notice = notice,
+                               .ctx = cli};
     rc = repo_open(path, mode, &opt, out, e);
     if ((rc == ERR_NOREPO || rc == ERR_NOTFOUND) && !repo_exists(path))
         return error_set(e, ERR_NOREPO, "no repository at '%s': make one with: watchkeep init%s%s",

@@ -3,12 +3,15 @@
  * inode would drop the POSIX locks that SQLite holds on it. */
 #include "io/vfs.h"
 
+#include "base/bytes.h"
 #include "io/fileops.h"
 
 #include <errno.h>
 #include <pthread.h>
 #include <sqlite3.h>
+#include <stdbool.h>
 #include <stddef.h>
+#include <string.h>
 
 #include "base/banned.h"
 
@@ -17,7 +20,14 @@ struct shim_file {
     sqlite3_file base;
     const char *path; /* SQLite keeps it until the file is closed */
     sqlite3_file *real;
+    bool pages;      /* a database: its pages carry checksums */
+    bool flush_lost; /* a flush failed */
+    uint8_t spare[6];
 };
+
+enum { PAGE_SIZE_MIN = 512 };
+
+static vfs_sum page_sum;
 
 _Static_assert(sizeof(struct shim_file) % 8 == 0, "the real file behind it is aligned");
 
@@ -59,15 +69,50 @@ static int shim_close(sqlite3_file *f)
     return real_of(f)->pMethods->xClose(real_of(f));
 }
 
+/* Reads shorter than any page are of the header alone. */
+static bool is_page(sqlite3_file *f, int n)
+{
+    return ((struct shim_file *)(void *)f)->pages && n >= PAGE_SIZE_MIN;
+}
+
+static uint64_t sum_of(const void *page, sqlite3_int64 off)
+{
+    return page_sum(page, VFS_PAGE - VFS_RESERVED, (uint64_t)off / VFS_PAGE);
+}
+
+static int check_page(const uint8_t *page, int n, sqlite3_int64 off)
+{
+    if (n == VFS_PAGE && off % VFS_PAGE == 0 &&
+        load_u64(page + VFS_PAGE - VFS_RESERVED) == sum_of(page, off))
+        return SQLITE_OK;
+    return SQLITE_IOERR_DATA;
+}
+
 static int shim_read(sqlite3_file *f, void *p, int n, sqlite3_int64 off)
 {
-    return real_of(f)->pMethods->xRead(real_of(f), p, n, off);
+    int rc = real_of(f)->pMethods->xRead(real_of(f), p, n, off);
+
+    return rc == SQLITE_OK && is_page(f, n) ? check_page(p, n, off) : rc;
+}
+
+/* The page stays SQLite's own: what is written is a copy. */
+static int write_page(sqlite3_file *real, const void *p, int n, sqlite3_int64 off)
+{
+    uint8_t page[VFS_PAGE];
+
+    if (n != VFS_PAGE || off % VFS_PAGE != 0)
+        return SQLITE_IOERR_WRITE;
+    memcpy(page, p, VFS_PAGE - VFS_RESERVED);
+    store_u64(page + VFS_PAGE - VFS_RESERVED, sum_of(page, off));
+    return real->pMethods->xWrite(real, page, n, off);
 }
 
 static int shim_write(sqlite3_file *f, const void *p, int n, sqlite3_int64 off)
 {
     int rc = ask_file(FILEOP_WRITE, f, SQLITE_IOERR_WRITE);
 
+    if (rc == SQLITE_OK && is_page(f, n))
+        return write_page(real_of(f), p, n, off);
     return rc == SQLITE_OK ? real_of(f)->pMethods->xWrite(real_of(f), p, n, off) : rc;
 }
 
@@ -80,9 +125,15 @@ static int shim_truncate(sqlite3_file *f, sqlite3_int64 size)
 
 static int shim_sync(sqlite3_file *f, int flags)
 {
-    int rc = ask_file(FILEOP_SYNC, f, SQLITE_IOERR_FSYNC);
+    struct shim_file *file = (struct shim_file *)(void *)f;
 
-    return rc == SQLITE_OK ? real_of(f)->pMethods->xSync(real_of(f), flags) : rc;
+    if (file->flush_lost)
+        return SQLITE_IOERR_FSYNC;
+    int rc = ask_file(FILEOP_SYNC, f, SQLITE_IOERR_FSYNC);
+    if (rc == SQLITE_OK)
+        rc = file->real->pMethods->xSync(file->real, flags);
+    file->flush_lost = rc != SQLITE_OK;
+    return rc;
 }
 
 static int shim_file_size(sqlite3_file *f, sqlite3_int64 *size)
@@ -142,7 +193,8 @@ static int shim_shm_unmap(sqlite3_file *f, int remove)
 
 static int shim_fetch(sqlite3_file *f, sqlite3_int64 off, int n, void **p)
 {
-    return real_of(f)->pMethods->xFetch(real_of(f), off, n, p);
+    *p = NULL; /* no mapping: each page passes by shim_read */
+    return SQLITE_OK;
 }
 
 static int shim_unfetch(sqlite3_file *f, sqlite3_int64 off, void *p)
@@ -182,6 +234,8 @@ static int shim_open(sqlite3_vfs *vfs, const char *path, sqlite3_file *f, int fl
     file->path = path;
     file->real = (sqlite3_file *)(void *)(file + 1);
     file->real->pMethods = NULL;
+    file->pages = (flags & SQLITE_OPEN_MAIN_DB) != 0;
+    file->flush_lost = false;
     int rc = ask(FILEOP_OPEN, path, SQLITE_CANTOPEN);
     if (rc != SQLITE_OK)
         return rc;
@@ -267,8 +321,11 @@ static void register_once(void)
     result = sqlite3_vfs_register(&shim, 0) == SQLITE_OK ? 0 : -1;
 }
 
-int vfs_register(void)
+int vfs_register(vfs_sum sum)
 {
+    vfs_sum none = NULL;
+
+    __atomic_compare_exchange_n(&page_sum, &none, sum, false, __ATOMIC_RELAXED, __ATOMIC_RELAXED);
     pthread_once(&once, register_once);
     return result;
 }

@@ -32,6 +32,8 @@ struct error *handle_begin(struct wk_handle *h)
 
 int handle_end(struct wk_handle *h, int rc)
 {
+    if (rc == ERR_CATALOG)
+        rc = ERR_DAMAGED;
     if (rc == 0)
         error_clear(&h->last);
     else if (!*h->last.message)

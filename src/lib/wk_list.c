@@ -7,6 +7,7 @@ struct listing {
     void *ctx;
     uint64_t left;  /* of `recent` */
     uint64_t first; /* the oldest of them */
+    uint64_t given; /* the newest that was given */
 };
 
 static int find_first(void *ctx, const struct snapshot_row *s)
@@ -19,8 +20,12 @@ static int find_first(void *ctx, const struct snapshot_row *s)
 
 static int give(void *ctx, const struct snapshot_row *s)
 {
-    const struct listing *l = ctx;
+    struct listing *l = ctx;
     const struct commit *c = &s->commit;
+
+    if (c->number <= l->given)
+        return 0;
+    l->given = c->number;
     wk_snapshot out = {
         .size = sizeof(out),
         .number = c->number,
@@ -79,11 +84,13 @@ int wk_list(wk_handle *handle, const wk_list_options *options, wk_snapshot_fn vi
     struct listing l = {.visit = visit, .ctx = context};
     struct error *e = handle_begin(handle);
     struct repo *r = NULL;
+    bool tried = false;
 
     struct_take(&o, sizeof(o), options);
     int rc = visit ? handle_repo(handle, &r, e) : error_set(e, ERR_USAGE, "no function is given");
     if (rc == 0)
-        rc = list(repo_catalog(r), &o, &l, e);
+        while (rc = list(repo_catalog(r), &o, &l, e), repo_catalog_replaced(r, rc, &tried))
+            ;
     repo_close(r);
     return handle_end(handle, rc);
 }

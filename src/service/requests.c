@@ -107,35 +107,46 @@ static int read_list(struct reading *r, struct error *e)
     struct list_filter filter = {.watch = request_text(r->request, "watch"),
                                  .recent = request_number(r->request, "recent", 0)};
     struct repo *repo;
+    bool tried = false;
     int rc = open_reading(r, &repo, e);
 
     if (rc != 0)
         return rc;
     filter.has_since = read_time(r->request, "since", &filter.since);
     filter.has_until = read_time(r->request, "until", &filter.until);
-    rc = report_list(repo, &filter, &r->doc, e);
+    while (rc = report_list(repo, &filter, &r->doc, e), repo_catalog_replaced(repo, rc, &tried))
+        ;
     repo_close(repo);
+    return rc;
+}
+
+static int show(struct reading *r, struct repo *repo, const char *text, struct error *e)
+{
+    struct snapshot_row row;
+    char *path = NULL;
+
+    int rc = selector_resolve(repo, text, request_text(r->request, "watch"), &row, &path, e);
+    if (rc != 0)
+        return rc;
+    rc = report_show(repo, &row, CHANGES_SHOWN_MAX, &r->doc, e);
+    snapshot_row_release(&row);
+    free(path);
     return rc;
 }
 
 static int read_show(struct reading *r, struct error *e)
 {
     const char *text = request_text(r->request, "snapshot");
-    struct snapshot_row row;
     struct repo *repo;
-    char *path = NULL;
+    bool tried = false;
 
     if (!text)
         return error_set(e, ERR_USAGE, "which snapshot?");
     int rc = open_reading(r, &repo, e);
     if (rc != 0)
         return rc;
-    rc = selector_resolve(repo, text, request_text(r->request, "watch"), &row, &path, e);
-    if (rc == 0) {
-        rc = report_show(repo, &row, CHANGES_SHOWN_MAX, &r->doc, e);
-        snapshot_row_release(&row);
-        free(path);
-    }
+    while (rc = show(r, repo, text, e), repo_catalog_replaced(repo, rc, &tried))
+        ;
     repo_close(repo);
     return rc;
 }

@@ -373,7 +373,8 @@ static void job_release(struct restore_job *j)
     pthread_mutex_destroy(&j->lock);
 }
 
-int restore_run(const struct restore_request *req, struct restore_result *result, struct error *e)
+static int run_once(const struct restore_request *req, struct restore_result *result,
+                    struct error *e)
 {
     struct restore_job j = {.req = req, .result = result, .tree = -1};
     uint64_t begun = clock_mono_ns();
@@ -398,5 +399,15 @@ int restore_run(const struct restore_request *req, struct restore_result *result
     }
     job_release(&j);
     result->seconds = (double)(clock_mono_ns() - begun) / 1e9;
+    return rc;
+}
+
+int restore_run(const struct restore_request *req, struct restore_result *result, struct error *e)
+{
+    bool tried = false;
+    int rc;
+
+    while (rc = run_once(req, result, e), repo_catalog_replaced(req->repo, rc, &tried))
+        restore_result_release(result);
     return rc;
 }

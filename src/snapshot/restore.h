@@ -49,8 +49,9 @@ struct restore_result {
 int restore_run(const struct restore_request *req, struct restore_result *result, struct error *e);
 void restore_result_release(struct restore_result *r);
 
-/* Write one file's content to fd (for cat). */
+/* Write one file's content to fd (for cat). *given (NULL: 0) is how many of its bytes are there
+ * already, and grows: a second call goes on where the first one stopped. */
 int restore_cat(struct repo *r, const struct snapshot_row *s, const char *path, int fd,
-                struct error *e);
+                uint64_t *given, struct error *e);
 
 #endif

@@ -14,6 +14,7 @@ struct output {
     struct chunk_source *source;
     const struct node *node;
     int fd;
+    uint64_t *given; /* bytes that were written, by an earlier call too: those are passed over */
     uint64_t stream; /* bytes of the stream written */
     uint64_t pos;    /* in the file, holes counted */
     uint32_t extent;
@@ -22,6 +23,12 @@ struct output {
 
 static int put(struct output *o, const uint8_t *p, uint64_t len, struct error *e)
 {
+    if (o->pos < *o->given) {
+        uint64_t known = *o->given - o->pos < len ? *o->given - o->pos : len;
+        o->pos += known;
+        p += known;
+        len -= known;
+    }
     while (len > 0) {
         ssize_t n = write(o->fd, p, (size_t)len);
         if (n < 0 && errno == EINTR)
@@ -31,6 +38,7 @@ static int put(struct output *o, const uint8_t *p, uint64_t len, struct error *e
         p += n;
         len -= (uint64_t)n;
         o->pos += (uint64_t)n;
+        *o->given = o->pos;
     }
     return 0;
 }
@@ -95,9 +103,11 @@ static int put_chunk(void *ctx, uint64_t off, const struct chunk_ref *ref, struc
     return put_stream(o, p, len, e);
 }
 
-static int put_content(struct repo *r, const struct node *n, int fd, struct error *e)
+static int put_content(struct repo *r, const struct node *n, int fd, uint64_t *given,
+                       struct error *e)
 {
-    struct output o = {.node = n, .fd = fd};
+    uint64_t none = 0;
+    struct output o = {.node = n, .fd = fd, .given = given ? given : &none};
 
     int rc = chunk_source_open(r, &o.source, e);
     if (rc != 0)
@@ -147,7 +157,7 @@ static int find_node(struct repo *r, const struct snapshot_row *s, const char *p
 }
 
 int restore_cat(struct repo *r, const struct snapshot_row *s, const char *path, int fd,
-                struct error *e)
+                uint64_t *given, struct error *e)
 {
     struct buffer meta = BUFFER_INIT;
     struct node n = {0};
@@ -161,7 +171,7 @@ int restore_cat(struct repo *r, const struct snapshot_row *s, const char *path, 
     if (rc == 0)
         rc = check_kind(&n, path, e);
     if (rc == 0) {
-        rc = put_content(r, &n, fd, e);
+        rc = put_content(r, &n, fd, given, e);
         if (rc != 0 && !e->path[0])
             error_path(e, path);
     }

@@ -479,7 +479,7 @@ static int finish(struct save *s, uint64_t started, struct error *e)
     return rc;
 }
 
-int save_run(const struct save_request *req, struct save_result *result, struct error *e)
+static int run_once(const struct save_request *req, struct save_result *result, struct error *e)
 {
     struct save *s = calloc(1, sizeof(*s));
     uint64_t started = clock_mono_ns();
@@ -511,6 +511,16 @@ int save_run(const struct save_request *req, struct save_result *result, struct 
     }
     take_down(s);
     free(s);
+    return rc;
+}
+
+int save_run(const struct save_request *req, struct save_result *result, struct error *e)
+{
+    bool tried = false;
+    int rc;
+
+    while (rc = run_once(req, result, e), repo_catalog_replaced(req->repo, rc, &tried))
+        save_result_release(result);
     return rc;
 }
 

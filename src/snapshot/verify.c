@@ -531,6 +531,8 @@ static int run(const struct verify_request *req, struct verify_result *result, b
         rc = take_leases(&j, e);
     if (rc == 0) {
         rc = check(&j, e);
+        if (rc == 0) /* a damaged index makes sound packs look damaged */
+            rc = repo_catalog_check(req->repo, req->level == VERIFY_FULL && !req->snapshots, e);
         *deeper = rc == 0 && req->level == VERIFY_QUICK && j.bad.count > 0;
         if (rc == 0 && !*deeper && req->record)
             rc = record(&j, e);
@@ -540,10 +542,9 @@ static int run(const struct verify_request *req, struct verify_result *result, b
     return rc;
 }
 
-int verify_run(const struct verify_request *req, struct verify_result *result, struct error *e)
+static int run_deep(const struct verify_request *req, struct verify_result *result, struct error *e)
 {
     struct verify_request full = *req;
-    uint64_t begun = clock_mono_ns();
     bool deeper = false;
 
     int rc = run(req, result, &deeper, e);
@@ -553,6 +554,27 @@ int verify_run(const struct verify_request *req, struct verify_result *result, s
         full.level = VERIFY_FULL;
         rc = run(&full, result, &deeper, e);
     }
+    return rc;
+}
+
+/* The writer's catalog is the file that a reader beside it found damaged. */
+static bool replaced(const struct verify_request *req, int rc, bool *tried)
+{
+    bool writers_tried = *tried;
+
+    if (req->record_in && req->record_in != req->repo)
+        repo_catalog_replaced(req->record_in, rc, &writers_tried);
+    return repo_catalog_replaced(req->repo, rc, tried);
+}
+
+int verify_run(const struct verify_request *req, struct verify_result *result, struct error *e)
+{
+    uint64_t begun = clock_mono_ns();
+    bool tried = false;
+    int rc;
+
+    while (rc = run_deep(req, result, e), replaced(req, rc, &tried))
+        verify_result_release(result);
     result->seconds = (double)(clock_mono_ns() - begun) / 1e9;
     return rc;
 }

@@ -6,7 +6,7 @@
  *
  * One connection in a process writes (the repository's writer); any thread may have its own reading
  * connection. A struct catalog serves one thread at a time, but for the calls marked "any thread".
- * Any SQLite I/O error or corruption is ERR_DAMAGED: the repository then sets the file aside and
+ * Any SQLite I/O error or corruption is ERR_CATALOG: the repository then sets the file aside and
  * makes the catalog anew; it is never retried. */
 #ifndef WK_STORE_CATALOG_H
 #define WK_STORE_CATALOG_H

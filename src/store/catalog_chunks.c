@@ -153,7 +153,7 @@ int catalog_chunks(struct catalog *c, chunk_visit visit, void *ctx, struct error
         return e->code;
     while ((rc = cat_step(c, s, e)) == 1) {
         if (sqlite3_column_bytes(s, 5) != HASH_LEN) {
-            rc = error_set(e, ERR_DAMAGED, "catalog: a chunk's row is damaged");
+            rc = error_set(e, ERR_CATALOG, "catalog: a chunk's row is damaged");
             break;
         }
         memcpy(id.b, sqlite3_column_blob(s, 5), HASH_LEN);
@@ -235,7 +235,7 @@ int catalog_delta_base(struct catalog *c, uint64_t pack_id, uint64_t offset, str
     if (fits)
         memcpy(base->b, sqlite3_column_blob(s, 0), HASH_LEN);
     sqlite3_reset(s);
-    return fits ? 0 : error_set(e, ERR_DAMAGED, "catalog: a delta's row is damaged");
+    return fits ? 0 : error_set(e, ERR_CATALOG, "catalog: a delta's row is damaged");
 }
 
 /* ---- references ---- */

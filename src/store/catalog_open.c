@@ -29,6 +29,8 @@ enum {
 };
 
 #define FILE_NAME "catalog.db"
+#define TEXT(number) #number
+#define TEXT_OF(macro) TEXT(macro)
 
 static const char *const statements[CAT_COUNT] = {
 #define X(name, sql) sql,
@@ -84,9 +86,9 @@ static int error_code_of(int rc)
     case SQLITE_FORMAT:
     case SQLITE_SCHEMA:
     case SQLITE_ERROR: /* a table that is not there */
-        return ERR_DAMAGED;
+        return ERR_CATALOG;
     case SQLITE_IOERR:
-        return rc == SQLITE_IOERR_NOMEM ? ERR_FAILED : ERR_DAMAGED;
+        return rc == SQLITE_IOERR_NOMEM ? ERR_FAILED : ERR_CATALOG;
     case SQLITE_FULL:
         return ERR_NOSPACE;
     case SQLITE_BUSY:
@@ -103,7 +105,10 @@ static int error_code_of(int rc)
 
 int cat_error(struct catalog *c, int rc, const char *what, struct error *e)
 {
-    return error_set(e, error_code_of(rc), "catalog: cannot %s: %s", what,
+    int code = error_code_of(rc);
+
+    c->failed |= code == ERR_CATALOG;
+    return error_set(e, code, "catalog: cannot %s: %s", what,
                      c->db ? sqlite3_errmsg(c->db) : sqlite3_errstr(rc));
 }
 
@@ -117,7 +122,7 @@ sqlite3_stmt *cat_prepare(struct catalog *c, const char *sql, struct error *e)
     sqlite3_stmt *s = NULL;
 
     if (!c->db) {
-        error_set(e, ERR_DAMAGED, "catalog: it could not be opened again");
+        error_set(e, ERR_CATALOG, "catalog: it could not be opened again");
         return NULL;
     }
     int rc = sqlite3_prepare_v3(c->db, sql, -1, SQLITE_PREPARE_PERSISTENT, &s, NULL);
@@ -229,7 +234,7 @@ int cat_state_load(struct catalog *c, struct error *e)
     if (rc == 0 || sqlite3_column_bytes(s, 4) != HASH_LEN) {
         if (rc == 1)
             sqlite3_reset(s);
-        return error_set(e, ERR_DAMAGED, "catalog: its state is missing");
+        return error_set(e, ERR_CATALOG, "catalog: its state is missing");
     }
     struct catalog_position *p = &c->position;
     p->log_pack = (uint64_t)sqlite3_column_int64(s, 0);
@@ -319,7 +324,7 @@ void catalog_rollback(struct catalog *c)
 int catalog_checkpoint(struct catalog *c, struct error *e)
 {
     if (!c->db)
-        return error_set(e, ERR_DAMAGED, "catalog: it is not open");
+        return error_set(e, ERR_CATALOG, "catalog: it is not open");
     int rc = sqlite3_wal_checkpoint_v2(c->db, NULL, SQLITE_CHECKPOINT_PASSIVE, NULL, NULL);
 
     return rc == SQLITE_OK || rc == SQLITE_BUSY || rc == SQLITE_LOCKED
@@ -338,7 +343,7 @@ int catalog_read_begin(struct catalog *c, struct error *e)
     rc = cat_number(c, e, &ignored, CAT_STATE_GET, ""); /* the state is fixed by the first read */
     if (rc < 0)
         catalog_read_end(c);
-    return rc == ERR_NOTFOUND ? error_set(e, ERR_DAMAGED, "catalog: its state is missing") : rc;
+    return rc == ERR_NOTFOUND ? error_set(e, ERR_CATALOG, "catalog: its state is missing") : rc;
 }
 
 void catalog_read_end(struct catalog *c)
@@ -460,7 +465,7 @@ static int meta_exact(struct catalog *c, const char *key, void *p, size_t n, str
     if (fits)
         memcpy(p, sqlite3_column_blob(s, 0), n);
     sqlite3_reset(s);
-    return fits ? 0 : error_set(e, ERR_DAMAGED, "catalog: its %s is missing", key);
+    return fits ? 0 : error_set(e, ERR_CATALOG, "catalog: its %s is missing", key);
 }
 
 /* Ours, of this schema and of this repository. */
@@ -475,11 +480,11 @@ static int check_identity(struct catalog *c, const uint8_t repo_id[16], struct e
     if (rc < 0)
         return rc;
     if (application != APPLICATION_ID || version != SCHEMA_VERSION)
-        return error_set(e, ERR_DAMAGED, "catalog: not of this program (schema %" PRId64 ")",
+        return error_set(e, ERR_CATALOG, "catalog: not of this program (schema %" PRId64 ")",
                          version);
     rc = meta_exact(c, "repository", id, sizeof(id), e);
     if (rc == 0 && memcmp(id, repo_id, sizeof(id)) != 0)
-        rc = error_set(e, ERR_DAMAGED, "catalog: of another repository");
+        rc = error_set(e, ERR_CATALOG, "catalog: of another repository");
     if (rc == 0)
         rc = meta_exact(c, "secret", c->secret, sizeof(c->secret), e);
     return rc == 0 ? cat_state_load(c, e) : rc;
@@ -490,7 +495,11 @@ static int prepare_writer(struct catalog *c, const uint8_t repo_id[16], struct e
 {
     int64_t tables = 0, version = 0;
 
-    int rc = cat_exec(c, "PRAGMA synchronous=OFF;PRAGMA page_size=8192", e);
+    int reserved = VFS_RESERVED;
+
+    int rc = cat_exec(c, "PRAGMA synchronous=OFF;PRAGMA page_size=" TEXT_OF(VFS_PAGE), e);
+    if (rc == 0 && c->mode == CATALOG_WRITE)
+        sqlite3_file_control(c->db, "main", SQLITE_FCNTL_RESERVE_BYTES, &reserved);
     if (rc == 0)
         rc = cat_exec(
             c, c->mode == CATALOG_MEMORY ? "PRAGMA journal_mode=OFF" : "PRAGMA journal_mode=WAL",
@@ -536,7 +545,8 @@ static int open_file(struct catalog *c, struct error *e)
     bool writing = c->mode == CATALOG_WRITE;
     int rc = 0;
 
-    if (vfs_register() != 0)
+    c->failed = c->keep_wal = false;
+    if (vfs_register(hash_guard) != 0)
         return error_set(e, ERR_FAILED, "cannot register the file system of the catalog");
     if (writing) {
         char *path = text_format("%s/" FILE_NAME, c->repo_path);
@@ -690,6 +700,22 @@ int catalog_reopen(struct catalog *c, struct error *e)
     if (rc < 0)
         disconnect(c);
     return rc;
+}
+
+bool catalog_failed(const struct catalog *c)
+{
+    return c->failed;
+}
+
+int catalog_check(struct catalog *c, struct error *e)
+{
+    sqlite3_stmt *s = cat_prepare(c, "PRAGMA quick_check(1)", e);
+    int rc = s ? cat_step(c, s, e) : e->code;
+
+    if (rc == 1 && strcmp((const char *)sqlite3_column_text(s, 0), "ok") != 0)
+        rc = error_set(e, ERR_CATALOG, "catalog: %s", (const char *)sqlite3_column_text(s, 0));
+    sqlite3_finalize(s);
+    return rc < 0 ? rc : 0;
 }
 
 void catalog_keep_wal(struct catalog *c)

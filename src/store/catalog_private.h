@@ -154,6 +154,7 @@ struct catalog {
     sqlite3_stmt *stmts[CAT_COUNT];
     struct name_iter *idle_iters;
     bool in_read;
+    bool failed; /* it has answered ERR_CATALOG */
 
     /* writing */
     bool in_write;

@@ -42,7 +42,7 @@ int cat_watch_from(struct catalog *c, sqlite3_stmt *s, struct watch_row *w, stru
     memset(w, 0, sizeof(*w));
     if (sqlite3_column_bytes(s, 0) != WATCH_ID_LEN ||
         sqlite3_column_bytes(s, 10) != (int)sizeof(w->sum.b))
-        return error_set(e, ERR_DAMAGED, "catalog: a watch's row is damaged");
+        return error_set(e, ERR_CATALOG, "catalog: a watch's row is damaged");
     memcpy(w->id, sqlite3_column_blob(s, 0), WATCH_ID_LEN);
     w->serial = sqlite3_column_int64(s, 1);
     w->name = column_string(s, 2);

@@ -90,7 +90,7 @@ int name_iter_step(struct name_iter *it, struct name_row *row, struct error *e)
         return rc;
     int len = sqlite3_column_bytes(s, 0);
     if (len < 1 || len > NAME_LEN_MAX)
-        return error_set(e, ERR_DAMAGED, "catalog: a name is damaged");
+        return error_set(e, ERR_CATALOG, "catalog: a name is damaged");
     memcpy(it->name, sqlite3_column_blob(s, 0), (size_t)len);
     it->name[len] = '\0';
     row->name = it->name;
@@ -209,7 +209,7 @@ int catalog_node_path(struct catalog *c, int64_t watch, uint64_t node, int64_t a
         reverse(name.data, name.len);
         buffer_append(out, name.data, name.len);
         if (++depth > DEPTH_MAX)
-            rc = error_set(e, ERR_DAMAGED, "catalog: the names of a folder form a ring");
+            rc = error_set(e, ERR_CATALOG, "catalog: the names of a folder form a ring");
     }
     buffer_release(&name);
     if (rc == 0 && buffer_ok(out) && out->len > begin)

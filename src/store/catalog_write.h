@@ -16,7 +16,7 @@ enum catalog_mode {
 };
 
 /* Open dir/catalog.db. CATALOG_WRITE makes it when missing (WAL, synchronous NORMAL, autocheckpoint
- * off). ERR_DAMAGED: not ours, of another repository, another schema, corrupt. CATALOG_MEMORY: an
+ * off). ERR_CATALOG: not ours, of another repository, another schema, corrupt. CATALOG_MEMORY: an
  * empty private one; with `copy_from_file` the file's content is copied in first. */
 int catalog_open(const char *repo_path, enum catalog_mode mode, bool copy_from_file,
                  const uint8_t repo_id[16], struct catalog **out, struct error *e);
@@ -28,6 +28,10 @@ int catalog_copy(struct catalog *c, struct catalog **out, struct error *e);
 int catalog_clone(const struct catalog *c, struct catalog **out, struct error *e);
 /* Open the file at the same path again in the same handle (it was made anew). */
 int catalog_reopen(struct catalog *c, struct error *e);
+/* Read all of it: 0, or ERR_CATALOG. */
+int catalog_check(struct catalog *c, struct error *e);
+/* Whether it ever answered ERR_CATALOG since it was opened. */
+bool catalog_failed(const struct catalog *c);
 /* When closing, do not bring the WAL back into the file (somebody reads the file without locks). */
 void catalog_keep_wal(struct catalog *c);
 

@@ -76,9 +76,11 @@ void repo_catalog_return(struct repo *r, struct catalog *c)
     catalog_set_list_reader(c, NULL, NULL);
     pthread_mutex_lock(&r->pool_lock);
     struct pool_entry *p = pool_find(r, c);
+    bool current = !p || p->generation == r->generation;
+    r->unsound |= current && catalog_failed(c);
     if (!p)
         catalog_close(c);
-    else if (p->generation != r->generation)
+    else if (!current || catalog_failed(c))
         repo_pool_drop(p);
     else
         p->lent = false;
@@ -133,6 +135,7 @@ static int rename_aside(struct repo *r, const char *suffix, int64_t now, struct 
 /* The WAL goes last: an SQLite that finds it beside an empty database throws it away. */
 int repo_catalog_set_aside(struct repo *r, bool keep, struct error *e)
 {
+    struct error ignored = ERROR_INIT;
     int64_t now = clock_wall().s;
     int rc;
 
@@ -146,7 +149,10 @@ int repo_catalog_set_aside(struct repo *r, bool keep, struct error *e)
         if (rc == 0)
             rc = remove_file(r, CATALOG_FILE "-wal", e);
     }
-    return rc == 0 ? remove_file(r, CATALOG_FILE "-shm", e) : rc;
+    if (rc == 0)
+        rc = remove_file(r, CATALOG_FILE "-shm", e);
+    dir_sync(r->dirfd, &ignored); /* power that goes now should not bring it back */
+    return rc;
 }
 
 /* List chunks for the writing connection: those of the save being committed are not in a pack
@@ -181,21 +187,23 @@ static void retire_readers(struct repo *r)
 {
     pthread_mutex_lock(&r->pool_lock);
     r->generation++;
+    r->unsound = false;
     pool_drop_idle(r);
     pthread_mutex_unlock(&r->pool_lock);
 }
 
 int repo_catalog_renew(struct repo *r, bool keep, struct error *e)
 {
+    if (r->writer)
+        catalog_keep_wal(r->writer);
     int rc = repo_catalog_set_aside(r, keep, e);
-
     if (rc == 0)
         rc = repo_catalog_open_writer(r, e);
     if (rc == 0)
         rc = repo_replay(r, r->writer, true, e);
     retire_readers(r);
     r->catalog_stale = rc < 0;
-    r->catalog_broken = rc == ERR_DAMAGED;
+    r->catalog_broken = rc == ERR_CATALOG;
     return rc;
 }
 
@@ -218,7 +226,7 @@ int repo_catalog_mend(struct repo *r, struct error *e)
         return rc;
     if (!r->catalog_broken) {
         rc = catch_up(r, e);
-        if (rc != ERR_DAMAGED) {
+        if (rc != ERR_CATALOG) {
             r->catalog_stale = rc < 0;
             return rc;
         }
@@ -227,8 +235,77 @@ int repo_catalog_mend(struct repo *r, struct error *e)
     return repo_catalog_renew(r, true, e);
 }
 
+int repo_catalog_again(struct repo *r, struct error *e)
+{
+    struct error why = ERROR_INIT;
+
+    repo_notice(r, "catalog made anew from the packs: %s", e->message);
+    int rc = repo_files_scan(r, &why);
+    if (rc == 0)
+        rc = repo_catalog_renew(r, true, &why);
+    if (rc < 0)
+        *e = why;
+    return rc;
+}
+
+static int replace_writers(struct repo *r)
+{
+    struct error e = ERROR_INIT;
+
+    error_set(&e, ERR_CATALOG, "it failed");
+    pthread_mutex_lock(&r->write_lock);
+    int rc = repo_catalog_again(r, &e);
+    pthread_mutex_unlock(&r->write_lock);
+    return rc;
+}
+
+static int replace_readers(struct repo *r)
+{
+    struct error e = ERROR_INIT;
+
+    retire_readers(r);
+    chunk_source_close(r->memory_source);
+    catalog_close(r->catalog);
+    r->memory_source = NULL;
+    r->catalog = NULL;
+    r->catalog_generation = r->generation;
+    int rc = repo_files_scan(r, &e);
+    return rc == 0 ? repo_read_packs(r, "the catalog failed", &e) : rc;
+}
+
+bool repo_catalog_replaced(struct repo *r, int rc, bool *tried)
+{
+    if (rc != ERR_CATALOG || *tried || r->in_memory)
+        return false;
+    *tried = true;
+    return (r->mode == REPO_WRITE ? replace_writers(r) : replace_readers(r)) == 0;
+}
+
+static int check_all(struct repo *r, struct error *e)
+{
+    struct catalog *c;
+
+    int rc = repo_catalog_lend(r, &c, e);
+    if (rc < 0)
+        return rc;
+    rc = catalog_check(c, e);
+    repo_catalog_return(r, c);
+    return rc;
+}
+
+int repo_catalog_check(struct repo *r, bool all, struct error *e)
+{
+    int rc = all && !r->in_memory ? check_all(r, e) : 0;
+
+    pthread_mutex_lock(&r->pool_lock);
+    if (rc == 0 && (r->unsound || catalog_failed(r->catalog)))
+        rc = error_set(e, ERR_CATALOG, "catalog: it could not be read");
+    pthread_mutex_unlock(&r->pool_lock);
+    return rc;
+}
+
 void repo_catalog_failed(struct repo *r, int rc, bool behind)
 {
-    r->catalog_stale |= behind || rc == ERR_DAMAGED;
-    r->catalog_broken |= rc == ERR_DAMAGED;
+    r->catalog_stale |= behind || rc == ERR_CATALOG;
+    r->catalog_broken |= rc == ERR_CATALOG;
 }

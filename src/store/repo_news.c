@@ -38,7 +38,7 @@ static int check_commit(struct replay *p)
     }
     repo_pack_put(p->repo, pack);
     buffer_release(&body);
-    return other ? error_set(p->e, ERR_DAMAGED, "the catalog is not of these packs") : 0;
+    return other ? error_set(p->e, ERR_CATALOG, "the catalog is not of these packs") : 0;
 }
 
 static int check_position(struct replay *p)
@@ -48,7 +48,7 @@ static int check_position(struct replay *p)
     if (p->position.log_pack == 0)
         return 0;
     if (!repo_file_known(p->repo, p->position.log_pack, &f) || f.size < p->position.log_offset)
-        return error_set(p->e, ERR_DAMAGED, "the packs are older than the catalog");
+        return error_set(p->e, ERR_CATALOG, "the packs are older than the catalog");
     return check_commit(p);
 }
 

@@ -170,14 +170,15 @@ static int open_for_writing(struct repo *r, struct error *e)
 
     if (fstatat(r->dirfd, CATALOG_FILE, &st, AT_SYMLINK_NOFOLLOW) < 0 && errno == ENOENT)
         without_catalog(r);
-    int rc = repo_catalog_open_writer(r, &why);
+    int rc =
+        r->distrust ? error_set(&why, ERR_CATALOG, "it failed") : repo_catalog_open_writer(r, &why);
     if (rc == 0)
         rc = repo_replay_needed(r, r->writer, &why);
-    if (rc == ERR_DAMAGED)
+    if (rc == ERR_CATALOG)
         keep_numbers(r);
     if (rc >= 0)
         rc = repo_replay(r, r->writer, true, &why);
-    if (rc == ERR_DAMAGED) {
+    if (rc == ERR_CATALOG) {
         repo_notice(r, "catalog made anew from the packs: %s", why.message);
         rc = repo_catalog_renew(r, true, e);
     } else if (rc < 0) {
@@ -245,7 +246,7 @@ static int use_memory(struct repo *r, struct catalog *memory, struct error *e)
     return rc;
 }
 
-static int replay_into_memory(struct repo *r, const char *why, struct error *e)
+int repo_read_packs(struct repo *r, const char *why, struct error *e)
 {
     struct catalog *memory;
 
@@ -259,8 +260,10 @@ static int open_for_reading(struct repo *r, struct error *e)
     struct error why = ERROR_INIT;
     struct catalog *c = NULL, *memory = NULL;
 
+    if (r->distrust)
+        return repo_read_packs(r, "the catalog failed", e);
     if (size_of(r, CATALOG_FILE) <= 0)
-        return replay_into_memory(r, "there is no catalog", e);
+        return repo_read_packs(r, "there is no catalog", e);
     enum catalog_mode mode = may_read_static(r) ? CATALOG_READ_STATIC : CATALOG_READ;
     int rc = catalog_open(r->path, mode, false, r->id, &c, &why);
     if (rc == 0)
@@ -274,7 +277,7 @@ static int open_for_reading(struct repo *r, struct error *e)
     catalog_close(c);
     if (rc == 0)
         return use_memory(r, memory, e);
-    return replay_into_memory(r, why.message, e);
+    return repo_read_packs(r, why.message, e);
 }
 
 /* ---- open and close ---- */
@@ -331,6 +334,7 @@ static struct repo *new_repo(enum repo_mode mode, const struct repo_options *opt
     r->dirfd = r->packs_fd = r->lock_fd = -1;
     r->mode = mode;
     r->codec = opt ? opt->codec : CODEC_ZSTD;
+    r->distrust = opt && opt->distrust;
     r->notice = opt ? opt->notice : NULL;
     r->notice_ctx = opt ? opt->ctx : NULL;
     r->next_sequence = r->next_number = 1;
@@ -412,9 +416,11 @@ static void close_catalogs(struct repo *r)
     catalog_close(r->catalog);
     if (!r->writer)
         return;
-    if (may_change_catalog_file(r))
+    if (!r->catalog_broken && may_change_catalog_file(r))
         repo_catalog_checkpoint(r);
     else
+        catalog_keep_wal(r->writer);
+    if (r->catalog_broken) /* closing flushes nothing more of it */
         catalog_keep_wal(r->writer);
     catalog_close(r->writer);
     if (r->catalog_broken)

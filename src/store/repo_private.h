@@ -78,6 +78,8 @@ struct repo {
     struct chunk_source *memory_source; /* for its list chunks, while the packs are replayed */
     unsigned catalog_generation;
     bool in_memory;
+    bool distrust; /* opened without a look at catalog.db */
+    bool unsound;  /* a connection met damage; under pool_lock */
     pthread_mutex_t pool_lock;
     struct pool_entry pool[POOL_MAX];
     unsigned generation; /* of catalog.db: connections of an older one are not lent again */
@@ -146,6 +148,11 @@ void repo_catalog_return(struct repo *r, struct catalog *c);
 int repo_catalog_set_aside(struct repo *r, bool keep, struct error *e);
 /* Bring writer and catalog to a file made anew from the packs. write_lock is held. */
 int repo_catalog_renew(struct repo *r, bool keep, struct error *e);
+/* The catalog failed with *e: made anew, so that what was asked of it can be asked once more. *e is
+ * as it was, or says why that failed. write_lock is held. */
+int repo_catalog_again(struct repo *r, struct error *e);
+/* A reader's: replay the packs into memory, and say why. */
+int repo_read_packs(struct repo *r, const char *why, struct error *e);
 /* After a failure of the catalog: caught up, or made anew. write_lock is held. */
 int repo_catalog_mend(struct repo *r, struct error *e);
 /* A change of the catalog ended with rc < 0. behind: a durable record was to go into it. */
@@ -156,7 +163,7 @@ void repo_catalog_checkpoint(struct repo *r);
 /* Fold everything behind c's position into it. recovering: this is the writer, and what is read is
  * first made sure to be on the disk; r's counters, log and data packs are then set. */
 int repo_replay(struct repo *r, struct catalog *c, bool recovering, struct error *e);
-/* 1: the packs hold records behind c's position; 0: none; ERR_DAMAGED: c's position is not of
+/* 1: the packs hold records behind c's position; 0: none; ERR_CATALOG: c's position is not of
  * these packs. */
 int repo_replay_needed(struct repo *r, struct catalog *c, struct error *e);
 

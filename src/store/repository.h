@@ -27,6 +27,7 @@ enum repo_mode { REPO_READ, REPO_WRITE };
 struct repo_options {
     unsigned wait_ms;                            /* for the writer's lock */
     enum codec codec;                            /* of new blocks */
+    bool distrust;                               /* the catalog failed: made anew, or not used */
     void (*notice)(void *ctx, const char *text); /* "catalog made anew", ...; may be NULL */
     void *ctx;
 };
@@ -60,6 +61,15 @@ struct catalog *repo_catalog(struct repo *r);
 int repo_catalog_open(struct repo *r, struct catalog **out, struct error *e);
 void repo_catalog_close(struct repo *r, struct catalog *c);
 
+/* For an operation that ended with rc: whether that was the catalog's failure, and the catalog has
+ * been replaced (made anew by a writer, by the packs in memory for a reader), so that it is to be
+ * run once more. *tried: false before the first time; it is done once. No thread may hold anything
+ * of the handle's catalog, but for open transactions of other saves. */
+bool repo_catalog_replaced(struct repo *r, int rc, bool *tried);
+/* 0, or ERR_CATALOG: it has failed anybody since the handle was opened or, with all, does not read
+ * whole. */
+int repo_catalog_check(struct repo *r, bool all, struct error *e);
+
 /* A shared lease on a snapshot: what it needs is not removed while it is held (it dies with the
  * process). No-op on a read-only medium. */
 int repo_lease(struct repo *r, uint64_t snapshot, struct error *e);
@@ -76,7 +86,7 @@ int chunk_source_open(struct repo *r, struct chunk_source **out, struct error *e
 void chunk_source_close(struct chunk_source *s);
 /* The chunk's raw bytes (borrowed until the next call on this source), hash checked.
  * ERR_NOTFOUND: not in the repository; ERR_DAMAGED: there, but not what it was; ERR_FAILED: the
- * disk did not answer. */
+ * disk did not answer; ERR_CATALOG: the index failed, the chunk may be sound. */
 int chunk_source_get(struct chunk_source *s, const struct hash *id, const uint8_t **p, size_t *len,
                      struct error *e);
 /* Walk a node's content in order: data chunks only, list chunks resolved on the way. visit gets

@@ -176,10 +176,9 @@ static int apply_or_mend(struct save *s, struct error *e)
 {
     int rc = apply_save(s, e);
 
-    if (rc != ERR_DAMAGED)
+    if (rc != ERR_CATALOG)
         return rc;
-    repo_notice(s->repo, "catalog made anew from the packs: %s", e->message);
-    rc = repo_catalog_renew(s->repo, true, e);
+    rc = repo_catalog_again(s->repo, e);
     return rc == 0 ? apply_save(s, e) : rc;
 }
 
@@ -586,6 +585,8 @@ int repo_mark(struct repo *r, const struct mark *m, struct error *e)
     rc = repo_catalog_mend(r, e);
     if (rc == 0)
         rc = check_mark_name(r, m, e);
+    if (rc == ERR_CATALOG && (rc = repo_catalog_again(r, e)) == 0)
+        rc = check_mark_name(r, m, e);
     if (rc == 0)
         rc = write_and_apply(r, RECORD_MARK, &body, apply_mark, m, e);
     pthread_mutex_unlock(&r->write_lock);
@@ -647,6 +648,19 @@ static int put_lost(struct catalog *c, uint64_t sequence, const void *what, stru
     return catalog_chunk_lost(c, what, e);
 }
 
+static int change_once(struct repo *r, apply_record change, const void *what, struct error *e)
+{
+    int rc = catalog_begin(r->writer, e);
+
+    if (rc < 0)
+        return rc;
+    rc = change(r->writer, 0, what, e);
+    if (rc == 0)
+        return catalog_commit(r->writer, e);
+    catalog_rollback(r->writer);
+    return rc;
+}
+
 static int change_catalog(struct repo *r, apply_record change, const void *what, struct error *e)
 {
     int rc = repo_no_writer(r, e);
@@ -655,14 +669,9 @@ static int change_catalog(struct repo *r, apply_record change, const void *what,
     pthread_mutex_lock(&r->write_lock);
     rc = repo_catalog_mend(r, e);
     if (rc == 0)
-        rc = catalog_begin(r->writer, e);
-    if (rc == 0) {
-        rc = change(r->writer, 0, what, e);
-        if (rc == 0)
-            rc = catalog_commit(r->writer, e);
-        else
-            catalog_rollback(r->writer);
-    }
+        rc = change_once(r, change, what, e);
+    if (rc == ERR_CATALOG && (rc = repo_catalog_again(r, e)) == 0)
+        rc = change_once(r, change, what, e);
     repo_catalog_failed(r, rc, false);
     pthread_mutex_unlock(&r->write_lock);
     return rc;
@@ -687,12 +696,16 @@ int repo_idle(struct repo *r, struct error *e)
         return rc;
     pthread_mutex_lock(&r->write_lock);
     rc = repo_catalog_mend(r, e);
-    if (rc == 0 && !r->txns)
+    if (rc == 0 && !r->txns) {
         rc = repo_data_index_now(r, e);
+        repo_catalog_failed(r, rc, false);
+    }
     if (rc == 0 && repo_log_full(r))
         rc = repo_log_seal(r, e);
     if (rc == 0)
         repo_catalog_checkpoint(r);
+    if (rc == 0 || rc == ERR_CATALOG)
+        rc = repo_catalog_mend(r, e);
     pthread_mutex_unlock(&r->write_lock);
     return rc;
 }

@@ -604,7 +604,7 @@ static void test_what_is_not_ours(void **state)
     catalog_close(f->catalog);
     f->catalog = NULL;
     assert_int_equal(catalog_open(f->scratch->path, CATALOG_READ, false, other, &c, &e),
-                     ERR_DAMAGED);
+                     ERR_CATALOG);
     OK(catalog_open(f->scratch->path, CATALOG_READ, false, repo_id, &c, &e), e);
     catalog_close(c);
     snprintf(path, sizeof(path), "%s/catalog.db", f->scratch->path);
@@ -612,7 +612,7 @@ static void test_what_is_not_ours(void **state)
     assert_int_equal(sqlite3_exec(db, "PRAGMA user_version=99", NULL, NULL, NULL), SQLITE_OK);
     sqlite3_close(db);
     assert_int_equal(catalog_open(f->scratch->path, CATALOG_WRITE, false, repo_id, &c, &e),
-                     ERR_DAMAGED);
+                     ERR_CATALOG);
 }
 
 static void test_a_copy_in_memory(void **state)

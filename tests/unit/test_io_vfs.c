@@ -14,6 +14,7 @@
 #include <stdbool.h>
 #include <stdio.h>
 #include <string.h>
+#include <unistd.h>
 
 #include <sqlite3.h>
 
@@ -28,6 +29,16 @@ static unsigned asked[5];
 static char last_path[300];
 
 enum { ANY_OP = -1 };
+
+static uint64_t sum(const void *p, size_t n, uint64_t seed)
+{
+    const uint8_t *b = p;
+    uint64_t v = seed + 1;
+
+    for (size_t i = 0; i < n; i++)
+        v = v * 31 + b[i];
+    return v;
+}
 
 static int test_gate(int op, const char *path)
 {
@@ -57,7 +68,7 @@ static int setup(void **state)
     fileops = &table;
     fail_from(ANY_OP, 0, 0, false);
     memset(asked, 0, sizeof(asked));
-    return vfs_register() == 0 ? scratch_setup(state) : -1;
+    return vfs_register(sum) == 0 ? scratch_setup(state) : -1;
 }
 
 static int teardown(void **state)
@@ -68,10 +79,16 @@ static int teardown(void **state)
 
 static int open_db(void **state, sqlite3 **db)
 {
+    int reserved = VFS_RESERVED;
     char path[128];
 
     snprintf(path, sizeof(path), "%s/catalog.db", ((struct scratch *)*state)->path);
-    return sqlite3_open_v2(path, db, SQLITE_OPEN_READWRITE | SQLITE_OPEN_CREATE, VFS_NAME);
+    int rc = sqlite3_open_v2(path, db, SQLITE_OPEN_READWRITE | SQLITE_OPEN_CREATE, VFS_NAME);
+    if (rc == SQLITE_OK)
+        rc = sqlite3_exec(*db, "PRAGMA page_size=8192", NULL, NULL, NULL);
+    if (rc == SQLITE_OK)
+        rc = sqlite3_file_control(*db, "main", SQLITE_FCNTL_RESERVE_BYTES, &reserved);
+    return rc;
 }
 
 static int run(sqlite3 *db, const char *sql)
@@ -260,13 +277,81 @@ static void test_no_commit_is_lost_at_any_cut(void **state)
     assert_in_range(n, 20, 1000); /* the cuts did hit */
 }
 
+/* The next flush might succeed with the data lost. */
+static void test_no_flush_succeeds_after_one_that_failed(void **state)
+{
+    sqlite3 *db = new_db(state, "wal");
+
+    fail_from(FILEOP_SYNC, 1, EIO, false);
+    assert_int_equal(run(db, "INSERT INTO t VALUES (2, zeroblob(5000))"), SQLITE_IOERR_FSYNC);
+    assert_int_equal(run(db, "INSERT INTO t VALUES (3, zeroblob(5000))"), SQLITE_IOERR_FSYNC);
+    sqlite3_close(db);
+    assert_int_equal(open_db(state, &db), SQLITE_OK);
+    must(db, "INSERT INTO t VALUES (4, zeroblob(5000))");
+    sqlite3_close(db);
+}
+
+static int read_all(void **state)
+{
+    sqlite3 *db;
+
+    int rc = open_db(state, &db);
+    sqlite3_extended_result_codes(db, 1);
+    if (rc == SQLITE_OK)
+        rc = run(db, "SELECT sum(length(hex(b))),sum(a) FROM t");
+    sqlite3_close(db);
+    return rc;
+}
+
+static void test_each_flipped_bit_is_seen(void **state)
+{
+    sqlite3 *db = new_db(state, "wal");
+    int dir = ((struct scratch *)*state)->fd;
+    struct stat st;
+    uint8_t byte;
+
+    must(db, "INSERT INTO t VALUES (2, randomblob(20000))");
+    sqlite3_close(db);
+    int fd = openat(dir, "catalog.db", O_RDWR);
+    assert_int_equal(fstat(fd, &st), 0);
+    assert_int_equal(st.st_size, 4 * VFS_PAGE);
+    for (off_t at = 0; at < st.st_size; at += 61) {
+        assert_int_equal(pread(fd, &byte, 1, at), 1);
+        byte ^= (uint8_t)(1 << at % 8);
+        assert_int_equal(pwrite(fd, &byte, 1, at), 1);
+        assert_int_not_equal(read_all(state), SQLITE_OK);
+        byte ^= (uint8_t)(1 << at % 8);
+        assert_int_equal(pwrite(fd, &byte, 1, at), 1);
+    }
+    assert_int_equal(read_all(state), SQLITE_OK);
+    close(fd);
+}
+
+static void test_a_page_in_the_place_of_another_is_seen(void **state)
+{
+    sqlite3 *db = new_db(state, "wal");
+    int dir = ((struct scratch *)*state)->fd;
+    uint8_t page[VFS_PAGE];
+
+    must(db, "INSERT INTO t VALUES (2, randomblob(20000))");
+    sqlite3_close(db);
+    int fd = openat(dir, "catalog.db", O_RDWR);
+    assert_int_equal(pread(fd, page, VFS_PAGE, 2 * VFS_PAGE), VFS_PAGE);
+    assert_int_equal(pwrite(fd, page, VFS_PAGE, 3 * VFS_PAGE), VFS_PAGE);
+    close(fd);
+    assert_int_equal(open_db(state, &db), SQLITE_OK);
+    sqlite3_extended_result_codes(db, 1);
+    assert_int_equal(run(db, "SELECT sum(length(hex(b))) FROM t"), SQLITE_IOERR_DATA);
+    sqlite3_close(db);
+}
+
 static void test_table_without_a_gate(void **state)
 {
     table.gate = NULL;
     sqlite3 *db = new_db(state, "wal");
     assert_string_equal(ask_db(db, "SELECT count(*) FROM t"), "1");
     sqlite3_close(db);
-    assert_int_equal(vfs_register(), 0); /* once more is fine */
+    assert_int_equal(vfs_register(sum), 0); /* once more is fine */
 }
 
 int main(void)
@@ -277,6 +362,11 @@ int main(void)
         cmocka_unit_test_setup_teardown(test_injected_faults_surface, setup, teardown),
         cmocka_unit_test_setup_teardown(test_injected_open_failure, setup, teardown),
         cmocka_unit_test_setup_teardown(test_no_commit_is_lost_at_any_cut, setup, teardown),
+        cmocka_unit_test_setup_teardown(test_no_flush_succeeds_after_one_that_failed, setup,
+                                        teardown),
+        cmocka_unit_test_setup_teardown(test_each_flipped_bit_is_seen, setup, teardown),
+        cmocka_unit_test_setup_teardown(test_a_page_in_the_place_of_another_is_seen, setup,
+                                        teardown),
         cmocka_unit_test_setup_teardown(test_table_without_a_gate, setup, teardown),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);

@@ -966,20 +966,20 @@ static void cat_streams_one_file(void **state)
     uint64_t number = fx_commit(f);
     fx_row(f, number, &row);
     int fd = open(fx_path(f, "cat"), O_RDWR | O_CREAT | O_CLOEXEC, 0600);
-    FX_OK(restore_cat(f->repo, &row, "text", fd, &e), e);
+    FX_OK(restore_cat(f->repo, &row, "text", fd, NULL, &e), e);
     assert_int_equal(pread(fd, text, sizeof(text), 0), 10);
     assert_string_equal(text, "0123456789");
     assert_int_equal(ftruncate(fd, 0), 0);
     lseek(fd, 0, SEEK_SET);
-    FX_OK(restore_cat(f->repo, &row, "sparse", fd, &e), e);
+    FX_OK(restore_cat(f->repo, &row, "sparse", fd, NULL, &e), e);
     assert_int_equal(pread(fd, text, sizeof(text), 0), 10);
     assert_memory_equal(text, "\0\0\0ab\0\0\0c\0", 10);
-    assert_int_equal(restore_cat(f->repo, &row, "d", fd, &e), ERR_USAGE);
-    assert_int_equal(restore_cat(f->repo, &row, "none", fd, &e), ERR_NOTFOUND);
+    assert_int_equal(restore_cat(f->repo, &row, "d", fd, NULL, &e), ERR_USAGE);
+    assert_int_equal(restore_cat(f->repo, &row, "none", fd, NULL, &e), ERR_NOTFOUND);
     damage_text(f, "4567");
     assert_int_equal(ftruncate(fd, 0), 0);
     lseek(fd, 0, SEEK_SET);
-    assert_int_equal(restore_cat(f->repo, &row, "text", fd, &e), ERR_DAMAGED);
+    assert_int_equal(restore_cat(f->repo, &row, "text", fd, NULL, &e), ERR_DAMAGED);
     assert_int_equal(lseek(fd, 0, SEEK_END), 4); /* not one byte that is not what it was */
     close(fd);
     snapshot_row_release(&row);
