@@ -91,7 +91,8 @@ typedef struct wk_save_result {
 
 /* Save one watch now and return when it is durable. `watch` is the name of a configured watch, a
  * path (with a slash in it), or NAME=PATH. options and result may be NULL. WK_INCOMPLETE: saved,
- * but see result->incomplete. Blocks; a child process of the caller may come and go. */
+ * but see result->incomplete. WK_BUSY: another process holds the repository, or the service on it
+ * has been silent for 30 s. Blocks; a child process of the caller may come and go. */
 WK_API int wk_save(wk_handle *handle, const char *watch, const wk_save_options *options,
                    wk_save_result *result);
 

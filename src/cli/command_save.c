@@ -150,7 +150,7 @@ static int save_there(struct cli *cli, const char *socket, const struct save_tar
     interrupt_watch();
     interrupt_at_once(true, cli->json);
     t.bar = progress_start(cli, "saving", read_progress, &t);
-    rc = request ? client_request(socket, request, take_line, &t, e)
+    rc = request ? client_request(socket, request, cli->wait_ms, take_line, &t, e)
                  : error_sys(e, ENOMEM, "cannot ask the service");
     progress_stop(t.bar);
     interrupt_at_once(false, false);

@@ -8,13 +8,18 @@
 
 #include "base/banned.h"
 
+/* Who asks how things stand wants to hear it soon. */
+enum { ANSWER_MAX_MS = 10000 };
+
 static void print_service(const json_t *doc)
 {
     const json_t *service = json_object_get(doc, "service");
     const json_t *repository = json_object_get(doc, "repository");
     char since[32], bytes[24], free_bytes[24];
 
-    if (json_flag(service, "running"))
+    if (json_flag(service, "running") && !*json_text(service, "since"))
+        printf("service     does not answer\n");
+    else if (json_flag(service, "running"))
         printf("service     runs (process %llu, since %s, version %s)\n",
                (unsigned long long)json_count(service, "pid"),
                json_local_time(service, "since", since, sizeof(since)),
@@ -101,13 +106,18 @@ static int run(struct cli *cli, struct error *e)
     json_t *doc = NULL;
     int rc = status_config(cli, e);
 
+    if (cli->wait_ms > ANSWER_MAX_MS)
+        cli->wait_ms = ANSWER_MAX_MS;
     if (rc == 0)
         rc = request ? reach_document(cli, request, &doc, e)
                      : error_sys(e, ENOMEM, "cannot ask the service");
     json_decref(request);
-    if (rc == ERR_NOTFOUND) {
+    if (rc == ERR_NOTFOUND || rc == ERR_BUSY) {
+        struct error silent = *e;
         error_clear(e);
-        rc = status_here(cli, &doc, e);
+        rc = status_here(cli, rc == ERR_BUSY ? &silent : NULL, &doc, e);
+        if (rc == ERR_DENIED && silent.code == ERR_BUSY)
+            rc = error_set(e, ERR_BUSY, "%s", silent.message);
     }
     if (rc != 0)
         return rc;

@@ -124,7 +124,7 @@ static int verify_there(struct cli *cli, const char *socket, bool *answered, str
     interrupt_watch();
     interrupt_at_once(true, cli->json);
     struct progress *bar = progress_start(cli, "verifying", read_progress, &t.progress);
-    rc = request ? client_request(socket, request, take_line, &t, e)
+    rc = request ? client_request(socket, request, cli->wait_ms, take_line, &t, e)
                  : error_sys(e, ENOMEM, "cannot ask the service");
     progress_stop(bar);
     interrupt_at_once(false, false);

@@ -21,7 +21,7 @@ static const struct command_flag global_flags[] = {
     {"verbose", 'v', NULL, "say more; twice: still more"},
     {"no-progress", 0, NULL, "no progress bar"},
     {"color", 0, "auto|always|never", "colour (default: auto)"},
-    {"wait", 0, "TIME", "how long to wait for a busy repository (default: 30s)"},
+    {"wait", 0, "TIME", "how long to wait for a busy repository or a silent service (30s)"},
     {"version", 0, NULL, "the version"},
     {"help", 'h', NULL, "this help"},
     {NULL, 0, NULL, NULL},

@@ -90,10 +90,11 @@ static int keep_line(void *ctx, const json_t *line, struct error *e)
     return a->doc ? 0 : error_set(e, ERR_FAILED, "no memory for the service's answer");
 }
 
-static int ask(const char *socket, json_t *request, json_t **doc, struct error *e)
+static int ask(const struct cli *cli, const char *socket, json_t *request, json_t **doc,
+               struct error *e)
 {
     struct asked a = {.error = ERROR_INIT};
-    int rc = client_request(socket, request, keep_line, &a, e);
+    int rc = client_request(socket, request, cli->wait_ms, keep_line, &a, e);
 
     *doc = NULL;
     if (rc == 0 && a.error.code) {
@@ -108,12 +109,12 @@ static int ask(const char *socket, json_t *request, json_t **doc, struct error *
 }
 
 /* Does what listens there serve this repository? */
-static bool serves(const char *socket, const char *repository)
+static bool serves(const struct cli *cli, const char *socket, const char *repository)
 {
     struct error ignored = ERROR_INIT;
     json_t *request = json_pack("{s:s}", "command", "status");
     json_t *status = NULL;
-    int rc = ask(socket, request, &status, &ignored);
+    int rc = ask(cli, socket, request, &status, &ignored);
     bool same = rc == 0 &&
                 strcmp(json_text(json_object_get(status, "repository"), "path"), repository) == 0;
 
@@ -132,9 +133,9 @@ char *reach_service(struct cli *cli)
         return NULL;
     if (repo_exists(repository))
         return client_socket_of(repository);
-    if (serves(cli->config->socket, repository))
+    if (serves(cli, cli->config->socket, repository))
         socket = strdup(cli->config->socket);
-    else if (serves(SYSTEM_SOCKET, repository))
+    else if (serves(cli, SYSTEM_SOCKET, repository))
         socket = strdup(SYSTEM_SOCKET);
     return socket;
 }
@@ -142,7 +143,7 @@ char *reach_service(struct cli *cli)
 int reach_document(struct cli *cli, json_t *request, json_t **doc, struct error *e)
 {
     char *socket = reach_service(cli);
-    int rc = socket ? ask(socket, request, doc, e)
+    int rc = socket ? ask(cli, socket, request, doc, e)
                     : error_set(e, ERR_NOTFOUND, "the service does not run");
 
     free(socket);
@@ -156,7 +157,7 @@ int reach_fallback(struct cli *cli, int rc, json_t *request, json_t **doc, struc
     if (!socket)
         return rc;
     error_clear(e);
-    rc = ask(socket, request, doc, e);
+    rc = ask(cli, socket, request, doc, e);
     free(socket);
     return rc;
 }

@@ -22,7 +22,7 @@ char *reach_service(struct cli *cli);
 /* Whether the line of an answer is an error, which is put into *e. */
 bool take_error_line(const json_t *line, struct error *e);
 
-/* Ask the service for one document. ERR_NOTFOUND: no service. */
+/* Ask the service for one document. ERR_NOTFOUND: no service; ERR_BUSY: it does not answer. */
 int reach_document(struct cli *cli, json_t *request, json_t **doc, struct error *e);
 
 /* The document from the service, when the repository could not be read for lack of rights (rc is

@@ -60,9 +60,32 @@ static json_t *skeleton(const struct config *c)
     if (!doc)
         return NULL;
     report_path(json_object_get(doc, "repository"), "path", c->repository);
+    return doc;
+}
+
+static void tell_absent(json_t *doc)
+{
     status_problem(doc, "not-running", NULL, (struct wall_time){0}, "the service does not run",
                    "systemctl start watchkeep, or watchkeep run");
-    return doc;
+}
+
+static void tell_silent(struct cli *cli, json_t *doc, const struct error *silent)
+{
+    char *socket = reach_service(cli);
+    int pid = socket ? client_process(socket) : 0;
+    json_t *service = json_object_get(doc, "service");
+    char what[200];
+
+    json_object_set_new(service, "running", json_true());
+    if (pid > 0)
+        json_object_set_new(service, "pid", json_integer(pid));
+    snprintf(what, sizeof(what),
+             "ps -o stat,wchan %d: T is stopped (kill -CONT %d), D waits for a disk; else see its "
+             "log and restart it",
+             pid, pid);
+    status_problem(doc, "not-answering", NULL, (struct wall_time){0}, silent->message,
+                   pid > 0 ? what : "see its log, and restart it");
+    free(socket);
 }
 
 /* Configured watches first, then those that are only on record. */
@@ -82,7 +105,7 @@ static int add_watches(json_t *doc, const struct config *c, struct repo *r, stru
     return rc;
 }
 
-int status_here(struct cli *cli, json_t **out, struct error *e)
+int status_here(struct cli *cli, const struct error *silent, json_t **out, struct error *e)
 {
     struct repo *r = NULL;
     json_t *doc = NULL;
@@ -90,6 +113,10 @@ int status_here(struct cli *cli, json_t **out, struct error *e)
 
     if (rc == 0) {
         doc = skeleton(cli->config);
+        if (doc && silent)
+            tell_silent(cli, doc, silent);
+        else if (doc)
+            tell_absent(doc);
         rc = doc ? add_watches(doc, cli->config, r, e)
                  : error_sys(e, ENOMEM, "cannot tell the status");
     }

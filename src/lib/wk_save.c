@@ -11,6 +11,8 @@
 
 #include "base/banned.h"
 
+enum { SERVICE_WAIT_MS = 30000 };
+
 /* What the service or the program has said. */
 struct answer {
     wk_save_result result;
@@ -135,7 +137,7 @@ static int save_by_service(struct wk_handle *h, const char *name, const char *pa
     if (!(request = request_of(name, path, o)))
         rc = error_set(e, ERR_USAGE, "name, note and watch must be UTF-8");
     else
-        rc = client_request(socket, request, take_reply, a, e);
+        rc = client_request(socket, request, SERVICE_WAIT_MS, take_reply, a, e);
     json_decref(request);
     free(socket);
     return rc;

@@ -6,17 +6,25 @@
 #include "io/lock.h"
 #include "io/safe_path.h"
 #include "service/control.h"
+#include "service/protocol.h"
 
 #include <errno.h>
 #include <fcntl.h>
+#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/socket.h>
+#include <sys/time.h>
 #include <unistd.h>
 
 #include "base/banned.h"
 
-enum { SOCKET_PATH_MAX = 4096, READ_BYTES = 64 * 1024, LINE_MAX_BYTES = 256 * 1024 * 1024 };
+enum {
+    SOCKET_PATH_MAX = 4096,
+    READ_BYTES = 64 * 1024,
+    LINE_MAX_BYTES = 256 * 1024 * 1024,
+    WAIT_MIN_MS = 4 * PROTOCOL_WORKING_MS,
+};
 
 char *client_socket_of(const char *repo_path)
 {
@@ -41,7 +49,42 @@ char *client_socket_of(const char *repo_path)
     return path;
 }
 
-static int connect_to(const char *socket_path, struct error *e)
+static uint64_t at_least(uint64_t wait_ms)
+{
+    return wait_ms < WAIT_MIN_MS ? WAIT_MIN_MS : wait_ms;
+}
+
+/* unix(7): a send timeout is connect's too. */
+static void limit_waiting(int fd, uint64_t wait_ms)
+{
+    uint64_t seconds = wait_ms / 1000;
+    struct timeval t = {.tv_sec = seconds < INT32_MAX ? (time_t)seconds : INT32_MAX,
+                        .tv_usec = (suseconds_t)(wait_ms % 1000 * 1000)};
+
+    setsockopt(fd, SOL_SOCKET, SO_SNDTIMEO, &t, sizeof(t));
+    setsockopt(fd, SOL_SOCKET, SO_RCVTIMEO, &t, sizeof(t));
+}
+
+static int process_of(int fd)
+{
+    struct ucred who = {0};
+    socklen_t len = sizeof(who);
+
+    return getsockopt(fd, SOL_SOCKET, SO_PEERCRED, &who, &len) == 0 && who.pid > 0 ? who.pid : 0;
+}
+
+static int silent(int fd, uint64_t wait_ms, struct error *e)
+{
+    char process[40] = "";
+    int pid = process_of(fd);
+
+    if (pid > 0)
+        snprintf(process, sizeof(process), " (process %d)", pid);
+    return error_set(e, ERR_BUSY, "the service%s has not answered for %g s: it is stopped or stuck",
+                     process, (double)wait_ms / 1000);
+}
+
+static int connect_to(const char *socket_path, uint64_t wait_ms, struct error *e)
 {
     struct sockaddr_un addr;
     int rc = control_address(socket_path, &addr, e);
@@ -51,12 +94,15 @@ static int connect_to(const char *socket_path, struct error *e)
     int fd = socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0);
     if (fd < 0)
         return error_sys(e, errno, "cannot make a socket");
+    limit_waiting(fd, wait_ms);
     do
         rc = connect(fd, (const struct sockaddr *)&addr, sizeof(addr));
     while (rc != 0 && errno == EINTR);
     if (rc == 0)
         return fd;
-    if (errno == ECONNREFUSED || errno == ENOENT || errno == ENOTDIR)
+    if (errno == EAGAIN)
+        rc = silent(fd, wait_ms, e);
+    else if (errno == ECONNREFUSED || errno == ENOENT || errno == ENOTDIR)
         rc = error_set(e, ERR_NOTFOUND, "no service listens on '%s'", socket_path);
     else
         rc = error_sys(e, errno, "cannot reach the service on '%s'", socket_path);
@@ -69,7 +115,7 @@ static int went_away(struct error *e)
     return error_set(e, ERR_FAILED, "the service went away before it had answered");
 }
 
-static int send_request(int fd, const json_t *request, struct error *e)
+static int send_request(int fd, const json_t *request, uint64_t wait_ms, struct error *e)
 {
     char *text = json_dumps(request, JSON_COMPACT);
     size_t left = text ? strlen(text) : 0;
@@ -84,12 +130,21 @@ static int send_request(int fd, const json_t *request, struct error *e)
             left -= (size_t)n;
         } else if (errno == EPIPE || errno == ECONNRESET) {
             break; /* what it had to say may still be read */
+        } else if (errno == EAGAIN) {
+            rc = silent(fd, wait_ms, e);
         } else if (errno != EINTR) {
             rc = error_sys(e, errno, "cannot ask the service");
         }
     }
     free(text);
     return rc;
+}
+
+static bool is_sign_of_life(const json_t *line)
+{
+    const char *type = json_string_value(json_object_get(line, "type"));
+
+    return type && strcmp(type, "working") == 0;
 }
 
 /* Whether a line ends the answer. */
@@ -113,8 +168,11 @@ static int tell(struct answer *a, const uint8_t *text, size_t n, struct error *e
 
     if (!line)
         return error_set(e, ERR_FAILED, "the service's answer is no JSON");
-    a->last = is_last(line);
-    int rc = a->line(a->ctx, line, e);
+    int rc = 0;
+    if (!is_sign_of_life(line)) {
+        a->last = is_last(line);
+        rc = a->line(a->ctx, line, e);
+    }
     json_decref(line);
     return rc;
 }
@@ -138,7 +196,7 @@ static int tell_lines(struct answer *a, size_t searched, struct error *e)
     return rc;
 }
 
-static int read_answer(int fd, struct answer *a, struct error *e)
+static int read_answer(int fd, struct answer *a, uint64_t wait_ms, struct error *e)
 {
     for (;;) {
         size_t before = a->text.len;
@@ -149,6 +207,8 @@ static int read_answer(int fd, struct answer *a, struct error *e)
         a->text.len = before + (n > 0 ? (size_t)n : 0);
         if (n < 0 && errno == EINTR)
             continue;
+        if (n < 0 && errno == EAGAIN)
+            return silent(fd, wait_ms, e);
         if (n < 0 && errno != ECONNRESET)
             return error_sys(e, errno, "cannot read the service's answer");
         if (n <= 0)
@@ -160,17 +220,33 @@ static int read_answer(int fd, struct answer *a, struct error *e)
     return a->last && a->text.len == 0 ? 0 : went_away(e);
 }
 
-int client_request(const char *socket_path, const json_t *request, client_line line, void *ctx,
-                   struct error *e)
+int client_process(const char *socket_path)
+{
+    struct error ignored = ERROR_INIT;
+    struct sockaddr_un addr;
+    int pid = 0;
+    int fd = socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC | SOCK_NONBLOCK, 0);
+
+    if (fd >= 0 && control_address(socket_path, &addr, &ignored) == 0 &&
+        connect(fd, (const struct sockaddr *)&addr, sizeof(addr)) == 0)
+        pid = process_of(fd);
+    if (fd >= 0)
+        close(fd);
+    return pid;
+}
+
+int client_request(const char *socket_path, const json_t *request, uint64_t wait_ms,
+                   client_line line, void *ctx, struct error *e)
 {
     struct answer answer = {.line = line, .ctx = ctx, .text = BUFFER_INIT};
-    int fd = connect_to(socket_path, e);
+    uint64_t wait = at_least(wait_ms);
+    int fd = connect_to(socket_path, wait, e);
 
     if (fd < 0)
         return fd;
-    int rc = send_request(fd, request, e);
+    int rc = send_request(fd, request, wait, e);
     if (rc == 0)
-        rc = read_answer(fd, &answer, e);
+        rc = read_answer(fd, &answer, wait, e);
     close(fd);
     buffer_release(&answer.text);
     return rc;

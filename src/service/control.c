@@ -33,10 +33,11 @@ struct peer {
     int fd;
     uv_poll_t poll;   /* libuv's streams would close the descriptor behind a sanitizer's back */
     uv_timer_t timer; /* for the request, then for what is not read */
+    uv_timer_t beat;  /* while the request is worked on */
     enum peer_state state;
     enum control_right right;
     bool held;   /* the owner of the request has yet to call peer_end */
-    bool closed; /* both handles are being closed */
+    bool closed; /* its handles are being closed */
     unsigned handles;
     size_t unread; /* of the reply, when the timer last looked */
     struct buffer request;
@@ -97,6 +98,7 @@ static void peer_close(struct peer *p)
     p->state = PEER_CLOSED;
     uv_close((uv_handle_t *)&p->poll, on_handle_closed);
     uv_close((uv_handle_t *)&p->timer, on_handle_closed);
+    uv_close((uv_handle_t *)&p->beat, on_handle_closed);
 }
 
 /* ---- replies ---- */
@@ -208,6 +210,7 @@ void peer_end(struct peer *p)
         return;
     }
     p->state = PEER_ENDING;
+    uv_timer_stop(&p->beat);
     push(p);
 }
 
@@ -226,6 +229,16 @@ void peer_fail(struct peer *p, int code, const char *fmt, ...)
 
 /* ---- requests ---- */
 
+/* A sign of life for who waits. What it has not read yet will do as one. */
+static void on_beat(uv_timer_t *timer)
+{
+    struct peer *p = timer->data;
+    struct control *c = p->control;
+
+    if (unsent(p) == 0 && (!c->opt.working || c->opt.working(c->opt.ctx)))
+        send_text(p, "{\"type\":\"working\"}");
+}
+
 static void serve(struct peer *p, size_t len)
 {
     struct control *c = p->control;
@@ -233,6 +246,7 @@ static void serve(struct peer *p, size_t len)
     p->state = PEER_SERVED;
     p->held = true;
     uv_timer_stop(&p->timer);
+    uv_timer_start(&p->beat, on_beat, PROTOCOL_WORKING_MS, PROTOCOL_WORKING_MS);
     json_t *request = json_loadb((const char *)p->request.data, len, JSON_REJECT_DUPLICATES, NULL);
     if (p->right == CONTROL_NONE)
         peer_fail(p, ERR_DENIED, "not permitted: ask root, the repository's owner or the group");
@@ -329,8 +343,9 @@ static void welcome(struct control *c, int fd)
         return;
     }
     uv_timer_init(c->poll.loop, &p->timer);
-    p->poll.data = p->timer.data = p;
-    p->handles = 2;
+    uv_timer_init(c->poll.loop, &p->beat);
+    p->poll.data = p->timer.data = p->beat.data = p;
+    p->handles = 3;
     TAILQ_INSERT_TAIL(&c->peers, p, link);
     c->count++;
     uv_timer_start(&p->timer, on_too_slow, PROTOCOL_REQUEST_MS, 0);

@@ -7,6 +7,7 @@
 #include "base/error.h"
 
 #include <jansson.h>
+#include <stdbool.h>
 #include <sys/types.h>
 #include <sys/un.h>
 #include <uv.h>
@@ -27,6 +28,9 @@ struct control_options {
     /* One whole request, borrowed. The peer stays valid until peer_end, also when the other side
      * has gone. A peer with no right at all never gets here. */
     void (*request)(void *ctx, struct peer *peer, enum control_right right, const json_t *request);
+    /* Whether the work gets on: while it does not, peers that wait are told nothing. NULL: it does.
+     */
+    bool (*working)(void *ctx);
     void *ctx;
 };
 

@@ -6,6 +6,7 @@
 #include <stdlib.h>
 #include <sys/resource.h>
 #include <sys/syscall.h>
+#include <time.h>
 #include <unistd.h>
 
 #include "base/banned.h"
@@ -21,6 +22,9 @@ struct jobs {
     bool background;
     bool ending;
     size_t open; /* loop thread: pushed and not yet told as done */
+    struct job *at_work;
+    /* What jobs_silent_ms saw: of this job, that it moved last at this time. */
+    uint64_t begun, seen_begun, seen_pulse, moved_ns;
 };
 
 static void add_finished(struct jobs *j, struct job *job)
@@ -53,9 +57,12 @@ static void *work(void *arg)
             break;
         struct job *job = j->waiting;
         j->waiting = job->next;
+        j->at_work = job;
+        j->begun++;
         pthread_mutex_unlock(&j->lock);
         job->run(job);
         pthread_mutex_lock(&j->lock);
+        j->at_work = NULL;
         add_finished(j, job);
         uv_async_send(&j->finished_signal);
     }
@@ -142,6 +149,36 @@ void jobs_push(struct jobs *j, struct job *job)
 bool jobs_quiet(const struct jobs *j)
 {
     return j->open == 0;
+}
+
+static uint64_t thread_time_ms(const struct jobs *j)
+{
+    struct timespec t = {0};
+    clockid_t clock;
+
+    if (pthread_getcpuclockid(j->thread, &clock) == 0)
+        clock_gettime(clock, &t);
+    return (uint64_t)t.tv_sec * 1000 + (uint64_t)t.tv_nsec / 1000000;
+}
+
+uint64_t jobs_silent_ms(struct jobs *j, uint64_t now_ns)
+{
+    uint64_t silent = JOBS_NONE_AT_WORK;
+
+    pthread_mutex_lock(&j->lock);
+    if (j->at_work) {
+        uint64_t pulse = thread_time_ms(j);
+        if (j->at_work->pulse)
+            pulse += j->at_work->pulse(j->at_work);
+        if (j->begun != j->seen_begun || pulse != j->seen_pulse) {
+            j->seen_begun = j->begun;
+            j->seen_pulse = pulse;
+            j->moved_ns = now_ns;
+        }
+        silent = now_ns > j->moved_ns ? (now_ns - j->moved_ns) / 1000000 : 0;
+    }
+    pthread_mutex_unlock(&j->lock);
+    return silent;
 }
 
 void jobs_close(struct jobs *j)

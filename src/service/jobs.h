@@ -9,6 +9,7 @@
 #include "base/error.h"
 
 #include <stdbool.h>
+#include <stdint.h>
 #include <uv.h>
 
 enum job_rank { /* lower goes first; equal ranks in order of arrival */
@@ -21,6 +22,9 @@ enum job_rank { /* lower goes first; equal ranks in order of arrival */
 
 struct job {
     enum job_rank rank;
+    /* A number that moves while the work gets on, beside the thread's own time; any thread, only
+     * while it runs. NULL: that time alone tells. */
+    uint64_t (*pulse)(struct job *job);
     void (*run)(struct job *job);  /* in the worker */
     void (*done)(struct job *job); /* in the loop, afterwards; may free the job */
     struct job *next;              /* ours */
@@ -32,6 +36,11 @@ int jobs_open(uv_loop_t *loop, bool background, struct jobs **out, struct error 
 void jobs_push(struct jobs *j, struct job *job);
 /* Neither a job at work, nor waiting, nor one whose `done` is to come. */
 bool jobs_quiet(const struct jobs *j);
+#define JOBS_NONE_AT_WORK UINT64_MAX
+/* For how long the job at work has not got on, as far as earlier calls can tell. A
+ * thread that computes, or a job whose pulse moves, gets on; one that waits for a lock or for a
+ * disk does not. Loop thread. */
+uint64_t jobs_silent_ms(struct jobs *j, uint64_t now_ns);
 /* Wait for the job at work; jobs that wait are dropped without a call. The loop then has a handle
  * to close. NULL is fine. */
 void jobs_close(struct jobs *j);

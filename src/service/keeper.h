@@ -110,5 +110,7 @@ struct save_job {
 /* Begin a save: of the whole tree, or of all that is in the set (taken over). */
 void keeper_save(struct keeper *k, int kind, bool whole, struct settle_set *set,
                  struct save_ask *ask);
+/* For struct job: moves while the save gets on. */
+uint64_t keeper_save_pulse(struct save_progress *p);
 
 #endif

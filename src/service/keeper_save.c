@@ -15,6 +15,22 @@ enum { PAUSE_FIRST_MS = 1000, PAUSE_MAX_MS = 60000, PAUSE_DOUBLINGS_MAX = 6 };
 
 /* ---- in the worker ---- */
 
+static struct save_progress *progress_of(struct save_job *j)
+{
+    return j->ask ? &j->ask->progress : &j->progress;
+}
+
+uint64_t keeper_save_pulse(struct save_progress *p)
+{
+    return atomic_load(&p->files_seen) + atomic_load(&p->files_read) + atomic_load(&p->bytes_read) +
+           atomic_load(&p->bytes_stored);
+}
+
+static uint64_t save_pulse(struct job *job)
+{
+    return keeper_save_pulse(progress_of((struct save_job *)job));
+}
+
 static void run_save(struct job *job)
 {
     struct save_job *j = (struct save_job *)job;
@@ -30,7 +46,7 @@ static void run_save(struct job *job)
         .name = j->ask ? j->ask->name : NULL,
         .note = j->ask ? j->ask->note : NULL,
         .gap = j->ask ? j->ask->gap : NULL,
-        .progress = j->ask ? &j->ask->progress : &j->progress,
+        .progress = progress_of(j),
         .cancel = &j->cancel,
     };
 
@@ -200,6 +216,7 @@ void keeper_save(struct keeper *k, int kind, bool whole, struct settle_set *set,
         return;
     }
     j->job.rank = JOB_SAVE;
+    j->job.pulse = save_pulse;
     j->job.run = run_save;
     j->job.done = on_done;
     j->keeper = k;

@@ -5,6 +5,10 @@
  * {"type":"error","code":N,"message":...}; then the service closes. A request is at most 64 KiB and
  * must arrive within 10 s; a peer that does not read is dropped after 30 s.
  *
+ * {"type":"working"} comes at least every half second from the request to the last line, as long as
+ * the service gets on with its work. A client that hears nothing for as long as it is willing to
+ * wait knows that the service does not answer, however long the work itself may take.
+ *
  * {"command":"save","watches":["bot"]|null,"name":..|null,"note":..|null,"moved":bool,
  *  "progress":bool}
  *     A barrier first: every change that the kernel reported before the request is in it. With
@@ -25,5 +29,6 @@
 #define PROTOCOL_REQUEST_MAX (64 * 1024)
 #define PROTOCOL_REQUEST_MS 10000
 #define PROTOCOL_STALL_MS 30000
+#define PROTOCOL_WORKING_MS 500
 
 #endif

@@ -178,6 +178,13 @@ static void run_path(struct job *job)
     specs_release(&spec);
 }
 
+static uint64_t path_pulse(struct job *job)
+{
+    struct part *p = (struct part *)((char *)job - offsetof(struct part, job));
+
+    return keeper_save_pulse(&p->ask.progress);
+}
+
 static void on_path_saved(struct job *job)
 {
     struct part *p = (struct part *)((char *)job - offsetof(struct part, job));
@@ -219,7 +226,8 @@ static void on_barrier(void *ctx)
             error_set(&p->error, ERR_NOTFOUND, "no watch '%s'", p->name);
             part_saved(p, ERR_NOTFOUND, NULL, &p->error);
         } else {
-            p->job = (struct job){.rank = JOB_SAVE, .run = run_path, .done = on_path_saved};
+            p->job = (struct job){
+                .rank = JOB_SAVE, .pulse = path_pulse, .run = run_path, .done = on_path_saved};
             jobs_push(s->jobs, &p->job);
         }
     }

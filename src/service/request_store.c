@@ -52,6 +52,11 @@ static json_t *progress_line(void *ctx)
                      (json_int_t)atomic_load(&q->progress.bytes_total));
 }
 
+static uint64_t pulse(struct job *job)
+{
+    return atomic_load(&((struct store_request *)job)->progress.bytes_done);
+}
+
 static void start(struct service *s, struct jobs *jobs, struct peer *peer, const json_t *request,
                   enum job_rank rank, void (*run)(struct job *), void (*done)(struct job *))
 {
@@ -64,7 +69,7 @@ static void start(struct service *s, struct jobs *jobs, struct peer *peer, const
         peer_fail(peer, ERR_FAILED, "out of memory");
         return;
     }
-    q->job = (struct job){.rank = rank, .run = run, .done = done};
+    q->job = (struct job){.rank = rank, .pulse = pulse, .run = run, .done = done};
     q->service = s;
     q->peer = peer;
     q->repo_path = path;

@@ -17,7 +17,7 @@
 #define MS UINT64_C(1000000)
 #define IDLE_AFTER_NS (1000 * MS)
 
-enum { MORE_TIME_EVERY_MS = 5000, MORE_TIME_US = 30000000 };
+enum { MORE_TIME_EVERY_MS = 5000, MORE_TIME_US = 30000000, SILENT_MAX_MS = 300000 };
 
 /* ---- idle work ---- */
 
@@ -179,13 +179,30 @@ static void on_mounts(void *ctx)
 
 /* ---- the service manager ---- */
 
+/* A job may wait for one of the other thread; a flush of a slow disk may take minutes. */
+bool service_gets_on(struct service *s)
+{
+    uint64_t now = clock_mono_ns();
+    uint64_t a = s->jobs ? jobs_silent_ms(s->jobs, now) : JOBS_NONE_AT_WORK;
+    uint64_t b = s->background ? jobs_silent_ms(s->background, now) : JOBS_NONE_AT_WORK;
+    uint64_t silent = a < b ? a : b;
+
+    return silent == JOBS_NONE_AT_WORK || silent < SILENT_MAX_MS;
+}
+
 static void on_manager(uv_timer_t *timer)
 {
     struct service *s = timer->data;
+    bool answers = service_gets_on(s) && (!s->tree || watch_tree_gets_on(s->tree));
+
+    if (!answers && !s->silent_told)
+        log_error("no event was read, or no job has got on, for a long time: the service manager "
+                  "is no longer told that all is well");
+    s->silent_told = !answers;
 
     if (!s->ready || s->stopping)
         systemd_notify("EXTEND_TIMEOUT_USEC=%d", MORE_TIME_US);
-    if (systemd_watchdog_us() > 0)
+    if (systemd_watchdog_us() > 0 && answers)
         systemd_notify("WATCHDOG=1");
 }
 
@@ -329,6 +346,11 @@ static int open_keepers(struct service *s, struct error *e)
     return 0;
 }
 
+static bool gets_on(void *service)
+{
+    return service_gets_on(service);
+}
+
 static int open_control(struct service *s, struct error *e)
 {
     struct stat st;
@@ -336,6 +358,7 @@ static int open_control(struct service *s, struct error *e)
                                   .group = s->config->group,
                                   .owner = geteuid(),
                                   .request = requests_serve,
+                                  .working = gets_on,
                                   .ctx = s};
 
     if (fstat(repo_dirfd(s->repo), &st) == 0)

@@ -53,13 +53,17 @@ struct service {
     atomic_bool cancel_verify; /* stop what saves nothing */
     bool watching;             /* every watch has been set up, though not all may stand yet */
     bool ready, stopping, ending;
-    int result; /* what service_run returns, with *error */
+    bool silent_told; /* that the watchdog is not answered */
+    int result;       /* what service_run returns, with *error */
     struct error *error;
 };
 
 /* Set the alarm to the next thing that is due. Call it after anything that may have changed that.
  */
 void service_rearm(struct service *s);
+/* Whether the workers answer: of the jobs at work, however long they take, one has got on lately.
+ */
+bool service_gets_on(struct service *s);
 /* No job anywhere. */
 bool service_quiet(const struct service *s);
 /* The store has been written to. */

@@ -8,6 +8,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/ioctl.h>
 #include <unistd.h>
 
 #include "base/banned.h"
@@ -23,6 +24,8 @@ struct notify {
     uint64_t barrier_number;
     struct notify_barrier *first; /* oldest first */
     struct notify_barrier **last;
+    uint64_t reads, reads_seen; /* seen: by notify_gets_on */
+    bool queued_seen;
     _Alignas(struct inotify_event) char buffer[READ_BYTES];
 };
 
@@ -72,6 +75,7 @@ static bool read_some(struct notify *n)
     do
         got = read(n->fd, n->buffer, sizeof(n->buffer));
     while (got < 0 && errno == EINTR);
+    n->reads += got > 0;
     for (ssize_t at = 0; at < got;) {
         const struct inotify_event *raw = (const void *)(n->buffer + at);
         deliver(n, raw);
@@ -104,6 +108,17 @@ void notify_drain(struct notify *n)
     n->calls.turn(n->ctx, true);
 }
 
+bool notify_gets_on(struct notify *n)
+{
+    int bytes = 0;
+    bool queued = ioctl(n->fd, FIONREAD, &bytes) == 0 && bytes > 0;
+    bool held_up = queued && n->queued_seen && n->reads == n->reads_seen;
+
+    n->queued_seen = queued;
+    n->reads_seen = n->reads;
+    return !held_up;
+}
+
 static int open_failed(struct error *e, int sys)
 {
     if (sys == EMFILE || sys == ENFILE)
@@ -126,6 +141,8 @@ int notify_open(uv_loop_t *loop, const struct notify_calls *calls, void *ctx, st
     n->barrier_number = 0;
     n->first = NULL;
     n->last = &n->first;
+    n->reads = n->reads_seen = 0;
+    n->queued_seen = false;
     n->fd = inotify_init1(IN_NONBLOCK | IN_CLOEXEC);
     if (n->fd < 0) {
         int rc = open_failed(e, errno);

@@ -46,6 +46,8 @@ void notify_remove(struct notify *n, int wd);
 bool notify_read(struct notify *n);
 /* All of it, and a turn. */
 void notify_drain(struct notify *n);
+/* False: events are queued, as at the call before, and none has been read in between. */
+bool notify_gets_on(struct notify *n);
 
 /* ---- the barrier ----
  * A file is made in a folder of ours that the same instance watches. When its event is read, every

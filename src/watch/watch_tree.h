@@ -89,6 +89,9 @@ void watch_tree_again(struct watch_root *r, const char *folder);
 uint64_t watch_tree_deadline(const struct watch_tree *t);
 void watch_tree_tick(struct watch_tree *t, uint64_t now_ns);
 
+/* False: what the kernel has queued was there at the call before, and nothing was read since. */
+bool watch_tree_gets_on(struct watch_tree *t);
+
 /* Read and report everything that the kernel has queued, and finish all walks. */
 void watch_tree_drain(struct watch_tree *t);
 

@@ -33,6 +33,8 @@ struct fixture {
     unsigned requests;
     struct peer *held; /* a peer that is answered later */
     bool hold;
+    uint64_t wait_ms; /* of the clients, 0: long */
+    bool stuck;       /* the work does not get on */
 };
 
 static void on_request(void *ctx, struct peer *peer, enum control_right right,
@@ -65,6 +67,11 @@ static void on_request(void *ctx, struct peer *peer, enum control_right right,
     peer_end(peer);
 }
 
+static bool on_working(void *ctx)
+{
+    return !((struct fixture *)ctx)->stuck;
+}
+
 static void on_limit(uv_timer_t *timer)
 {
     fail_msg("waited too long");
@@ -72,8 +79,12 @@ static void on_limit(uv_timer_t *timer)
 
 static int open_server(struct fixture *f, const char *group, struct error *e)
 {
-    struct control_options opt = {
-        .path = f->path, .group = group, .owner = geteuid(), .request = on_request, .ctx = f};
+    struct control_options opt = {.path = f->path,
+                                  .group = group,
+                                  .owner = geteuid(),
+                                  .request = on_request,
+                                  .working = on_working,
+                                  .ctx = f};
 
     return control_open(&f->loop, &opt, &f->control, e);
 }
@@ -124,6 +135,7 @@ struct call {
     uv_async_t done_signal;
     const char *command;
     bool done;
+    uint64_t wait_ms;
     int rc;
     struct error error;
     unsigned lines;
@@ -147,7 +159,7 @@ static void *call_in_thread(void *ctx)
     struct call *c = ctx;
     json_t *request = json_pack("{s:s}", "command", c->command);
 
-    c->rc = client_request(c->f->path, request, on_line, c, &c->error);
+    c->rc = client_request(c->f->path, request, c->wait_ms, on_line, c, &c->error);
     json_decref(request);
     uv_async_send(&c->done_signal);
     return NULL;
@@ -163,7 +175,7 @@ static void on_call_done(uv_async_t *signal)
 
 static void start_call(struct fixture *f, struct call *c, const char *command)
 {
-    *c = (struct call){.f = f, .command = command};
+    *c = (struct call){.f = f, .command = command, .wait_ms = f->wait_ms ? f->wait_ms : WAIT_MS};
     uv_async_init(&f->loop, &c->done_signal, on_call_done);
     c->done_signal.data = c;
     assert_int_equal(pthread_create(&c->thread, NULL, call_in_thread, c), 0);
@@ -260,6 +272,79 @@ static void a_service_that_goes_away_is_an_error(void **state)
     assert_non_null(strstr(c.error.message, "went away"));
     call(f, &c, "save");
     assert_int_equal(c.rc, ERR_NOTFOUND);
+}
+
+/* ---- how long a client waits ---- */
+
+enum { SHORT_WAIT_MS = 2000 };
+
+/* Serve for so long, or until the call is done. */
+static void serve_for(struct fixture *f, const struct call *c, uint64_t ms)
+{
+    uint64_t end = uv_hrtime() + ms * 1000000;
+
+    while (!c->done && uv_hrtime() < end)
+        uv_run(&f->loop, UV_RUN_ONCE);
+}
+
+static void work_that_gets_on_is_not_cut_off(void **state)
+{
+    struct fixture *f = *state;
+    struct call c;
+
+    must_open(f);
+    f->hold = true;
+    f->wait_ms = SHORT_WAIT_MS;
+    start_call(f, &c, "save");
+    serve_for(f, &c, SHORT_WAIT_MS + SHORT_WAIT_MS / 2);
+    assert_false(c.done);
+    assert_int_equal(c.lines, 0); /* signs of life are no news */
+    peer_line(f->held, json_pack("{s:s,s:i}", "type", "summary", "exit", 0));
+    peer_end(f->held);
+    finish_call(&c);
+    assert_int_equal(c.rc, 0);
+    assert_int_equal(c.lines, 1);
+}
+
+static void work_that_is_stuck_is_given_up(void **state)
+{
+    struct fixture *f = *state;
+    struct call c;
+
+    must_open(f);
+    f->hold = f->stuck = true;
+    f->wait_ms = SHORT_WAIT_MS;
+    start_call(f, &c, "save");
+    finish_call(&c);
+    assert_int_equal(c.rc, ERR_BUSY);
+    assert_non_null(strstr(c.error.message, "has not answered"));
+    peer_end(f->held);
+}
+
+/* Nobody takes the connection: more of them wait than the kernel keeps. */
+static void a_service_that_does_not_listen_is_given_up(void **state)
+{
+    struct fixture *f = *state;
+    struct error e = ERROR_INIT;
+    struct sockaddr_un addr;
+    int fds[1024];
+    size_t n = 0;
+    bool full = false;
+
+    must_open(f);
+    assert_int_equal(control_address(f->path, &addr, &e), 0);
+    while (!full && n < 1024) {
+        fds[n] = socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC | SOCK_NONBLOCK, 0);
+        assert_true(fds[n] >= 0);
+        full = connect(fds[n++], (const struct sockaddr *)&addr, sizeof(addr)) != 0;
+    }
+    assert_true(full);
+    assert_int_equal(client_process(f->path), 0);
+    json_t *request = json_pack("{s:s}", "command", "status");
+    assert_int_equal(client_request(f->path, request, 0, NULL, NULL, &e), ERR_BUSY);
+    json_decref(request);
+    while (n > 0)
+        close(fds[--n]);
 }
 
 static void the_socket_is_private_and_goes_with_the_service(void **state)
@@ -560,6 +645,9 @@ int main(void)
     const struct CMUnitTest tests[] = {
         CONTROL(requests_are_answered_line_by_line),
         CONTROL(a_service_that_goes_away_is_an_error),
+        CONTROL(work_that_gets_on_is_not_cut_off),
+        CONTROL(work_that_is_stuck_is_given_up),
+        CONTROL(a_service_that_does_not_listen_is_given_up),
         CONTROL(the_socket_is_private_and_goes_with_the_service),
         CONTROL(a_stale_socket_is_replaced_and_a_live_one_is_not),
         CONTROL(what_cannot_be_is_refused_with_a_reason),
