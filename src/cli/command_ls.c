@@ -16,6 +16,7 @@
 #include "base/banned.h"
 
 struct listing {
+    const struct cli *cli;
     json_t *entries;     /* with --json */
     struct table *table; /* with -v */
     struct buffer lines; /* else */
@@ -31,11 +32,21 @@ static void print_long(struct table *t, const json_t *entry)
     table_cell(t, PAINT_NONE, json_local_time(entry, "mtime", time, sizeof(time)));
 }
 
+/* "" for what is whole. */
+static void not_whole_text(const json_t *entry, char *out, size_t cap)
+{
+    const char *reason = json_text(entry, "reason");
+
+    out[0] = 0;
+    if (*reason)
+        snprintf(out, cap, "(not whole: %s)", reason);
+}
+
 static int visit(void *ctx, const struct tree_entry *t, struct error *e)
 {
     struct listing *l = ctx;
     struct node_brief brief;
-    char line[4200];
+    char line[4200], mark[400];
     int rc = node_brief_decode(t->meta, t->meta_len, &brief, e);
 
     if (rc != 0)
@@ -43,7 +54,7 @@ static int visit(void *ctx, const struct tree_entry *t, struct error *e)
     bool folder = brief.type == NODE_FOLDER;
     if (t->level == 0 && folder)
         return 0;
-    if (!l->entries && !l->table) {
+    if (!l->entries && !l->table && !(brief.flags & NODE_INCOMPLETE)) {
         buffer_printf(&l->lines, "%s%s\n", text_escape(t->path, line, sizeof(line)),
                       folder ? "/" : "");
         return 0;
@@ -55,8 +66,16 @@ static int visit(void *ctx, const struct tree_entry *t, struct error *e)
         json_array_append_new(l->entries, entry);
         return 0;
     }
-    print_long(l->table, entry);
-    table_cell(l->table, folder ? PAINT_BOLD : PAINT_NONE, t->path);
+    not_whole_text(entry, mark, sizeof(mark));
+    if (l->table) {
+        print_long(l->table, entry);
+        table_cell(l->table, folder ? PAINT_BOLD : PAINT_NONE, t->path);
+        table_cell(l->table, PAINT_YELLOW, mark);
+    } else {
+        buffer_printf(&l->lines, "%s%s  %s%s%s\n", text_escape(t->path, line, sizeof(line)),
+                      folder ? "/" : "", out_paint(l->cli, stdout, PAINT_YELLOW), mark,
+                      out_paint(l->cli, stdout, PAINT_NONE));
+    }
     json_decref(entry);
     return 0;
 }
@@ -64,13 +83,13 @@ static int visit(void *ctx, const struct tree_entry *t, struct error *e)
 static int list_tree(struct cli *cli, struct repo *r, const struct snapshot_row *s,
                      const char *path, struct error *e)
 {
-    struct listing l = {.lines = BUFFER_INIT};
+    struct listing l = {.cli = cli, .lines = BUFFER_INIT};
     int rc;
 
     if (cli->json)
         l.entries = json_array();
     else if (cli->verbose)
-        l.table = table_new("llrll", NULL);
+        l.table = table_new("llrlll", NULL);
     rc = tree_walk(repo_catalog(r), s->watch_serial, (int64_t)s->commit.number, path, UINT_MAX,
                    visit, &l, e);
     if (rc == 0 && l.table)
@@ -116,6 +135,7 @@ const struct command command_ls = {
     .min_operands = 1,
     .max_operands = 1,
     .about = "A line a name, folders with a slash behind; with -v also mode, kind, size and time.\n"
-             "PATH counts from the watch's root.",
+             "What could not be read whole is marked so, with the reason. PATH counts from the "
+             "watch's root.",
     .run = run,
 };

@@ -53,6 +53,26 @@ static void print_head(struct table *t, const json_t *s)
     line(t, "marks", marks);
 }
 
+static void print_incomplete(const json_t *s)
+{
+    const json_t *list = json_object_get(s, "incomplete_paths");
+    size_t i;
+    json_t *entry;
+    char path[4200];
+
+    if (json_array_size(list) > 0)
+        printf("\nnot whole:\n");
+    json_array_foreach(list, i, entry)
+    {
+        if (i == CHANGES_FOR_PEOPLE) {
+            printf("  ... and %llu more\n", (unsigned long long)(json_count(s, "incomplete") - i));
+            break;
+        }
+        printf("  '%s': %s\n", text_escape(json_text(entry, "path"), path, sizeof(path)),
+               json_text(entry, "reason"));
+    }
+}
+
 static void print_changes(const json_t *s)
 {
     const json_t *changes = json_object_get(s, "changes");
@@ -78,6 +98,7 @@ static int print_show(struct cli *cli, const json_t *s, struct error *e)
     print_head(t, s);
     int rc = table_print(t, cli, e);
     table_free(t);
+    print_incomplete(s);
     if (json_array_size(json_object_get(s, "changes")) > 0) {
         printf("\nchanges since the one before:\n");
         print_changes(s);

@@ -4,6 +4,7 @@
 #include "snapshot/selector.h"
 
 #include <inttypes.h>
+#include <limits.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -209,6 +210,50 @@ int report_list(struct repo *r, const struct list_filter *f, json_t **out, struc
 
 /* ---- show ---- */
 
+#define LIST_FULL 2 /* a visit ends the walk; 1 is TREE_SKIP */
+enum { INCOMPLETE_MAX = 1000 };
+
+static bool append_reason(json_t *array, const char *path, const char *reason)
+{
+    json_t *o = json_object();
+    bool ok = o && set_path(o, "path", path) && set(o, "reason", report_text(reason));
+
+    return json_array_append_new(array, finished(o, ok)) == 0;
+}
+
+static int add_incomplete(void *ctx, const struct tree_entry *t, struct error *e)
+{
+    struct node_brief brief;
+    struct node n;
+    int rc = node_brief_decode(t->meta, t->meta_len, &brief, e);
+
+    if (rc != 0 || !(brief.flags & NODE_INCOMPLETE))
+        return rc;
+    if (json_array_size(ctx) >= INCOMPLETE_MAX)
+        return LIST_FULL;
+    rc = node_decode(t->meta, t->meta_len, &n, e);
+    if (rc != 0)
+        return rc;
+    if (!append_reason(ctx, t->path, n.reason ? n.reason : ""))
+        rc = no_memory(e);
+    node_release(&n);
+    return rc;
+}
+
+/* What is not whole in it, and why. */
+static int set_incomplete(json_t *o, struct repo *r, const struct snapshot_row *s, struct error *e)
+{
+    json_t *list = json_array();
+
+    if (!list || !set(o, "incomplete_paths", list))
+        return no_memory(e);
+    if (!(s->commit.flags & COMMIT_INCOMPLETE))
+        return 0;
+    int rc = tree_walk(repo_catalog(r), s->watch_serial, (int64_t)s->commit.number, "", UINT_MAX,
+                       add_incomplete, list, e);
+    return rc < 0 ? rc : 0;
+}
+
 static int take_number(void *ctx, const struct snapshot_row *s)
 {
     *(uint64_t *)ctx = s->commit.number;
@@ -219,14 +264,13 @@ struct change_list {
     json_t *array;
     size_t max;
 };
-#define CHANGES_FULL 1
 
 static int add_change(void *ctx, const struct diff_entry *d, struct error *e)
 {
     struct change_list *l = ctx;
 
     if (json_array_size(l->array) >= l->max)
-        return CHANGES_FULL;
+        return LIST_FULL;
     return json_array_append_new(l->array, report_diff_entry(d)) == 0 ? 0 : no_memory(e);
 }
 
@@ -253,7 +297,7 @@ static int set_changes(json_t *o, struct repo *r, const struct snapshot_row *s, 
     if (rc < 0)
         return rc;
     if (!set(o, "compared_with", number(number_before)) ||
-        !set(o, "changes_more", json_boolean(rc == CHANGES_FULL)))
+        !set(o, "changes_more", json_boolean(rc == LIST_FULL)))
         return no_memory(e);
     return 0;
 }
@@ -293,6 +337,8 @@ int report_show(struct repo *r, const struct snapshot_row *s, size_t max, json_t
     if (!o || !set_details(o, &s->commit, s, root ? root : ""))
         rc = no_memory(e);
     watch_row_release(&watch);
+    if (rc == 0)
+        rc = set_incomplete(o, r, s, e);
     if (rc == 0)
         rc = set_changes(o, r, s, max, e);
     if (rc == 0)
@@ -404,14 +450,6 @@ json_t *report_history_entry(const struct history_entry *h)
 }
 
 /* ---- results ---- */
-
-static bool append_reason(json_t *array, const char *path, const char *reason)
-{
-    json_t *o = json_object();
-    bool ok = o && set_path(o, "path", path) && set(o, "reason", report_text(reason));
-
-    return json_array_append_new(array, finished(o, ok)) == 0;
-}
 
 static json_t *incomplete_list(const struct save_result *s)
 {

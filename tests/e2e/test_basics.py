@@ -217,6 +217,14 @@ def unreadable_is_no_deletion(scratch):
     t = wk.restored(repo, "latest", scratch)
     assert b"folder/inside" in t and t[b"secret"]["size"] == 6
     assert not wk.wk("-r", repo, "--json", "list").json["snapshots"][-1]["complete"]
+    ls = wk.wk("-r", repo, "ls", "latest").out.splitlines()
+    assert "secret  (not whole: cannot be read: Permission denied)" in ls and "open" in ls, ls
+    assert [x for x in ls if x.startswith("folder/  (not whole: ")], ls
+    assert "(not whole: " in wk.wk("-r", repo, "-v", "ls", "latest:secret").out
+    show = wk.wk("-r", repo, "show", "latest").out
+    assert "  'secret': cannot be read: Permission denied" in show, show
+    named = wk.wk("-r", repo, "--json", "show", "latest").json["incomplete_paths"]
+    assert [x["path"] for x in named] == ["folder", "secret"], named
     os.chmod(os.path.join(root, "secret"), 0o600)
     os.chmod(os.path.join(root, "folder"), 0o700)
     r = wk.wk("-r", repo, "--json", "save", root, preexec=nobody)
