@@ -75,11 +75,17 @@ static void print_problems(const struct cli *cli, const json_t *doc)
 {
     size_t i;
     json_t *p;
+    char since[32];
 
     json_array_foreach(json_object_get(doc, "problems"), i, p)
     {
-        printf("%s%s%s%s\n", i ? "" : "\n", out_paint(cli, stdout, PAINT_RED),
-               json_text(p, "message"), out_paint(cli, stdout, PAINT_NONE));
+        bool known = json_is_string(json_object_get(p, "since"));
+        const char *watch = json_text(p, "watch");
+        printf("%s%s%s%s%s%s", i ? "" : "\n", out_paint(cli, stdout, PAINT_RED), watch,
+               *watch ? ": " : "", json_text(p, "message"), out_paint(cli, stdout, PAINT_NONE));
+        if (known)
+            printf(" (since %s)", json_local_time(p, "since", since, sizeof(since)));
+        printf("\n");
         if (*json_text(p, "do"))
             printf("  do: %s\n", json_text(p, "do"));
     }

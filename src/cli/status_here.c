@@ -45,8 +45,7 @@ static void add_watch(json_t *doc, const char *name, const char *root)
     if (!missing)
         return;
     snprintf(message, sizeof(message), "the folder is not there: '%s'", root);
-    status_problem(doc, "missing", name, (struct wall_time){0}, message,
-                   "bring the folder back; what is stored stands until then");
+    status_problem(doc, "missing", name, (struct wall_time){0}, message, STATUS_DO_MISSING);
 }
 
 static json_t *skeleton(const struct config *c)

@@ -1,5 +1,6 @@
 #include "service/status.h"
 
+#include "base/buffer.h"
 #include "base/text.h"
 #include "service/keeper.h"
 #include "snapshot/report.h"
@@ -28,13 +29,17 @@ void status_problem(json_t *doc, const char *code, const char *watch, struct wal
                     const char *message, const char *what_to_do)
 {
     json_t *problem = json_object();
+    struct buffer what = BUFFER_INIT;
 
+    for (const char *at = what_to_do; *at; at++)
+        buffer_append(&what, *at == '@' ? watch : at, *at == '@' ? strlen(watch) : 1);
     json_object_set_new(problem, "code", json_string(code));
     json_object_set_new(problem, "watch", report_text(watch));
     json_object_set_new(problem, "since", time_or_null(since));
     json_object_set_new(problem, "message", report_text(message));
-    json_object_set_new(problem, "do", report_text(what_to_do));
+    json_object_set_new(problem, "do", report_text(buffer_cstr(&what)));
     json_array_append_new(json_object_get(doc, "problems"), problem);
+    buffer_release(&what);
 }
 
 void status_finish(json_t *doc)
@@ -62,13 +67,18 @@ static const char *state_word(const struct keeper *k)
 static void save_problem(json_t *doc, const struct keeper *k)
 {
     const char *code = "save-failed";
-    const char *what = "see the log; it is tried again by itself";
+    const char *what =
+        "it is tried again by itself; watchkeep save @ tries now and tells more, as does the log";
 
     if (k->failure.code == ERR_NOSPACE) {
         code = "no-space";
         what = "make room on the repository's file system; saving resumes by itself";
     } else if (k->failure.code == ERR_REFUSED) {
-        what = "if the folder was moved on purpose: watchkeep save NAME --moved";
+        what = "if the folder was moved on purpose: watchkeep save @ --moved";
+    } else if (k->failure.code == ERR_DENIED) {
+        code = "denied";
+        what = "let the service's user read the folder and write the repository; saving resumes by "
+               "itself";
     }
     status_problem(doc, code, k->spec.name, k->since[PROBLEM_SAVE], k->failure.message, what);
 }
@@ -85,7 +95,8 @@ static void lag_problem(json_t *doc, const struct keeper *k, uint64_t lag_ms)
     snprintf(message, sizeof(message), "a change has been waiting for %llu seconds to be saved",
              (unsigned long long)lag_ms / 1000);
     status_problem(doc, "lag", k->spec.name, since, message,
-                   "see whether a long save is at work, or the disk is slow");
+                   "a long save is at work (see the log), or the disk is slow; watchkeep save @ "
+                   "waits until it is saved");
 }
 
 static void keeper_problems(json_t *doc, const struct keeper *k, uint64_t lag_ms)
@@ -94,19 +105,22 @@ static void keeper_problems(json_t *doc, const struct keeper *k, uint64_t lag_ms
 
     if (k->since[PROBLEM_MISSING].s)
         status_problem(doc, "missing", k->spec.name, k->since[PROBLEM_MISSING],
-                       watch_root_problem(k->root),
-                       "bring the folder back; what is stored stands until then");
+                       watch_root_problem(k->root), STATUS_DO_MISSING);
     if (k->since[PROBLEM_POLLED].s)
         status_problem(doc, watch_root_state(k->root) == WATCH_POLLING ? "polling" : "degraded",
                        k->spec.name, k->since[PROBLEM_POLLED], watch_root_problem(k->root),
-                       "sysctl fs.inotify.max_user_watches=1048576 (and in /etc/sysctl.d)");
+                       watch_tree_blind(k->service->tree)
+                           ? "sysctl -w fs.inotify.max_user_instances=1024 (and the same line in "
+                             "/etc/sysctl.d), then restart the service"
+                           : "sysctl -w fs.inotify.max_user_watches=1048576 (and the same line in "
+                             "/etc/sysctl.d); the service takes it up by itself");
     if (k->since[PROBLEM_SAVE].s)
         save_problem(doc, k);
     if (k->since[PROBLEM_INCOMPLETE].s) {
-        snprintf(message, sizeof(message), "%llu files could not be read whole",
-                 (unsigned long long)k->incomplete);
+        snprintf(message, sizeof(message), "%llu %s could not be read whole",
+                 (unsigned long long)k->incomplete, k->incomplete == 1 ? "file" : "files");
         status_problem(doc, "incomplete", k->spec.name, k->since[PROBLEM_INCOMPLETE], message,
-                       "see which: watchkeep ls latest, or the log");
+                       "which, and why: watchkeep -w @ show latest");
     }
     lag_problem(doc, k, lag_ms);
 }
@@ -201,8 +215,10 @@ json_t *status_live(struct service *s)
             add_keeper(doc, k);
     }
     if (s->config_bad_since.s)
-        status_problem(doc, "config", NULL, s->config_bad_since, s->config_error.message,
-                       "mend the file, then reload; the settings from before are in force");
+        status_problem(
+            doc, "config", NULL, s->config_bad_since, s->config_error.message,
+            "the settings from before are in force; mend the file (watchkeep config check), "
+            "then systemctl reload watchkeep, or kill -HUP");
     return doc;
 }
 
@@ -211,7 +227,7 @@ json_t *status_live(struct service *s)
 struct count {
     uint64_t snapshots, verified, good;
     struct wall_time last, last_verify;
-    bool newest_damaged;
+    bool newest_damaged, newest_suspect;
 };
 
 static int count_one(void *ctx, const struct snapshot_row *row)
@@ -221,6 +237,7 @@ static int count_one(void *ctx, const struct snapshot_row *row)
     if (c->snapshots++ == 0) {
         c->last = row->commit.time;
         c->newest_damaged = row->damaged;
+        c->newest_suspect = (row->commit.flags & COMMIT_SUSPECT) != 0;
     }
     c->verified += row->verified.s != 0;
     c->good += snapshot_good(row) == SNAPSHOT_GOOD;
@@ -264,11 +281,21 @@ static int add_row(json_t *doc, struct catalog *c, const struct watch_row *row, 
     if (row->frozen) {
         json_object_set_new(o, "state", json_string("frozen"));
         status_problem(doc, "frozen", row->name, (struct wall_time){0},
-                       "nothing of this watch is pruned", "look at what happened to its folder");
+                       "nothing of this watch is pruned: its folder was gone, replaced or almost "
+                       "empty",
+                       "see what happened to the folder: watchkeep list @");
     }
     if (count.newest_damaged)
         status_problem(doc, "damaged", row->name, (struct wall_time){0},
-                       "the newest snapshot of this watch is damaged", "watchkeep verify");
+                       "the newest snapshot of this watch is damaged",
+                       "watchkeep verify names the files; watchkeep save @ stores again what is "
+                       "still in the folder");
+    if (count.newest_suspect)
+        status_problem(doc, "suspect", row->name, (struct wall_time){0},
+                       "the folder was almost empty at the newest snapshot, which is not taken for "
+                       "latest",
+                       "bring back what is missing, or see what was there: watchkeep -w @ ls "
+                       "latest");
     return 0;
 }
 
@@ -329,6 +356,6 @@ int status_add_repository(json_t *doc, const char *repo_path, struct error *e)
     }
     if (rc != 0)
         status_problem(doc, "repository", NULL, (struct wall_time){0}, e->message,
-                       "see that the repository is mounted and whole: watchkeep verify");
+                       "see that its disk is mounted and can be read; watchkeep verify tells more");
     return 0;
 }

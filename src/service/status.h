@@ -19,9 +19,13 @@ json_t *status_live(struct service *s);
  * ERR_FAILED without memory. */
 int status_add_repository(json_t *doc, const char *repo_path, struct error *e);
 
-/* Add {"code","watch","since","message","do"}; watch may be NULL, since.s == 0: not known. */
+/* Add {"code","watch","since","message","do"}; watch may be NULL, since.s == 0: not known. A '@' in
+ * what_to_do stands for the watch's name. */
 void status_problem(json_t *doc, const char *code, const char *watch, struct wall_time since,
                     const char *message, const char *what_to_do);
+#define STATUS_DO_MISSING                                                                      \
+    "bring the folder back, what is stored stands until then; if it has moved for good: give " \
+    "its new path to the watch, then watchkeep save @ --moved"
 /* Set "ok": nothing is wrong. The last call. */
 void status_finish(json_t *doc);
 

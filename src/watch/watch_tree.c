@@ -441,6 +441,11 @@ void watch_tree_drain(struct watch_tree *t)
     uv_idle_stop(&t->idle);
 }
 
+bool watch_tree_blind(const struct watch_tree *t)
+{
+    return !t->notify;
+}
+
 bool watch_tree_gets_on(struct watch_tree *t)
 {
     return !t->notify || notify_gets_on(t->notify);

@@ -72,6 +72,8 @@ enum watch_state watch_root_state(const struct watch_root *r);
 const char *watch_root_problem(struct watch_root *r);
 /* Whether that is a shortage that somebody should end, not the nature of the file system. */
 bool watch_root_exhausted(const struct watch_root *r);
+/* No inotify instance could be had: every root is polled until the end. */
+bool watch_tree_blind(const struct watch_tree *t);
 size_t watch_tree_folders(const struct watch_tree *t); /* watched or polled now */
 uint64_t watch_tree_overflows(const struct watch_tree *t);
 
