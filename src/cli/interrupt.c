@@ -26,8 +26,12 @@ static void write_summary(int signal_number)
 
 static void on_signal(int signal_number)
 {
-    bool second = atomic_exchange(&cancel, true);
+    bool hangup = signal_number == SIGHUP;
+    /* Kernel and shell may each tell that the terminal is gone: nobody is impatient. */
+    bool second = atomic_exchange(&cancel, true) && !hangup;
 
+    if (hangup)
+        signal_number = SIGTERM;
     atomic_store(&came, signal_number);
     if (!second && !atomic_load(&end_at_once))
         return;
@@ -38,11 +42,14 @@ static void on_signal(int signal_number)
 
 const atomic_bool *interrupt_watch(void)
 {
-    struct sigaction action = {.sa_handler = on_signal};
+    struct sigaction action = {.sa_handler = on_signal}, hangup;
 
     sigemptyset(&action.sa_mask);
     sigaction(SIGINT, &action, NULL);
     sigaction(SIGTERM, &action, NULL);
+    sigaction(SIGHUP, NULL, &hangup);
+    if (hangup.sa_handler != SIG_IGN) /* as under nohup */
+        sigaction(SIGHUP, &action, NULL);
     return &cancel;
 }
 

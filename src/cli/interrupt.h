@@ -1,11 +1,12 @@
-/* interrupt.h - SIGINT and SIGTERM for commands that have something to undo first. */
+/* interrupt.h - SIGINT, SIGTERM and SIGHUP for commands that have something to undo first. */
 #ifndef WK_CLI_INTERRUPT_H
 #define WK_CLI_INTERRUPT_H
 
 #include <stdatomic.h>
 #include <stdbool.h>
 
-/* From now on the first signal sets the flag and the second ends the program. */
+/* From now on the first signal sets the flag and the second ends the program. SIGHUP counts as
+ * SIGTERM, but only once. */
 const atomic_bool *interrupt_watch(void);
 
 /* While we only wait for the service: a signal ends the program at once, with the summary line
