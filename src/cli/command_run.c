@@ -66,6 +66,7 @@ static void program_text(char *out, size_t cap)
 
 static void tell_watches(const struct config *c)
 {
+    struct error ignored = ERROR_INIT;
     char program[4096];
 
     program_text(program, sizeof(program));
@@ -78,7 +79,7 @@ static void tell_watches(const struct config *c)
                w->path, w->name, program, c->repository, w->name, program, c->repository, w->name,
                strcmp(w->path, "/") == 0 ? "/root" : w->path);
     }
-    fflush(stdout);
+    out_finish(&ignored); /* the service goes on without anybody who reads */
 }
 
 static void saved(void *ctx, const char *watch, const char *json)

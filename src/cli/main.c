@@ -27,13 +27,14 @@ int cli_config(struct cli *cli, struct error *e)
     return cli->config ? 0 : config_load(&flags, &cli->config, e);
 }
 
-/* A file opened later must not become our standard output. */
+/* A file opened later must not become our standard output; nor does one that is closed take what is
+ * written to it. */
 static void hold_standard_descriptors(void)
 {
     int fd;
 
     do
-        fd = open("/dev/null", O_RDWR);
+        fd = open("/dev/null", O_RDONLY);
     while (fd >= 0 && fd <= STDERR_FILENO);
     if (fd > STDERR_FILENO)
         close(fd);
@@ -72,7 +73,8 @@ static int finish(struct cli *cli, int code, struct error *e)
     struct error writing = ERROR_INIT;
 
     if (code < 0) {
-        out_error(cli, e);
+        if (e->sys != EPIPE) /* who does not read on knows it */
+            out_error(cli, e);
         code = error_exit_code(code);
         if (code == 130 && interrupt_exit_code())
             code = interrupt_exit_code();
@@ -80,7 +82,7 @@ static int finish(struct cli *cli, int code, struct error *e)
     if (cli->command && cli->command->lines)
         out_failed_summary(cli, code);
     if (out_finish(&writing) != 0) {
-        if (e->code != ERR_FAILED)
+        if (e->code != ERR_FAILED && writing.sys != EPIPE)
             out_error(cli, &writing);
         code = error_worse_exit(code, 1);
     }

@@ -86,7 +86,8 @@ int out_finish(struct error *e)
         return 0;
     int sys = errno ? errno : EIO;
     clearerr(stdout);
-    return error_set(e, ERR_FAILED, "cannot write to standard output: %s", strerror(sys));
+    error_sys(e, sys, "cannot write to standard output");
+    return e->code = ERR_FAILED; /* whatever keeps it: not the repository's lack of space */
 }
 
 bool out_colored(const struct cli *cli, FILE *f)

@@ -21,7 +21,8 @@ void out_error(const struct cli *cli, const struct error *e);
 /* Something worth knowing that is no error; silent with --quiet. */
 void out_note(const struct cli *cli, const char *fmt, ...) __attribute__((format(printf, 2, 3)));
 
-/* Flush stdout and say whether all of it was written: 0 or ERR_FAILED. */
+/* Flush stdout and say whether all of it was written: 0 or ERR_FAILED. e->sys is EPIPE where nobody
+ * reads any more. */
 int out_finish(struct error *e);
 
 enum paint { PAINT_NONE, PAINT_BOLD, PAINT_RED, PAINT_GREEN, PAINT_YELLOW, PAINT_DIM };
