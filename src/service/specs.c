@@ -1,6 +1,7 @@
 #include "service/specs.h"
 
 #include "base/string_list.h"
+#include "snapshot/rules.h"
 
 #include <errno.h>
 #include <stdlib.h>
@@ -37,7 +38,7 @@ int specs_build(const struct watch_config *w, const struct config *c, struct wat
     return finish(out, w->sqlite, kept, e);
 }
 
-/* Rules as rules_text writes them: a line "include P" or "exclude P" each. */
+/* Of rules as rules_text writes them: a line "include P" or "exclude P" each. */
 static bool take_rules(const char *text, struct watch_spec_owned *s)
 {
     static const char include[] = "include ", exclude[] = "exclude ";
@@ -60,7 +61,7 @@ int specs_from_row(const struct watch_row *row, const struct config *c,
 {
     *out = (struct watch_spec_owned){.name = strdup(row->name), .root = strdup(row->root)};
     bool kept = take_rules(row->rules, out) && add_own_paths(c, out);
-    return finish(out, true, kept, e);
+    return finish(out, !rules_text_sqlite_off(row->rules), kept, e);
 }
 
 void specs_release(struct watch_spec_owned *s)

@@ -187,6 +187,8 @@ int rules_new(const struct watch_spec *spec, struct rules **out, struct error *e
         rc = add_list(r, &r->exclude, "exclude", spec->exclude, e);
     if (rc == 0)
         rc = add_own(r, spec, e);
+    if (!spec->sqlite)
+        buffer_append_str(&r->text, RULES_SQLITE_OFF "\n");
     buffer_cstr(&r->text);
     if (rc == 0 && !buffer_ok(&r->text))
         rc = no_memory(e);
@@ -232,6 +234,16 @@ void rules_free(struct rules *r)
 const char *rules_text(const struct rules *r)
 {
     return r->text.len > 0 ? (const char *)r->text.data : "";
+}
+
+bool rules_text_sqlite_off(const char *text)
+{
+    static const char line[] = RULES_SQLITE_OFF "\n";
+    const char *at = text ? strstr(text, line) : NULL;
+
+    while (at && at != text && at[-1] != '\n')
+        at = strstr(at + 1, line);
+    return at != NULL;
 }
 
 void rules_look(struct rules *r)

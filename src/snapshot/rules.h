@@ -44,8 +44,12 @@ bool rules_see(struct rules *r, int dirfd, const char *folder, const struct stat
 /* As rules_want, for an entry of a folder that is in, when all folders above were seen. */
 bool rules_want_in(struct rules *r, const char *path, bool is_dir, const struct stat *st);
 
-/* The rules as text, for the commit record: one "include P" / "exclude P" line each. Owned by r. */
+/* The rules as text, for the commit record: one "include P" / "exclude P" line each, and a line
+ * RULES_SQLITE_OFF where databases are taken as plain files. Owned by r. */
 const char *rules_text(const struct rules *r);
+#define RULES_SQLITE_OFF "sqlite off"
+/* Whether such a text, or NULL, has that line. */
+bool rules_text_sqlite_off(const char *text);
 
 #define IGNORE_FILE_NAME ".watchkeepignore"
 

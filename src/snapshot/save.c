@@ -127,6 +127,9 @@ static int compare_rules(struct save *s, const char *rules, struct error *e)
     if (s->fresh || rc < 0)
         return rc;
     s->rules_changed = strcmp(row.rules ? row.rules : "", rules) != 0;
+    /* How a file is captured is not written in its signature. */
+    if (rules_text_sqlite_off(row.rules) != rules_text_sqlite_off(rules))
+        s->rehash = true;
     watch_row_release(&row);
     return 0;
 }
@@ -146,6 +149,7 @@ static int begin(struct save *s, struct error *e)
     s->cat = txn_catalog(s->txn);
     s->watch = row->serial;
     s->fresh = row->last == 0;
+    s->rehash = req->rehash;
     rc = compare_rules(s, watch.rules, e);
     if (rc < 0)
         return rc;
@@ -253,8 +257,7 @@ static int scan(struct save *s, struct error *e)
     int rc;
 
     rules_look(s->req->rules);
-    s->dirty_only =
-        set && !s->fresh && !s->rules_changed && !s->req->rehash && !names_root_tree(set);
+    s->dirty_only = set && !s->fresh && !s->rules_changed && !s->rehash && !names_root_tree(set);
     rc = s->dirty_only ? dirty_run(s, set, e) : walk_all(s, e);
     if (rc == 0)
         rc = batch_drain(s, e);

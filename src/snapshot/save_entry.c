@@ -515,7 +515,7 @@ static bool unchanged(const struct save *s, struct entry *n, bool sides, bool fl
     struct node_brief b;
     struct error e = ERROR_INIT;
 
-    if (s->req->rehash || flush || !entry_signature(s, &n->old, &cached) || cached.racy)
+    if (s->rehash || flush || !entry_signature(s, &n->old, &cached) || cached.racy)
         return false;
     if (sides && node_brief_decode(n->old.meta, n->old.meta_len, &b, &e) == 0 &&
         b.flags & NODE_SQLITE) {

@@ -81,6 +81,7 @@ struct save {
     struct stat root_st;
     bool fresh;         /* no snapshot yet */
     bool rules_changed; /* the watch's rules, or an ignore file */
+    bool rehash;        /* trust no signature */
     bool must_commit;   /* whatever is found */
     bool dirty_only;    /* a dirty set: rules of folders above may not have been seen */
     bool dev_moved;     /* device numbers differ from those cached: a new start, the same disk */

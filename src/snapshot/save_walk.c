@@ -242,7 +242,7 @@ static bool is_database(const struct merge *m, const struct list_entry *x, const
 
     if (!x->sides || !S_ISREG(st->st_mode))
         return false;
-    if (entry_signature(m->s, row, &cached) &&
+    if (!m->s->rehash && entry_signature(m->s, row, &cached) &&
         node_brief_decode(row->meta, row->meta_len, &b, &e) == 0) {
         signature_of(st, &now);
         now.wal = cached.wal;
@@ -360,7 +360,7 @@ static int store_folder(struct save *s, const struct visit *v, int fd, const str
     }
     if (v->meta_len && node_brief_decode(v->meta, v->meta_len, &b, e) < 0)
         return e->code;
-    if (v->meta_len && b.flags == n.flags && !k->unread && !s->req->rehash &&
+    if (v->meta_len && b.flags == n.flags && !k->unread && !s->rehash &&
         entry_signature(s, &old, &cached) && !cached.racy && signature_same(&cached, &now))
         return 0;
     now.racy = k->unread || signature_is_racy(&now, clock_wall());

@@ -188,6 +188,37 @@ def rules_hold_for_scan_and_events(scratch):
     s.stop()
 
 
+def a_change_of_sqlite_is_one_of_rules(scratch):
+    root = os.path.join(scratch, "data")
+    os.mkdir(root)
+    db = sqlite3.connect(os.path.join(root, "app.sqlite"), isolation_level=None)
+    db.execute("pragma journal_mode=wal")
+    db.execute("create table t(v text)")
+    s = wk.Service(scratch, {"data": {"path": root, "settle": "50ms"}})
+
+    def entries():
+        found = wk.wk("-r", s.repo, "--json", "ls", "latest").json["entries"]
+        return {e["path"]: "sqlite" in e["flags"] for e in found if e["path"]}
+    as_database = {"app.sqlite": True}
+    as_files = {"app.sqlite": False, "app.sqlite-wal": False, "app.sqlite-shm": False}
+    assert entries() == as_database
+    for setting, want in (("off", as_files), ("auto", as_database)):
+        s.watches["data"]["sqlite"] = setting
+        s.write_config()
+        os.kill(s.pid(), signal.SIGHUP)
+        wk.until(lambda: entries() == want, "the capture with sqlite = %s" % setting)
+        shown = wk.wk("-r", s.repo, "--json", "show", "latest").json
+        assert shown["rules_changed"], shown
+    s.stop()
+    for setting, want in (("off", as_files), ("auto", as_database)):
+        s.watches["data"]["sqlite"] = setting
+        s.write_config()
+        s.start()
+        assert entries() == want, entries()
+        s.stop()
+    db.close()
+
+
 def unreadable_is_no_deletion(scratch):
     wk.need_root()
     root, repo = os.path.join(scratch, "data"), os.path.join(scratch, "repo")
@@ -233,4 +264,4 @@ def unreadable_is_no_deletion(scratch):
 
 wk.main(save_list_restore, nothing_changed_costs_nothing, live_database, stop_saves_what_is_dirty,
         vanished_root_is_no_change, reload_applies_or_keeps, rules_hold_for_scan_and_events,
-        unreadable_is_no_deletion)
+        unreadable_is_no_deletion, a_change_of_sqlite_is_one_of_rules)
