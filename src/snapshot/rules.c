@@ -3,6 +3,7 @@
 #include "base/buffer.h"
 #include "base/log.h"
 #include "base/pattern.h"
+#include "base/text.h"
 #include "capture/signature.h"
 #include "capture/sqlite_capture.h"
 #include "io/atomic_file.h"
@@ -17,7 +18,10 @@
 
 #include "base/banned.h"
 
-enum { IGNORE_FILE_MAX = 1024 * 1024 };
+enum {
+    IGNORE_FILE_MAX = 1024 * 1024,
+    EMPTY_BYTES_MAX = 4 * 1024 * 1024, /* what may be remembered of folders without one */
+};
 
 /* One rule a list, so that the one that decides can be named. */
 struct pattern {
@@ -44,6 +48,7 @@ struct ignore {
     struct patterns patterns;
     struct signature signature;
     bool exists;
+    size_t len; /* of folder */
     char folder[];
 };
 
@@ -54,7 +59,10 @@ struct rules {
     size_t own_count;
     struct ignore **buckets;
     size_t bucket_count, ignore_count;
-    size_t with_patterns; /* ignore files that say something */
+    size_t with_patterns;        /* ignore files that say something */
+    size_t empty_bytes;          /* of the names of folders that have none */
+    const struct ignore **above; /* of the path at hand: those that say something, highest first */
+    size_t above_count, above_cap;
     struct buffer text;
 };
 
@@ -223,6 +231,7 @@ void rules_free(struct rules *r)
         free(r->own[i].rel);
     }
     free(r->own);
+    free(r->above);
     free(r->buckets);
     patterns_release(&r->include);
     patterns_release(&r->exclude);
@@ -276,17 +285,37 @@ static struct ignore *find(struct rules *r, const char *folder, size_t n)
     return r->bucket_count ? *slot(r, folder, n) : NULL;
 }
 
-static void forget(struct rules *r, const char *folder, size_t n)
+static void drop(struct rules *r, struct ignore **at)
 {
-    struct ignore **at = r->bucket_count ? slot(r, folder, n) : NULL;
-    struct ignore *g = at ? *at : NULL;
+    struct ignore *g = *at;
 
-    if (!g)
-        return;
     *at = g->next;
     r->ignore_count--;
     r->with_patterns -= g->patterns.count > 0;
+    r->empty_bytes -= g->exists ? 0 : g->len;
     ignore_free(g);
+}
+
+static void forget(struct rules *r, const char *folder, size_t n)
+{
+    struct ignore **at = r->bucket_count ? slot(r, folder, n) : NULL;
+
+    if (at && *at)
+        drop(r, at);
+}
+
+/* Folders without an ignore file are looked at again when they are asked about. */
+static void forget_empty(struct rules *r)
+{
+    for (size_t i = 0; i < r->bucket_count; i++) {
+        struct ignore **at = &r->buckets[i];
+        while (*at) {
+            if ((*at)->exists)
+                at = &(*at)->next;
+            else
+                drop(r, at);
+        }
+    }
 }
 
 static bool grow(struct rules *r)
@@ -304,7 +333,7 @@ static bool grow(struct rules *r)
         struct ignore *next;
         for (struct ignore *g = old[i]; g; g = next) {
             next = g->next;
-            struct ignore **at = slot(r, g->folder, strlen(g->folder));
+            struct ignore **at = slot(r, g->folder, g->len);
             g->next = *at;
             *at = g;
         }
@@ -344,6 +373,7 @@ static struct ignore *learn(struct rules *r, const char *folder, size_t n, int d
     if (!g)
         return NULL;
     memcpy(g->folder, folder, n);
+    g->len = n;
     if (st && S_ISREG(st->st_mode)) {
         g->exists = true;
         signature_of(st, &g->signature);
@@ -354,6 +384,7 @@ static struct ignore *learn(struct rules *r, const char *folder, size_t n, int d
     *at = g;
     r->ignore_count++;
     r->with_patterns += g->patterns.count > 0;
+    r->empty_bytes += g->exists ? 0 : n;
     return g;
 }
 
@@ -437,21 +468,54 @@ static bool is_ignore_file(const char *path, bool is_dir)
     return !is_dir && strcmp(slash ? slash + 1 : path, IGNORE_FILE_NAME) == 0;
 }
 
-/* By the ignore files above it, the deepest first, then by the watch's own. rootfd -1: all folders
- * above were seen. */
-static bool excluded(struct rules *r, int rootfd, const char *path, bool is_dir, const char **why)
+static bool note_above(struct rules *r, const struct ignore *g)
 {
-    for (size_t n = strlen(path); n > 0 && (rootfd >= 0 || r->with_patterns > 0);) {
-        while (n > 0 && path[n - 1] != '/')
-            n--;
-        size_t folder = n > 0 ? n - 1 : 0;
-        const struct ignore *g = find(r, path, folder);
-        if (!g && rootfd >= 0)
-            g = load(r, rootfd, path, folder);
-        enum pattern_verdict v = g ? patterns_match(&g->patterns, path, is_dir, why) : PATTERN_NONE;
+    if (r->above_count == r->above_cap) {
+        size_t cap = r->above_cap ? 2 * r->above_cap : 16;
+        const struct ignore **v = reallocarray(r->above, cap, sizeof(*v));
+        if (!v)
+            return false;
+        r->above = v;
+        r->above_cap = cap;
+    }
+    r->above[r->above_count++] = g;
+    return true;
+}
+
+/* Fill r->above for the path. rootfd -1: nothing is looked for on the disk. Below a folder that is
+ * not there, as in a tree that was renamed meanwhile, nothing needs to be looked for. */
+static void look_above(struct rules *r, int rootfd, const char *path)
+{
+    const char *slash = path - 1;
+
+    r->above_count = 0;
+    if (r->empty_bytes > EMPTY_BYTES_MAX)
+        forget_empty(r);
+    for (size_t n = 0; slash && (rootfd >= 0 || r->with_patterns > 0);) {
+        const struct ignore *g = find(r, path, n);
+        if (!g && rootfd >= 0) {
+            g = load(r, rootfd, path, n);
+            rootfd = g ? rootfd : -1;
+        }
+        if (g && g->patterns.count > 0 && !note_above(r, g))
+            break;
+        slash = strchr(slash + 1, '/');
+        n = slash ? (size_t)(slash - path) : 0;
+    }
+}
+
+/* By the ignore files above it, the deepest first, then by the watch's own. */
+static bool excluded(const struct rules *r, const char *path, bool is_dir, const char **why)
+{
+    size_t n = strlen(path);
+
+    for (size_t i = r->above_count; i-- > 0;) {
+        const struct ignore *g = r->above[i];
+        if (g->len >= n || (g->len > 0 && path[g->len] != '/'))
+            continue; /* further down the way to another */
+        enum pattern_verdict v = patterns_match(&g->patterns, path, is_dir, why);
         if (v != PATTERN_NONE)
             return v == PATTERN_MATCH;
-        n = folder;
     }
     return patterns_match(&r->exclude, path, is_dir, why) == PATTERN_MATCH;
 }
@@ -482,15 +546,25 @@ static bool included(const struct rules *r, const char *path, bool is_dir, const
     return in;
 }
 
-/* One level: nothing is asked about the folders above. */
-static bool want_one(struct rules *r, int rootfd, const char *path, bool is_dir,
-                     const struct stat *st, const char **why)
+/* One level, after look_above: nothing is asked about the folders above. */
+static bool want_one(const struct rules *r, const char *path, bool is_dir, const struct stat *st,
+                     const char **why)
 {
     if (own_by_name(r, path) || (st && own_by_identity(r, st))) {
         *why = is_ours;
         return false;
     }
-    return is_ignore_file(path, is_dir) || !excluded(r, rootfd, path, is_dir, why);
+    return is_ignore_file(path, is_dir) || !excluded(r, path, is_dir, why);
+}
+
+void rules_see_above(struct rules *r, int rootfd, const char *folder)
+{
+    char *below = text_format("%s/x", folder);
+
+    pthread_mutex_lock(&r->lock);
+    look_above(r, rootfd, below && *folder ? below : "x");
+    pthread_mutex_unlock(&r->lock);
+    free(below);
 }
 
 bool rules_want_in(struct rules *r, const char *path, bool is_dir, const struct stat *st)
@@ -498,7 +572,8 @@ bool rules_want_in(struct rules *r, const char *path, bool is_dir, const struct 
     const char *why = NULL;
 
     pthread_mutex_lock(&r->lock);
-    bool in = want_one(r, -1, path, is_dir, st, &why) && included(r, path, is_dir, &why);
+    look_above(r, -1, path);
+    bool in = want_one(r, path, is_dir, st, &why) && included(r, path, is_dir, &why);
     pthread_mutex_unlock(&r->lock);
     return in;
 }
@@ -506,14 +581,18 @@ bool rules_want_in(struct rules *r, const char *path, bool is_dir, const struct 
 static bool want_locked(struct rules *r, int rootfd, const char *path, bool is_dir,
                         const struct stat *st, const char **why)
 {
+    char *parent = strdup(path);
     bool in = true;
 
-    for (const char *slash = strchr(path, '/'); in && slash; slash = strchr(slash + 1, '/')) {
-        char *parent = strndup(path, (size_t)(slash - path));
-        in = !parent || want_one(r, rootfd, parent, true, NULL, why);
-        free(parent);
+    look_above(r, rootfd, path);
+    for (char *slash = parent ? strchr(parent, '/') : NULL; in && slash;
+         slash = strchr(slash + 1, '/')) {
+        *slash = 0;
+        in = want_one(r, parent, true, NULL, why);
+        *slash = '/';
     }
-    return in && want_one(r, rootfd, path, is_dir, st, why) && included(r, path, is_dir, why);
+    free(parent);
+    return in && want_one(r, path, is_dir, st, why) && included(r, path, is_dir, why);
 }
 
 bool rules_want(struct rules *r, int rootfd, const char *path, bool is_dir, const struct stat *st,

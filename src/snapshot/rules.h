@@ -41,6 +41,9 @@ void rules_look(struct rules *r);
 /* The walk is in this folder (path; dirfd) and finds this ignore file there, NULL: none. True: not
  * what was known of it before, or nothing was known. */
 bool rules_see(struct rules *r, int dirfd, const char *folder, const struct stat *ignore_file);
+/* Where a walk begins below the root: look at the ignore files of this folder and of those above
+ * that are not known yet. What is not there any more has none. */
+void rules_see_above(struct rules *r, int rootfd, const char *folder);
 /* As rules_want, for an entry of a folder that is in, when all folders above were seen. */
 bool rules_want_in(struct rules *r, const char *path, bool is_dir, const struct stat *st);
 

@@ -257,8 +257,8 @@ static int scan(struct save *s, struct error *e)
     int rc;
 
     rules_look(s->req->rules);
-    s->dirty_only = set && !s->fresh && !s->rules_changed && !s->rehash && !names_root_tree(set);
-    rc = s->dirty_only ? dirty_run(s, set, e) : walk_all(s, e);
+    bool dirty_only = set && !s->fresh && !s->rules_changed && !s->rehash && !names_root_tree(set);
+    rc = dirty_only ? dirty_run(s, set, e) : walk_all(s, e);
     if (rc == 0)
         rc = batch_drain(s, e);
     if (rc == 0)

@@ -93,8 +93,8 @@ static void sort_and_merge(struct dirty *d)
 
 /* ---- the way to an entry ---- */
 
-/* Keep of the last way what the new path shares with it. Returns the last step that counts. */
-static struct step *shared_step(struct dirty *d, const char *path)
+/* Keep of the last way what the new path shares with it. */
+static void shared_step(struct dirty *d, const char *path)
 {
     const char *way = buffer_cstr(&d->way);
 
@@ -104,7 +104,6 @@ static struct step *shared_step(struct dirty *d, const char *path)
             break;
         d->step_count--;
     }
-    return &d->steps[d->step_count - 1];
 }
 
 static int push_step(struct dirty *d, const struct step *step, struct error *e)
@@ -174,38 +173,74 @@ static int add_folder(struct dirty *d, const char *path, const struct step *in, 
     return add(d, path, in->end, DIRTY_ENTRY, d->step_count > 1 ? in - 1 : &none, e);
 }
 
-/* Find the folder above the path, or the first part of it that is not known or not there. */
-static int resolve(struct dirty *d, const char *path, unsigned how, struct error *e)
+/* Folders of the path that the catalog knows become steps. *sure: how many of all steps are known
+ * to be on the disk; a look now and then keeps the way short where the first of many has left. */
+static int push_known(struct dirty *d, const char *path, size_t *sure, struct error *e)
 {
-    struct step *in = shared_step(d, path);
+    size_t ahead = 8;
 
-    buffer_clear(&d->way); /* what follows of it is new */
-    buffer_append_str(&d->way, path);
     for (;;) {
+        const struct step *in = &d->steps[d->step_count - 1];
         size_t from = in->end ? in->end + 1 : 0;
         const char *slash = strchr(path + from, '/');
         if (!slash)
-            break;
+            return 0;
+        if (d->step_count - *sure >= ahead) {
+            if (!is_folder(d, path, in->end))
+                return 0;
+            *sure = d->step_count;
+            ahead *= 2;
+        }
         struct step next = {.end = (size_t)(slash - path)};
         int rc = known_folder(d, in, path + from, next.end - from, &next, e);
+        if (rc == 1)
+            rc = push_step(d, &next, e);
+        else if (rc == 0)
+            return 0;
         if (rc < 0)
             return rc;
-        bool there = rc == 1 && is_folder(d, path, next.end);
-        if (!there) {
-            /* It left, or is another thing now; should it turn up elsewhere, what changed below
-             * it has to be found there. */
-            if (rc == 1 && !pair_map_put(&d->s->lost, next.node, 0, 1))
-                return save_no_memory(e);
-            rc = add_folder(d, path, in, e);
-            return rc < 0 ? rc : add(d, path, next.end, DIRTY_ENTRY | DIRTY_TREE, in, e);
-        }
-        rc = push_step(d, &next, e);
-        if (rc < 0)
-            return rc;
-        in = &d->steps[d->step_count - 1];
     }
-    int rc = add_folder(d, path, in, e);
-    return rc < 0 ? rc : add(d, path, strlen(path), how, in, e);
+}
+
+/* How many of the steps are folders on the disk. The first `sure` are known to be. Where the last
+ * is one, so are all above it. */
+static size_t steps_there(struct dirty *d, const char *path, size_t sure)
+{
+    size_t low = sure, high = d->step_count; /* low are there */
+
+    for (size_t try = high; low < high; try = low + (high - low + 1) / 2) {
+        if (is_folder(d, path, d->steps[try - 1].end))
+            low = try;
+        else
+            high = try - 1;
+    }
+    return low;
+}
+
+/* Find the folder above the path, or the first part of it that is not known or not there. */
+static int resolve(struct dirty *d, const char *path, unsigned how, struct error *e)
+{
+    shared_step(d, path);
+    size_t sure = d->step_count;
+
+    buffer_clear(&d->way); /* what follows of it is new */
+    buffer_append_str(&d->way, path);
+    int rc = push_known(d, path, &sure, e);
+    if (rc < 0)
+        return rc;
+    size_t there = steps_there(d, path, sure);
+    /* It left, or is another thing now; should it turn up elsewhere, what changed below it has to
+     * be found there. */
+    if (there < d->step_count && !pair_map_put(&d->s->lost, d->steps[there].node, 0, 1))
+        return save_no_memory(e);
+    d->step_count = there;
+    struct step *in = &d->steps[there - 1];
+    const char *slash = strchr(path + (in->end ? in->end + 1 : 0), '/');
+    rc = add_folder(d, path, in, e);
+    if (rc < 0)
+        return rc;
+    return slash ? add(d, path, (size_t)(slash - path), DIRTY_ENTRY | DIRTY_TREE, in, e)
+                 : add(d, path, strlen(path), how, in, e);
 }
 
 /* ---- hard links ----
@@ -291,6 +326,8 @@ static int add_links(struct dirty *d, const char *path, unsigned how, struct err
         size_t len = (size_t)take_u64(&r);
         const uint8_t *name = take_bytes(&r, len);
         rc = r.bad ? save_no_memory(e) : add_link(d, parent, name, len, how, e);
+        if (rc == 0)
+            rc = save_work_check(&d->s->work, e);
     }
     buffer_release(&names);
     return rc;
@@ -368,6 +405,8 @@ static int collect(struct dirty *d, const struct dirty_set *set, struct error *e
         if (path)
             rc = add_path(d, path, set->paths[i].how, e);
         free(path);
+        if (rc == 0)
+            rc = save_work_check(&d->s->work, e);
     }
     if (rc == 0 && !buffer_ok(&d->way))
         rc = save_no_memory(e);

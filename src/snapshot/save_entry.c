@@ -550,8 +550,10 @@ static bool wanted(struct save *s, struct folder *f, const char *name, const str
 
     if (!path)
         return true;
-    if (s->dirty_only)
-        return rules_want(s->req->rules, s->rootfd, path, is_dir, st, NULL);
+    /* Of a dirty set, the folder is in: the catalog knows it, and the rules are the same. */
+    if (!f->rules_seen)
+        rules_see_above(s->req->rules, s->rootfd, f->path);
+    f->rules_seen = true;
     return rules_want_in(s->req->rules, path, is_dir, st);
 }
 

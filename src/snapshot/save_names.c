@@ -255,7 +255,9 @@ static int remove_below(struct save *s, uint64_t folder, struct error *e)
 
     while (rc == 0 && below.count > 0) {
         uint64_t node = below.v[--below.count];
-        rc = remove_children(s, node, &below, e);
+        rc = save_work_check(&s->work, e);
+        if (rc == 0)
+            rc = remove_children(s, node, &below, e);
         if (rc == 0 && !pair_map_put(&s->fate, node, 0, FATE_DEAD))
             rc = save_no_memory(e);
     }
@@ -300,8 +302,11 @@ int names_finish(struct save *s, struct error *e)
 {
     int rc = put_others(s, e);
 
-    for (size_t i = 0; rc == 0 && i < s->gone_count; i++)
-        rc = finish_gone(s, &s->gone[i], e);
+    for (size_t i = 0; rc == 0 && i < s->gone_count; i++) {
+        rc = save_work_check(&s->work, e);
+        if (rc == 0)
+            rc = finish_gone(s, &s->gone[i], e);
+    }
     return rc;
 }
 

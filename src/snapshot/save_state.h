@@ -32,6 +32,7 @@ struct folder { /* one that is being looked at, or has children that wait */
     char *path;             /* beneath the root, "" = the root */
     struct dir_handle *dir; /* NULL: open it by its path */
     bool in_server;         /* it or one above is a database server's data folder */
+    bool rules_seen;        /* its ignore file and those above are known */
 };
 
 struct visit { /* a folder whose turn will come */
@@ -83,7 +84,6 @@ struct save {
     bool rules_changed; /* the watch's rules, or an ignore file */
     bool rehash;        /* trust no signature */
     bool must_commit;   /* whatever is found */
-    bool dirty_only;    /* a dirty set: rules of folders above may not have been seen */
     bool dev_moved;     /* device numbers differ from those cached: a new start, the same disk */
     uint64_t old_dev, new_dev;
 

@@ -438,13 +438,14 @@ static int folder_shut(struct save *s, const struct visit *v, int sys, struct er
     return rc < 0 ? rc : store_folder(s, v, -1, &k, e);
 }
 
-static void see_rules(struct save *s, const struct folder *f, const struct listing *l)
+static void see_rules(struct save *s, struct folder *f, const struct listing *l)
 {
     struct stat st;
     bool there =
         l->ignore_file && fstatat(f->dir->fd, IGNORE_FILE_NAME, &st, AT_SYMLINK_NOFOLLOW) == 0;
 
     rules_see(s->req->rules, f->dir->fd, f->path, there ? &st : NULL);
+    f->rules_seen = true;
 }
 
 static int list_and_merge(struct save *s, const struct visit *v, struct folder *f, struct look *k,
@@ -553,6 +554,8 @@ int walk_run(struct save *s, struct error *e)
     while (s->stack) {
         struct visit *v = s->stack;
         s->stack = v->next;
+        if (rc == 0)
+            rc = save_work_check(&s->work, e);
         if (rc == 0)
             rc = visit_run(s, v, e);
         visit_free(v);

@@ -2,7 +2,7 @@
 import os
 import shutil
 import signal
-import subprocess
+import time
 
 import wk
 
@@ -91,6 +91,35 @@ def renames_against_a_model(scratch):
     s.stop()
 
 
+def deep_tree_renamed_all_the_time(scratch):
+    """Hundreds of levels whose topmost folder never keeps its name: saves go on, and the service
+    ends when told to."""
+    root, s = service(scratch, settle="20ms", max_delay="100ms")
+    fd = os.open(root, os.O_RDONLY)
+    for i in range(800):
+        name = "top0" if i == 0 else "d"
+        os.mkdir(name, dir_fd=fd)
+        inner = os.open(name, os.O_RDONLY, dir_fd=fd)
+        os.close(fd)
+        fd = inner
+        if i % 100 == 50:
+            os.close(os.open("f", os.O_CREAT | os.O_WRONLY, 0o644, dir_fd=fd))
+    count = len(s.snapshots())
+    begun = time.monotonic()
+    i = 0
+    while time.monotonic() < begun + 5 or len(s.snapshots()) < count + 3:
+        assert time.monotonic() < begun + wk.PATIENCE, "no saves while folders are renamed"
+        for _ in range(100):
+            i += 1
+            os.rename(os.path.join(root, "top%d" % (i - 1)), os.path.join(root, "top%d" % i))
+            f = os.open("g%d" % (i % 7), os.O_CREAT | os.O_WRONLY, 0o644, dir_fd=fd)
+            os.write(f, b"%d" % i)
+            os.close(f)
+    os.close(fd)
+    s.stop()
+    wk.same(wk.tree(root, times=False), wk.restored(s.repo, "latest", scratch, times=False))
+
+
 def replaced_root(scratch):
     root, s = service(scratch)
     count = len(s.snapshots())
@@ -137,5 +166,6 @@ def several_watches(scratch):
     s.stop()
 
 
-wk.main(overflow, folders_with_content, renames_against_a_model, replaced_root,
+wk.main(overflow, folders_with_content, renames_against_a_model,
+        deep_tree_renamed_all_the_time, replaced_root,
         missed_changes_are_found_by_the_interval, several_watches)

@@ -7,6 +7,7 @@
 #include <stdio.h>
 #include <string.h>
 #include <sys/stat.h>
+#include <time.h>
 
 #include <cmocka.h>
 
@@ -175,6 +176,54 @@ static void what_is_ours_is_out(void **state)
     rules_free(r);
 }
 
+/* A tree that was renamed while its events were under way: asking about what was deep in it must
+ * not cost more than asking about anything else. */
+static void a_deep_path_that_is_not_there_costs_little(void **state)
+{
+    enum { DEPTH = 3000, QUESTIONS = 50 };
+    const struct scratch *s = *state;
+    struct rules *r = make(s, NULL, (const char *const[]){"*.tmp", NULL}, NULL);
+    char *path = calloc(1, 2 * DEPTH + 32);
+    struct timespec from, to;
+
+    assert_non_null(path);
+    put(s, IGNORE_FILE_NAME, "*.o\n");
+    for (unsigned i = 0; i < DEPTH; i++)
+        memcpy(path + 2 * (size_t)i, "d/", 2);
+    clock_gettime(CLOCK_THREAD_CPUTIME_ID, &from);
+    for (unsigned i = 0; i < QUESTIONS; i++) {
+        memcpy(path + 2 * DEPTH, "x.c", 4);
+        assert_true(file_in(s, r, path));
+        memcpy(path + 2 * DEPTH, "x.o", 4);
+        assert_false(file_in(s, r, path));
+    }
+    clock_gettime(CLOCK_THREAD_CPUTIME_ID, &to);
+    assert_true(to.tv_sec - from.tv_sec < 30);
+    free(path);
+    rules_free(r);
+}
+
+static void rules_above_are_seen_where_a_walk_begins(void **state)
+{
+    const struct scratch *s = *state;
+    struct rules *r = make(s, NULL, NULL, NULL);
+
+    assert_int_equal(mkdirat(s->fd, "a", 0700), 0);
+    assert_int_equal(mkdirat(s->fd, "a/b", 0700), 0);
+    put(s, IGNORE_FILE_NAME, "*.o\n");
+    put(s, "a/b/" IGNORE_FILE_NAME, "*.log\n");
+    assert_true(rules_want_in(r, "a/b/x.o", false, NULL)); /* nothing was seen yet */
+    rules_see_above(r, s->fd, "a/b");
+    assert_false(rules_want_in(r, "a/b/x.o", false, NULL));
+    assert_false(rules_want_in(r, "a/b/x.log", false, NULL));
+    assert_true(rules_want_in(r, "a/x.log", false, NULL));
+    assert_true(rules_want_in(r, "a/bc.log", false, NULL));
+    rules_see_above(r, s->fd, "gone/for/good");
+    assert_true(rules_want_in(r, "gone/for/good/x", false, NULL));
+    assert_false(rules_want_in(r, "gone/for/good/x.o", false, NULL));
+    rules_free(r);
+}
+
 static void a_pattern_that_cannot_be_is_refused(void **state)
 {
     const struct scratch *s = *state;
@@ -202,6 +251,8 @@ int main(void)
         SCRATCH_TEST(ignore_files_count_from_their_folder),
         SCRATCH_TEST(a_changed_ignore_file_is_read_again),
         SCRATCH_TEST(what_is_ours_is_out),
+        SCRATCH_TEST(a_deep_path_that_is_not_there_costs_little),
+        SCRATCH_TEST(rules_above_are_seen_where_a_walk_begins),
         SCRATCH_TEST(a_pattern_that_cannot_be_is_refused),
     };
 
