@@ -139,12 +139,12 @@ static int restore(struct cli *cli, struct repo *r, const struct snapshot_row *s
     struct progress *bar = progress_start(cli, "restoring", read_progress, &progress);
     int rc = restore_run(&request, &result, &why);
     progress_stop(bar);
-    if (rc != 0 && rc != ERR_DAMAGED) {
+    if (rc != 0 && !result.finished) {
         *e = why;
     } else {
         int code = rc != 0 ? error_exit_code(rc) : result.skipped > 0 ? 3 : 0;
         rc = tell_result(cli, s->commit.number, &result, code, target, e);
-        if (code == 4)
+        if (code > 3)
             out_error(cli, &why);
         rc = rc != 0 ? rc : code;
     }

@@ -10,6 +10,8 @@
 #include <errno.h>
 #include <fcntl.h>
 #include <inttypes.h>
+#include <stdarg.h>
+#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <unistd.h>
@@ -150,6 +152,69 @@ bool restore_fatal(int sys)
 {
     return sys == ENOSPC || sys == EDQUOT || sys == EIO || sys == EROFS || sys == ENOMEM ||
            sys == EMFILE || sys == ENFILE || sys == ENODEV || sys == ESTALE;
+}
+
+/* Put words around a message; what kind of error it is stays. */
+static int __attribute__((format(printf, 2, 3))) reword(struct error *e, const char *fmt, ...)
+{
+    char text[sizeof(e->message)];
+    int code = e->code, sys = e->sys;
+    va_list ap;
+
+    va_start(ap, fmt);
+    vsnprintf(text, sizeof(text), fmt, ap);
+    va_end(ap);
+    error_set(e, code, "%s", text);
+    e->sys = sys;
+    return code;
+}
+
+int restore_target_failed(struct restore_job *j, const char *path, struct error *e)
+{
+    char quoted[256];
+
+    atomic_store(&j->target_failed, true);
+    reword(e, "cannot restore '%s': %s", text_escape(path, quoted, sizeof(quoted)), e->message);
+    return error_path(e, path);
+}
+
+static const char *what_to_do(int sys)
+{
+    switch (sys) {
+    case ENOSPC:
+    case EDQUOT:
+        return "make room there, or restore to another file system";
+    case EROFS:
+        return "it may only be read: restore to another place";
+    case EACCES:
+    case EPERM:
+        return "restore as a user who may write there, or to another place";
+    case EIO:
+        return "the disk fails: look into the system's log, and restore to another disk";
+    case EMFILE:
+    case ENFILE:
+        return "raise the limit of open files";
+    default:
+        return "restore to another place";
+    }
+}
+
+/* People see where it was to go, what they find there, and what helps. */
+static void tell_target(const struct restore_job *j, const struct restore_target *t,
+                        struct error *e)
+{
+    char quoted[256], path[sizeof(e->path)], target[300] = "";
+
+    if (e->sys == 0)
+        return;
+    memcpy(path, e->path, sizeof(path));
+    text_escape(j->req->target, quoted, sizeof(quoted));
+    if (!strstr(e->message, quoted))
+        snprintf(target, sizeof(target), " in target '%s'", quoted);
+    reword(e, "%s%s; %s; %s", e->message, target,
+           t->placed ? "not all is safely in place" : "nothing was put in place",
+           what_to_do(e->sys));
+    memcpy(e->path, path, sizeof(path));
 }
 
 /* ---- folders of the tree ---- */
@@ -311,12 +376,19 @@ static int run(struct restore_job *j, struct error *e)
     if (rc != 0)
         return rc;
     rc = restore_target_open(j->req, j->single, &t, e);
+    bool of_target = rc != 0;
     if (rc == 0) {
         j->tree = t.tree;
         rc = write_tree(j, e);
+        of_target = atomic_load(&j->target_failed);
     }
-    if (rc == 0)
+    if (rc == 0) {
         rc = finish(j, &t, e);
+        of_target = rc != 0;
+        j->result->finished = rc == 0;
+    }
+    if (of_target)
+        tell_target(j, &t, e);
     restore_target_close(&t);
     if (t.folder >= 0)
         close(t.folder);
@@ -393,7 +465,7 @@ static int run_once(const struct restore_request *req, struct restore_result *re
         tell_warnings(&j);
         rc = verdict(&j, e);
     }
-    if (rc == 0 || rc == j.worst) {
+    if (result->finished) {
         result->files = atomic_load(&j.files);
         result->bytes = atomic_load(&j.bytes);
     }

@@ -32,7 +32,8 @@ struct restore_problem {
     char *path, *reason;
 };
 struct restore_result {
-    uint64_t files, bytes; /* written */
+    bool finished;         /* the tree was put in place, but for what problems name */
+    uint64_t files, bytes; /* written; 0 when not finished */
     double seconds;
     struct restore_problem *problems; /* files that could not be restored, at most 1000 */
     size_t problem_count;
@@ -43,9 +44,10 @@ struct restore_result {
 
 /* 0; ERR_DAMAGED: some content is damaged or lost: those files are not there (named in problems),
  * the rest is; ERR_INCOMPLETE: the same for what could not be read when it was saved; another code
- * with problem_count > 0: entries that could not be made or put in place, the rest is there. With
- * no problems nothing was put in place: ERR_REFUSED: target not empty; ERR_NOTFOUND: no such path;
- * ERR_NOSPACE; ERR_CANCELLED; ... The metadata of a folder restored goes to the target itself. */
+ * when finished: entries that could not be made or put in place, the rest is there. When not
+ * finished nothing was put in place, or with overwrite only a part: ERR_REFUSED: target not empty;
+ * ERR_NOTFOUND: no such path; ERR_NOSPACE; ERR_CANCELLED; ... The metadata of a folder restored
+ * goes to the target itself. */
 int restore_run(const struct restore_request *req, struct restore_result *result, struct error *e);
 void restore_result_release(struct restore_result *r);
 

@@ -54,8 +54,9 @@ enum restore_warning {
 struct restore_job {
     const struct restore_request *req;
     struct restore_result *result;
-    int tree;    /* where the tree is written */
-    bool single; /* the path is no folder: it stands alone in the top folder */
+    int tree;                  /* where the tree is written */
+    atomic_bool target_failed; /* it ended because of the target, not of the repository */
+    bool single;               /* the path is no folder: it stands alone in the top folder */
     struct restore_folder *top, *last; /* `last` begins the list: deepest first */
     char **databases;                  /* paths below the top; sorted by restore_merge */
     size_t database_count, database_cap;
@@ -98,6 +99,8 @@ int restore_fail(struct restore_job *j, const struct error *why);
 int restore_stopped(struct restore_job *j);
 /* Whether it makes no sense to go on with other files after this errno. */
 bool restore_fatal(int sys);
+/* The target ended everything: the message names the entry it happened at. Returns e's code. */
+int restore_target_failed(struct restore_job *j, const char *path, struct error *e);
 
 /* Path below the top, NUL-terminated; name may be NULL. NULL on no memory. */
 const char *restore_path(const struct restore_folder *f, const char *name, struct buffer *out);

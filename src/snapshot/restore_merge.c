@@ -105,15 +105,19 @@ static int read_names(int fd, char ***names, size_t *count, struct error *e)
 /* An entry that cannot be put in place is a problem of its own; a full disk ends everything. */
 static int entry_failed(struct merge *m, const char *name, struct error *e)
 {
-    if (restore_fatal(e->sys))
-        return e->code;
     char *path = join(m->path, name);
+    int rc = 0;
+
     if (!path)
         return no_memory(e);
-    restore_problem(m->job, path, e);
+    if (restore_fatal(e->sys)) {
+        rc = restore_target_failed(m->job, path, e);
+    } else {
+        restore_problem(m->job, path, e);
+        error_clear(e);
+    }
     free(path);
-    error_clear(e);
-    return 0;
+    return rc;
 }
 
 static int cannot_place(int sys, struct error *e)

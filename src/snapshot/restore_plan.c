@@ -152,7 +152,7 @@ static int open_level(struct plan *p, size_t level, struct restore_folder *f, st
 static int entry_failed(struct plan *p, const struct tree_entry *t, struct error *e)
 {
     if (restore_fatal(e->sys))
-        return e->code;
+        return restore_target_failed(p->job, t->path, e);
     restore_problem(p->job, t->path, e);
     error_clear(e);
     return TREE_SKIP;
@@ -162,14 +162,12 @@ static int make_folder(struct plan *p, const struct tree_entry *t, struct error 
 {
     struct restore_job *j = p->job;
     struct restore_folder *parent = p->open[t->level - 1];
-    char quoted[256];
 
     int dirfd = restore_dir_open(j->tree, &p->dir, parent, e);
     if (dirfd < 0)
         return entry_failed(p, t, e);
     if (fileops->mkdirat(dirfd, t->name, 0700) != 0) {
-        error_sys(e, errno, "cannot make the folder '%s'",
-                  text_escape(t->path, quoted, sizeof(quoted)));
+        error_sys(e, errno, "cannot make the folder");
         return entry_failed(p, t, e);
     }
     return open_level(p, t->level, folder_new(j, parent, t->name, t), e);
@@ -343,7 +341,7 @@ static int link_entry(void *ctx, const struct tree_entry *t, struct error *e)
         return 0;
     }
     if (restore_fatal(e->sys))
-        return rc;
+        return restore_target_failed(l->job, t->path, e);
     if (e->code == ERR_NOTFOUND)
         error_set(e, ERR_DAMAGED, "what it is a hard link to could not be restored");
     restore_problem(l->job, t->path, e);

@@ -258,14 +258,13 @@ static int open_existing(const struct restore_request *req, bool single, struct 
                          struct error *e)
 {
     remove_all_stale(t->folder);
+    if (t->parent >= 0)
+        remove_all_stale(t->parent);
     bool empty = folder_empty(t->folder, ".");
     if (!empty && !req->overwrite)
         return refuse(e, req->target, "is not empty; give --overwrite to restore over it");
-    if (empty && !single && can_replace(t)) {
-        remove_all_stale(t->parent);
-        if (scratch_beside(t) == 0)
-            return 0;
-    }
+    if (empty && !single && can_replace(t) && scratch_beside(t) == 0)
+        return 0;
     return scratch_inside(t, req->target, e);
 }
 

@@ -366,10 +366,14 @@ static void write_item(struct worker *w, const struct restore_batch *b,
         if (!left_out)
             atomic_fetch_add_explicit(&j->files, 1, memory_order_relaxed);
     } else if (restore_stopped(j) == 0) {
-        if (e.code == ERR_CATALOG || (restore_fatal(e.sys) && e.code != ERR_DAMAGED))
+        if (e.code == ERR_CATALOG) {
             restore_fail(j, &e);
-        else
+        } else if (restore_fatal(e.sys) && e.code != ERR_DAMAGED) {
+            restore_target_failed(j, path, &e);
+            restore_fail(j, &e);
+        } else {
             restore_problem(j, path, &e);
+        }
     }
     if (j->req->progress)
         atomic_fetch_add(&j->req->progress->files_done, 1);

@@ -751,6 +751,17 @@ static ssize_t full_pwrite(int fd, const void *p, size_t n, off_t off)
     return pwrite(fd, p, n, off);
 }
 
+/* The message names the entry, the target, what is there now and what helps. */
+static void tells_all(struct fx *f, const char *entry, const char *now, const char *advice)
+{
+    const char *const wanted[] = {entry, fx_path(f, "out"), now, advice};
+
+    for (size_t i = 0; i < sizeof(wanted) / sizeof(wanted[0]); i++) {
+        if (!strstr(last_error.message, wanted[i]))
+            fail_msg("no '%s' in: %s", wanted[i], last_error.message);
+    }
+}
+
 static void a_full_disk_leaves_nothing(void **state)
 {
     static struct fileops full;
@@ -766,6 +777,8 @@ static void a_full_disk_leaves_nothing(void **state)
         if (rc == 0)
             break;
         assert_int_equal(rc, ERR_NOSPACE);
+        assert_false(result.finished);
+        tells_all(f, left == 0 ? "'" : "b.txt'", "nothing was put in place", "make room");
         assert_false(fx_there(f, "out"));
         no_litter(f, ".");
     }
@@ -773,12 +786,13 @@ static void a_full_disk_leaves_nothing(void **state)
 }
 
 static atomic_int ops_left;
+static int fails_with = EIO;
 
 static int fail_now(void)
 {
     if (atomic_fetch_sub(&ops_left, 1) > 0)
         return 0;
-    errno = EIO;
+    errno = fails_with;
     return -1;
 }
 static int f_renameat2(int a, const char *b, int c, const char *d, unsigned e)
@@ -840,6 +854,41 @@ static void every_failing_step_leaves_whole_files(void **state)
     }
 }
 
+static void a_target_that_may_not_be_written_is_named(void **state)
+{
+    static const struct {
+        int sys, code;
+        const char *advice;
+    } cases[] = {
+        {EROFS, ERR_DENIED, "it may only be read"},
+        {EACCES, ERR_DENIED, "as a user who may write there"},
+        {EDQUOT, ERR_NOSPACE, "make room"},
+        {EIO, ERR_FAILED, "the disk fails"},
+    };
+    static struct fileops failing;
+    struct fx *f = *state;
+    uint64_t n = small_tree(f);
+
+    failing = fileops_system;
+    failing.mkdirat = f_mkdirat;
+    fileops = &failing;
+    for (size_t i = 0; i < sizeof(cases) / sizeof(cases[0]); i++) {
+        fails_with = cases[i].sys;
+        atomic_store(&ops_left, 0);
+        assert_int_equal(restore_to(f, n, "out", (struct how){0}), cases[i].code);
+        tells_all(f, "make target", "nothing was put in place", cases[i].advice);
+        no_litter(f, ".");
+    }
+    /* Entries that cannot be made are named; the others come. */
+    fails_with = EACCES;
+    atomic_store(&ops_left, 1);
+    assert_int_equal(restore_to(f, n, "out", (struct how){0}), ERR_DENIED);
+    assert_true(result.finished);
+    assert_int_equal(result.problem_count, 2); /* both folders */
+    assert_string_equal(fx_read(f, "out/a.json"), "{\"a\":1}");
+    fails_with = EIO;
+}
+
 static void cancelling_leaves_nothing(void **state)
 {
     struct fx *f = *state;
@@ -876,8 +925,10 @@ static void what_a_killed_restore_left_is_removed(void **state)
     mkdir(fx_path(f, "out/.watchkeep-restore-cccccccccccc.in"), 0700);
     mkdir(fx_path(f, "out/.watchkeep-restore-cccccccccccc.in/old"), 0700);
     fx_write(f, "out/.watchkeep-restore-cccccccccccc.in/old/0", "precious");
+    mkdir(fx_path(f, ".watchkeep-restore-dddddddddddd"), 0700);
     restore_well(f, n, "out", (struct how){.overwrite = true});
     assert_string_equal(fx_read(f, "out/.watchkeep-restore-cccccccccccc.in/old/0"), "precious");
+    assert_false(fx_there(f, ".watchkeep-restore-dddddddddddd"));
 }
 
 /* ---- without root ---- */
@@ -1045,6 +1096,7 @@ int main(void)
         TEST(what_was_never_read_is_named),
         TEST(a_full_disk_leaves_nothing),
         TEST(every_failing_step_leaves_whole_files),
+        TEST(a_target_that_may_not_be_written_is_named),
         TEST(cancelling_leaves_nothing),
         TEST(what_a_killed_restore_left_is_removed),
         TEST(without_root_owners_are_a_warning),
