@@ -167,16 +167,14 @@ int file_read_extents(struct file_read *f, struct node_extent **extents, uint32_
                       struct error *e)
 {
     struct runs r = {0};
-    const uint64_t piece = 4096;
 
     *extents = NULL;
     *count = 0;
     if (f->len == 0 || (uint64_t)f->st.st_blocks * 512 >= f->len)
         return 0;
     int sys = find_runs(f, &r);
-    /* All hole: no run at all would mean "no holes", so its first zeros stand as data. */
-    if (sys == 0 && r.count == 0 && !add_run(&r, 0, f->len < piece ? f->len : piece))
-        sys = ENOMEM;
+    if (sys == 0 && r.count == 0)
+        return 1;
     bool holes = sys == 0 && !(r.count == 1 && r.v[0].len == f->len);
     if (!holes) { /* or a file system that knows none: all of it is data */
         free(r.v);

@@ -33,7 +33,7 @@ enum file_verdict file_read_check(struct file_read *f);
 void file_read_close(struct file_read *f); /* fd -1 is fine */
 
 /* Data runs of a sparse file (SEEK_DATA/SEEK_HOLE) within len; *count 0 when it has no hole.
- * Caller frees. */
+ * 1: it is all hole, without a run. Caller frees. */
 int file_read_extents(struct file_read *f, struct node_extent **extents, uint32_t *count,
                       struct error *e);
 

@@ -315,6 +315,7 @@ struct reading {
     enum file_verdict verdict;
     bool small;     /* its bytes stand behind the worker's batch */
     bool cut_short; /* it ended before the length seen at first */
+    bool hole;      /* nothing of it is stored: it reads as zeros, and takes no room */
     const struct known_chunks *known;
 };
 
@@ -341,6 +342,11 @@ static uint64_t file_job_len(const struct file_job *j)
     return sum;
 }
 
+static bool all_zeros(const uint8_t *p, size_t n)
+{
+    return n > 0 && p[0] == 0 && memcmp(p, p + 1, n - 1) == 0;
+}
+
 static int read_small(struct reading *r, struct error *e)
 {
     struct save_worker *w = r->worker;
@@ -357,6 +363,7 @@ static int read_small(struct reading *r, struct error *e)
     if (file_read_at(&r->f, w->raw + w->raw_len, len, 0, &got, e) < 0)
         return ERR_INCOMPLETE;
     save_work_read(w->work, got);
+    r->hole = r->f.st.st_blocks == 0 && all_zeros(w->raw + w->raw_len, got);
     r->verdict = file_read_check(&r->f);
     if (got < len) {
         r->verdict = FILE_CHANGED;
@@ -378,6 +385,11 @@ static int read_large(struct reading *r, struct error *e)
 
     if (rc < 0)
         return rc;
+    r->hole = rc == 1;
+    if (r->hole) {
+        r->verdict = file_read_check(&r->f);
+        return 0;
+    }
     struct stream s = {.fd = r->f.fd, .runs = j->extents, .run_count = runs, .len = r->f.len};
     struct stream again = s;
     rc = stream_store(r->worker, j, &s, 0, r->known, e);
@@ -536,7 +548,7 @@ static int accept(struct reading *r, bool unstable, struct error *e)
     struct signature s = r->f.before;
     int rc = 0;
 
-    if (r->small)
+    if (r->small && !r->hole)
         rc = cut_small(r->worker, j, (uint32_t)r->f.len, r->known, e);
     if (rc < 0)
         return rc;
@@ -602,7 +614,7 @@ static int try_file(struct reading *r, bool last, struct error *e)
     if (rc < 0)
         return rc;
     file_job_forget(j);
-    r->small = r->cut_short = false;
+    r->small = r->cut_short = r->hole = false;
     r->at = clock_wall();
     rc = file_read_open(&r->f, j->dir->fd, j->name, j->flush, e);
     if (rc < 0)

@@ -69,7 +69,7 @@ struct node {
     uint32_t target_len;
     uint32_t xattr_count;
     struct node_xattr *xattrs; /* sorted by name */
-    uint32_t extent_count;     /* 0: one run, the whole file (or nothing) */
+    uint32_t extent_count;     /* 0: one run, the whole file; without content: none, all hole */
     struct node_extent *extents;
     const char *reason;  /* why incomplete, or NULL */
     const char *receipt; /* how a database was captured (JSON text), or NULL */

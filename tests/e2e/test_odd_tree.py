@@ -41,6 +41,8 @@ def make(root, as_root):
         f.write(b"far")
     with open(base + b"/all hole", "wb") as f:
         f.truncate(10 << 20)
+    with open(base + b"/small hole", "wb") as f:
+        f.truncate(30000)
     hard = put(b"hard1", b"hard" * 100)
     os.mkdir(base + b"/hardfolder")
     os.link(hard, base + b"/hardfolder/hard2")
@@ -115,7 +117,13 @@ def odd(scratch):
     r = wk.wk("-r", repo, "--json", "save", root)
     assert r.summary["incomplete"] == [], r
     wk.same(before, wk.tree(root), "saving changed the source")
-    wk.same(before, wk.restored(repo, "latest", scratch), "restore")
+    back, where = wk.restored(repo, "latest", scratch, keep=True)
+    wk.same(before, back, "restore")
+    for name in ("all hole", "small hole"):
+        assert os.stat(os.path.join(where, name)).st_blocks == 0, name
+        size = os.stat(os.path.join(root, name)).st_size
+        assert wk.wk("-r", repo, "cat", "latest:" + name, binary=True).out == b"\0" * size
+    wk.remove(where)
     again = wk.wk("-r", repo, "--json", "save", root).summary
     assert again["snapshot"] is None, again
     listed = wk.wk("-r", repo, "--json", "ls", "latest").out

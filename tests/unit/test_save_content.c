@@ -104,6 +104,53 @@ static void holes_stay_holes(void **state)
     saver_close(&v);
 }
 
+static void what_is_all_hole_costs_nothing(void **state)
+{
+    static const struct {
+        const char *name;
+        off_t size;
+    } files[] = {{"large", INT64_C(1) << 33}, {"small", 5000}, {"one", 1}};
+    const struct place *p = *state;
+    struct saver v;
+
+    for (size_t i = 0; i < sizeof(files) / sizeof(files[0]); i++) {
+        int fd = openat(p->rootfd, files[i].name, O_WRONLY | O_CREAT | O_CLOEXEC, 0644);
+        SYS(fd);
+        SYS(ftruncate(fd, files[i].size));
+        close(fd);
+    }
+    put_bytes(p, "zeros", (uint8_t[5000]){0}, 5000); /* zeros that stand on the disk are content */
+    saver_open(&v, p, "repo");
+    save_all(&v);
+    for (size_t i = 0; i < sizeof(files) / sizeof(files[0]); i++) {
+        struct node n = version_at(&v, files[i].name);
+        assert_int_equal(n.size, files[i].size);
+        assert_int_equal(n.ref_count, 0);
+        assert_int_equal(n.extent_count, 0);
+        node_release(&n);
+    }
+    struct node n = version_at(&v, "zeros");
+    assert_int_equal(n.ref_count, 1);
+    node_release(&n);
+    assert_int_equal(save_all(&v), 0);
+
+    /* Data comes, and goes again. */
+    put_text(p, "small", "not a hole");
+    save_all(&v);
+    n = version_at(&v, "small");
+    assert_int_equal(n.ref_count, 1);
+    node_release(&n);
+    int fd = openat(p->rootfd, "small", O_WRONLY | O_TRUNC | O_CLOEXEC);
+    SYS(fd);
+    SYS(ftruncate(fd, 5000));
+    close(fd);
+    save_all(&v);
+    n = version_at(&v, "small");
+    assert_int_equal(n.ref_count, 0);
+    node_release(&n);
+    saver_close(&v);
+}
+
 struct writer {
     char path[128];
     atomic_bool stop;
@@ -377,6 +424,7 @@ int main(void)
         PLACE_TEST(an_insertion_stores_little),
         PLACE_TEST(many_files_of_all_sizes),
         PLACE_TEST(holes_stay_holes),
+        PLACE_TEST(what_is_all_hole_costs_nothing),
         PLACE_TEST(a_growing_file_is_whole),
         PLACE_TEST(a_file_that_never_holds_still_is_marked),
         PLACE_TEST(what_cannot_be_read_is_kept_and_marked),
