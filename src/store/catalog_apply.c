@@ -15,6 +15,8 @@
 
 #include "base/banned.h"
 
+enum { SERIAL_MAX = (1 << 22) - 1 }; /* with a node's number in 63 bits */
+
 /* The bytes that an open row adds to the state sum: those of the operation that would put it. */
 static int sum_take_away(struct apply *a, const struct op *op, struct error *e)
 {
@@ -64,11 +66,12 @@ static int close_name(struct catalog *c, const struct op *op, uint64_t node, int
     int rc = sum_take_away(a, &old, e);
     if (rc < 0)
         return rc;
-    if (from > (int64_t)a->kept)
-        return cat_run(c, e, CAT_NAME_DELETE, "iibi", a->watch.serial, (int64_t)op->parent,
-                       op->name, (size_t)op->name_len, from);
-    return cat_run(c, e, CAT_NAME_CLOSE, "iibii", a->watch.serial, (int64_t)op->parent, op->name,
-                   (size_t)op->name_len, from, (int64_t)a->number);
+    rc = cat_run(c, e, CAT_NAME_DELETE, "iib", a->watch.serial, (int64_t)op->parent, op->name,
+                 (size_t)op->name_len);
+    if (rc < 0 || from > (int64_t)a->kept)
+        return rc;
+    return cat_run(c, e, CAT_OLD_NAME_ROW, "iiibii", a->watch.serial, (int64_t)op->parent,
+                   (int64_t)a->number, op->name, (size_t)op->name_len, from, (int64_t)node);
 }
 
 static int insert_name(struct catalog *c, const struct op *op, struct error *e)
@@ -132,8 +135,7 @@ static bool incomplete(const void *meta, size_t len)
 static int open_node(struct catalog *c, uint64_t node, bool *found, int64_t *from,
                      struct buffer *meta, struct error *e)
 {
-    sqlite3_stmt *s =
-        cat_bind(c, e, CAT_NODE, "iii", c->apply.watch.serial, (int64_t)node, CATALOG_OPEN - 1);
+    sqlite3_stmt *s = cat_bind(c, e, CAT_NODE_OPEN, "i", cat_node_id(c->apply.watch.serial, node));
     int rc = s ? cat_step(c, s, e) : e->code;
 
     *found = rc == 1;
@@ -155,11 +157,13 @@ static int close_node(struct catalog *c, uint64_t node, int64_t from, const stru
     int rc = sum_take_away(a, &old, e);
     if (rc < 0)
         return rc;
-    if (from <= (int64_t)a->kept)
-        return cat_run(c, e, CAT_NODE_CLOSE, "iii", a->watch.serial, (int64_t)node,
-                       (int64_t)a->number);
-    rc = cat_node_refs(c, meta->data, meta->len, -1, e);
-    return rc < 0 ? rc : cat_run(c, e, CAT_NODE_DELETE, "ii", a->watch.serial, (int64_t)node);
+    rc = cat_run(c, e, CAT_NODE_DELETE, "i", cat_node_id(a->watch.serial, node));
+    if (rc < 0)
+        return rc;
+    if (from > (int64_t)a->kept)
+        return cat_node_refs(c, meta->data, meta->len, -1, e);
+    return cat_run(c, e, CAT_OLD_NODE_ROW, "iiiib", a->watch.serial, (int64_t)node,
+                   (int64_t)a->number, from, meta->data, meta->len);
 }
 
 static int insert_node(struct catalog *c, const struct op *op, const uint8_t *raw, size_t len,
@@ -167,7 +171,7 @@ static int insert_node(struct catalog *c, const struct op *op, const uint8_t *ra
 {
     struct apply *a = &c->apply;
 
-    int rc = cat_run(c, e, CAT_NODE_INSERT, "iiiib", a->watch.serial, (int64_t)op->node,
+    int rc = cat_run(c, e, CAT_NODE_INSERT, "iiib", cat_node_id(a->watch.serial, op->node),
                      (int64_t)a->number, (int64_t)incomplete(op->meta, op->meta_len), op->meta,
                      (size_t)op->meta_len);
     if (rc < 0)
@@ -191,7 +195,7 @@ static int replace_node(struct catalog *c, const struct op *op, const uint8_t *r
         rc = insert_node(c, op, raw, len, e);
     /* The signature was that of the version before. */
     if (rc == 0 && found)
-        rc = cat_run(c, e, CAT_CACHE_DELETE, "ii", c->apply.watch.serial, (int64_t)op->node);
+        rc = cat_run(c, e, CAT_CACHE_DELETE, "i", cat_node_id(c->apply.watch.serial, op->node));
     buffer_release(&old);
     return rc;
 }
@@ -218,7 +222,7 @@ static int remove_node(struct catalog *c, const struct op *op, struct error *e)
     if (rc == 0 && found)
         rc = close_node(c, op->node, from, &old, e);
     if (rc == 0 && found)
-        rc = cat_run(c, e, CAT_CACHE_DELETE, "ii", c->apply.watch.serial, (int64_t)op->node);
+        rc = cat_run(c, e, CAT_CACHE_DELETE, "i", cat_node_id(c->apply.watch.serial, op->node));
     buffer_release(&old);
     return rc;
 }
@@ -242,7 +246,12 @@ static int new_watch(struct catalog *c, const uint8_t *id, struct watch_row *w, 
     w->rules = strdup("");
     if (!w->name || !w->root || !w->rules)
         return cat_no_memory(e);
-    return cat_number(c, e, &w->serial, CAT_WATCH_SERIAL, "");
+    int rc = cat_number(c, e, &w->serial, CAT_WATCH_SERIAL, "");
+    if (rc == 0 && w->serial > SERIAL_MAX)
+        rc = error_set(e, ERR_FAILED, "more watches than a repository can hold");
+    if (rc < 0)
+        watch_row_release(w);
+    return rc;
 }
 
 int catalog_apply_begin(struct catalog *c, const uint8_t *watch_id, uint64_t number,
@@ -500,8 +509,8 @@ static int release_nodes(struct catalog *c, int64_t watch, int64_t number, int64
     int rc;
 
     sqlite3_stmt *s = cat_prepare(c,
-                                  "SELECT meta FROM nodes WHERE watch=?1 AND to_>?2 AND to_<=?3 "
-                                  "AND to_<" OPEN_TEXT " AND from_>?4",
+                                  "SELECT meta FROM old_nodes WHERE watch=?1 AND to_>?2 AND "
+                                  "to_<=?3 AND from_>?4",
                                   e);
     if (!s)
         return e->code;
@@ -551,7 +560,8 @@ int catalog_clear(struct catalog *c, struct error *e)
     if (rc == 0)
         rc = cat_exec(c,
                       "DELETE FROM watches; DELETE FROM snapshots; DELETE FROM names;"
-                      "DELETE FROM nodes; DELETE FROM cache; DELETE FROM lists;"
+                      "DELETE FROM old_names; DELETE FROM nodes; DELETE FROM old_nodes;"
+                      "DELETE FROM cache; DELETE FROM lists;"
                       "DELETE FROM marks; UPDATE chunks SET refs="
                       "(SELECT count(*) FROM deltas d WHERE d.base=chunks.id)",
                       e);
@@ -646,8 +656,11 @@ static int row_name(struct catalog *c, const struct row *r, struct error *e)
     int rc = row_watch(c, r->watch_id, &w, e);
     if (rc < 0)
         return rc;
-    rc = cat_run(c, e, CAT_NAME_ROW, "iiibii", w.serial, (int64_t)r->parent, row_to(r), r->name,
-                 (size_t)r->name_len, (int64_t)r->from, (int64_t)r->node);
+    rc = row_to(r) == CATALOG_OPEN
+             ? cat_run(c, e, CAT_NAME_ROW, "iibii", w.serial, (int64_t)r->parent, r->name,
+                       (size_t)r->name_len, (int64_t)r->from, (int64_t)r->node)
+             : cat_run(c, e, CAT_OLD_NAME_ROW, "iiibii", w.serial, (int64_t)r->parent, row_to(r),
+                       r->name, (size_t)r->name_len, (int64_t)r->from, (int64_t)r->node);
     if (rc == 0)
         rc = row_sum(c, &w, &op, row_to(r), e);
     watch_row_release(&w);
@@ -662,8 +675,11 @@ static int row_node(struct catalog *c, const struct row *r, struct error *e)
     int rc = row_watch(c, r->watch_id, &w, e);
     if (rc < 0)
         return rc;
-    rc = cat_run(c, e, CAT_NODE_ROW, "iiiiib", w.serial, (int64_t)r->node, row_to(r),
-                 (int64_t)r->from, (int64_t)incomplete(r->bytes, r->len), r->bytes, (size_t)r->len);
+    rc = row_to(r) == CATALOG_OPEN
+             ? cat_run(c, e, CAT_NODE_ROW, "iiib", cat_node_id(w.serial, r->node), (int64_t)r->from,
+                       (int64_t)incomplete(r->bytes, r->len), r->bytes, (size_t)r->len)
+             : cat_run(c, e, CAT_OLD_NODE_ROW, "iiiib", w.serial, (int64_t)r->node, row_to(r),
+                       (int64_t)r->from, r->bytes, (size_t)r->len);
     if (rc == 0)
         rc = row_sum(c, &w, &op, row_to(r), e);
     if (rc == 0)

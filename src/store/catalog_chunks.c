@@ -440,7 +440,8 @@ static int audit_nodes(struct audit *a)
     struct node n;
     int rc;
 
-    sqlite3_stmt *s = cat_prepare(a->catalog, "SELECT meta FROM nodes", a->e);
+    sqlite3_stmt *s = cat_prepare(
+        a->catalog, "SELECT meta FROM nodes UNION ALL SELECT meta FROM old_nodes", a->e);
     if (!s)
         return a->e->code;
     while ((rc = cat_step(a->catalog, s, a->e)) == 1) {

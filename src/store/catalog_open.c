@@ -23,7 +23,7 @@
 #include "base/banned.h"
 
 enum {
-    SCHEMA_VERSION = 1,
+    SCHEMA_VERSION = 2,
     APPLICATION_ID = 0x776b6361, /* "wkca" */
     BUSY_MS = 5000,
 };
@@ -38,9 +38,10 @@ static const char *const statements[CAT_COUNT] = {
 #undef X
 };
 
-/* to_ and from_ are snapshot numbers of the row's watch; to_ is the largest integer in open rows,
- * so that the children of a folder now are one range in order of name. Closed rows are found by the
- * number that closed them (prune), open ones by their node. */
+/* What holds now and what held once stand apart: names and nodes are the present state of all
+ * watches, old_names and old_nodes what [from_, to_) says, both numbers of snapshots of their
+ * watch. An id is watch serial and node number in one (cat_node_id); ids grow as nodes are made, so
+ * that rows are appended. Old rows are found by the number that closed them (prune). */
 static const char schema[] =
     "CREATE TABLE meta(key TEXT PRIMARY KEY, value BLOB) WITHOUT ROWID;"
     "CREATE TABLE state(one INTEGER PRIMARY KEY, log_pack INT, log_offset INT, sequence INT,"
@@ -55,18 +56,21 @@ static const char schema[] =
     " damaged INT, pinned INT, whole INT);"
     "CREATE INDEX snapshots_watch ON snapshots(watch,number);"
     "CREATE INDEX snapshots_name ON snapshots(name) WHERE name IS NOT NULL;"
-    "CREATE TABLE names(watch INT, parent INT, to_ INT, name BLOB, from_ INT, node INT,"
+    "CREATE TABLE names(watch INT, parent INT, name BLOB, from_ INT, node INT,"
+    " PRIMARY KEY(watch,parent,name)) WITHOUT ROWID;"
+    "CREATE INDEX names_node ON names(watch,node);"
+    "CREATE TABLE old_names(watch INT, parent INT, to_ INT, name BLOB, from_ INT, node INT,"
     " PRIMARY KEY(watch,parent,to_,name,from_)) WITHOUT ROWID;"
-    "CREATE INDEX names_node ON names(watch,node,to_);"
-    "CREATE INDEX names_closed ON names(watch,to_,from_) WHERE to_<" OPEN_TEXT ";"
-    "CREATE TABLE nodes(watch INT, node INT, to_ INT, from_ INT, incomplete INT, meta BLOB,"
+    "CREATE INDEX old_names_node ON old_names(watch,node,to_);"
+    "CREATE INDEX old_names_to ON old_names(watch,to_,from_);"
+    "CREATE TABLE nodes(id INTEGER PRIMARY KEY, from_ INT, incomplete INT, meta BLOB);"
+    "CREATE INDEX nodes_incomplete ON nodes(id) WHERE incomplete;"
+    "CREATE TABLE old_nodes(watch INT, node INT, to_ INT, from_ INT, meta BLOB,"
     " PRIMARY KEY(watch,node,to_)) WITHOUT ROWID;"
-    "CREATE INDEX nodes_closed ON nodes(watch,to_,from_) WHERE to_<" OPEN_TEXT ";"
-    "CREATE INDEX nodes_incomplete ON nodes(watch,node) WHERE incomplete AND to_=" OPEN_TEXT ";"
-    "CREATE TABLE cache(watch INT, node INT, ino INT, linked INT, pending INT, sig BLOB,"
-    " PRIMARY KEY(watch,node)) WITHOUT ROWID;"
-    "CREATE INDEX cache_linked ON cache(watch,ino) WHERE linked;"
-    "CREATE INDEX cache_pending ON cache(watch) WHERE pending;"
+    "CREATE INDEX old_nodes_to ON old_nodes(watch,to_,from_);"
+    "CREATE TABLE cache(id INTEGER PRIMARY KEY, ino INT, pending INT, sig BLOB);"
+    "CREATE INDEX cache_ino ON cache(ino) WHERE ino IS NOT NULL;"
+    "CREATE INDEX cache_pending ON cache(id) WHERE pending;"
     "CREATE TABLE chunks(id BLOB PRIMARY KEY, pack INT, offset INT, raw_off INT, raw_len INT,"
     " refs INT) WITHOUT ROWID;"
     "CREATE TABLE lists(id BLOB, depth INT, refs INT, counted INT, PRIMARY KEY(id,depth))"

@@ -17,7 +17,10 @@
 
 #include <sqlite3.h>
 
-#define OPEN_TEXT "9223372036854775807" /* CATALOG_OPEN, for partial indexes */
+/* Of a node, at a snapshot. */
+#define NAMES_OF_NODE                                                                   \
+    "SELECT parent,name FROM names WHERE watch=?1 AND node=?2 AND from_<=?3 UNION ALL " \
+    "SELECT parent,name FROM old_names WHERE watch=?1 AND node=?2 AND to_>?3 AND from_<=?3"
 #define WATCH_COLUMNS "id,serial,name,root,rules,last,next_node,files,bytes,incomplete,sum,frozen"
 #define SNAPSHOT_COLUMNS \
     "s.body,s.watch,w.name,s.name,s.note,s.verified_s,s.verified_ns,s.damaged,s.pinned,s.whole"
@@ -63,43 +66,37 @@
     X(SNAPSHOT_NOTE, "UPDATE snapshots SET note=?2 WHERE number=?1")                               \
     X(SNAPSHOT_PIN, "UPDATE snapshots SET pinned=?2 WHERE number=?1")                              \
     X(NAME_TAKEN, "SELECT number FROM snapshots WHERE name=?1 AND watch=?2")                       \
-    X(LOOKUP_OPEN, "SELECT node,from_ FROM names WHERE watch=?1 AND parent=?2 AND "                \
-                   "to_=" OPEN_TEXT " AND name=?3")                                                \
-    X(LOOKUP_CLOSED, "SELECT node FROM names WHERE watch=?1 AND parent=?2 AND to_>?3 AND "         \
-                     "to_<" OPEN_TEXT " AND name=?4 AND from_<=?3 LIMIT 1")                        \
-    X(NAME_INSERT,                                                                                 \
-      "INSERT INTO names(watch,parent,to_,name,from_,node) VALUES(?1,?2," OPEN_TEXT ",?3,?4,?5)")  \
-    X(NAME_ROW, "INSERT OR REPLACE INTO names(watch,parent,to_,name,from_,node) "                  \
-                "VALUES(?1,?2,?3,?4,?5,?6)")                                                       \
-    X(NAME_CLOSE, "UPDATE names SET to_=?5 WHERE watch=?1 AND parent=?2 AND to_=" OPEN_TEXT        \
-                  " AND name=?3 AND from_=?4")                                                     \
-    X(NAME_DELETE, "DELETE FROM names WHERE watch=?1 AND parent=?2 AND to_=" OPEN_TEXT             \
-                   " AND name=?3 AND from_=?4")                                                    \
-    X(NAME_DROP, "DELETE FROM names WHERE watch=?1 AND to_>?2 AND to_<=?3 AND to_<" OPEN_TEXT      \
-                 " AND from_>?4")                                                                  \
-    X(NODE_NAME, "SELECT parent,name FROM names WHERE watch=?1 AND node=?2 AND to_>?3 AND "        \
-                 "from_<=?3 ORDER BY parent,name LIMIT 1")                                         \
-    X(NODE_NAMES, "SELECT count(*) FROM names WHERE watch=?1 AND node=?2 AND to_>?3 AND "          \
-                  "from_<=?3")                                                                     \
-    X(NODE, "SELECT from_,meta FROM nodes WHERE watch=?1 AND node=?2 AND to_>?3 ORDER BY to_ "     \
-            "LIMIT 1")                                                                             \
-    X(NODE_INSERT,                                                                                 \
-      "INSERT INTO nodes(watch,node,to_,from_,incomplete,meta) VALUES(?1,?2," OPEN_TEXT            \
-      ",?3,?4,?5)")                                                                                \
-    X(NODE_ROW, "INSERT OR REPLACE INTO nodes(watch,node,to_,from_,incomplete,meta) "              \
-                "VALUES(?1,?2,?3,?4,?5,?6)")                                                       \
-    X(NODE_CLOSE, "UPDATE nodes SET to_=?3 WHERE watch=?1 AND node=?2 AND to_=" OPEN_TEXT)         \
-    X(NODE_DELETE, "DELETE FROM nodes WHERE watch=?1 AND node=?2 AND to_=" OPEN_TEXT)              \
-    X(NODE_DROP, "DELETE FROM nodes WHERE watch=?1 AND to_>?2 AND to_<=?3 AND to_<" OPEN_TEXT      \
-                 " AND from_>?4")                                                                  \
-    X(CACHE_GET, "SELECT sig FROM cache WHERE watch=?1 AND node=?2")                               \
-    X(CACHE_PUT, "INSERT OR REPLACE INTO cache(watch,node,ino,linked,pending,sig) "                \
-                 "VALUES(?1,?2,?3,?4,?5,?6)")                                                      \
-    X(CACHE_DELETE, "DELETE FROM cache WHERE watch=?1 AND node=?2")                                \
+    X(LOOKUP_OPEN, "SELECT node,from_ FROM names WHERE watch=?1 AND parent=?2 AND name=?3")        \
+    X(LOOKUP_CLOSED, "SELECT node FROM old_names WHERE watch=?1 AND parent=?2 AND to_>?3 AND "     \
+                     "name=?4 AND from_<=?3 LIMIT 1")                                              \
+    X(NAME_INSERT, "INSERT INTO names(watch,parent,name,from_,node) VALUES(?1,?2,?3,?4,?5)")       \
+    X(NAME_DELETE, "DELETE FROM names WHERE watch=?1 AND parent=?2 AND name=?3")                   \
+    X(NAME_ROW,                                                                                    \
+      "INSERT OR REPLACE INTO names(watch,parent,name,from_,node) VALUES(?1,?2,?3,?4,?5)")         \
+    X(OLD_NAME_ROW, "INSERT OR REPLACE INTO old_names(watch,parent,to_,name,from_,node) "          \
+                    "VALUES(?1,?2,?3,?4,?5,?6)")                                                   \
+    X(NAME_DROP, "DELETE FROM old_names WHERE watch=?1 AND to_>?2 AND to_<=?3 AND from_>?4")       \
+    X(NODE_NAME, "SELECT parent,name FROM (" NAMES_OF_NODE ") ORDER BY parent,name LIMIT 1")       \
+    X(NODE_NAMES, "SELECT count(*) FROM (" NAMES_OF_NODE ")")                                      \
+    X(NODE_OPEN, "SELECT from_,meta FROM nodes WHERE id=?1")                                       \
+    X(NODE_CLOSED, "SELECT from_,meta FROM old_nodes WHERE watch=?1 AND node=?2 AND to_>?3 "       \
+                   "ORDER BY to_ LIMIT 1")                                                         \
+    X(NODE_INSERT, "INSERT INTO nodes(id,from_,incomplete,meta) VALUES(?1,?2,?3,?4)")              \
+    X(NODE_ROW, "INSERT OR REPLACE INTO nodes(id,from_,incomplete,meta) VALUES(?1,?2,?3,?4)")      \
+    X(OLD_NODE_ROW, "INSERT OR REPLACE INTO old_nodes(watch,node,to_,from_,meta) "                 \
+                    "VALUES(?1,?2,?3,?4,?5)")                                                      \
+    X(NODE_DELETE, "DELETE FROM nodes WHERE id=?1")                                                \
+    X(NODE_DROP, "DELETE FROM old_nodes WHERE watch=?1 AND to_>?2 AND to_<=?3 AND from_>?4")       \
+    X(CACHE_GET, "SELECT sig FROM cache WHERE id=?1")                                              \
+    X(CACHE_PUT, "INSERT OR REPLACE INTO cache(id,ino,pending,sig) VALUES(?1,?2,?3,?4)")           \
+    X(CACHE_PUT_PLAIN, "INSERT OR REPLACE INTO cache(id,pending,sig) VALUES(?1,?2,?3)")            \
+    X(CACHE_DELETE, "DELETE FROM cache WHERE id=?1")                                               \
     /* Without being told, the planner reads every row of the watch by the primary key. */         \
-    X(CACHE_BY_INO, "SELECT node FROM cache INDEXED BY cache_linked "                              \
-                    "WHERE watch=?1 AND ino=?2 AND linked LIMIT ?3")                               \
-    X(CACHE_PENDING, "SELECT node FROM cache INDEXED BY cache_pending WHERE watch=?1 AND pending") \
+    X(CACHE_BY_INO,                                                                                \
+      "SELECT id FROM cache INDEXED BY cache_ino WHERE ino=?1 AND id>=?2 AND id<=?3 "              \
+      "LIMIT ?4")                                                                                  \
+    X(CACHE_PENDING, "SELECT id FROM cache INDEXED BY cache_pending WHERE pending AND id>=?1 AND " \
+                     "id<=?2")                                                                     \
     X(CHUNK, "SELECT pack,offset,raw_off,raw_len,refs FROM chunks WHERE id=?1")                    \
     X(CHUNK_INSERT, "INSERT OR IGNORE INTO chunks(id,pack,offset,raw_off,raw_len,refs) "           \
                     "VALUES(?1,?2,?3,?4,?5,?6)")                                                   \
@@ -193,6 +190,17 @@ int cat_node_refs(struct catalog *c, const void *meta, size_t len, int sign, str
 void cat_iters_free(struct catalog *c);
 int cat_watch_from(struct catalog *c, sqlite3_stmt *s, struct watch_row *w, struct error *e);
 int cat_watch_put(struct catalog *c, const struct watch_row *w, bool is_new, struct error *e);
+
+/* Nodes of all watches in one order: the key of open rows and of the cache. */
+static inline int64_t cat_node_id(int64_t watch, uint64_t node)
+{
+    return watch * (int64_t)(NODE_NUMBER_MAX + 1) + (int64_t)node;
+}
+
+static inline uint64_t cat_node_of(int64_t id)
+{
+    return (uint64_t)id & NODE_NUMBER_MAX;
+}
 
 /* The number to compare intervals with: to_ > it and from_ <= it. */
 static inline int64_t cat_at(int64_t at)

@@ -280,7 +280,7 @@ int catalog_snapshots(struct catalog *c, int64_t watch, uint64_t from, uint64_t 
 int catalog_cache_get(struct catalog *c, int64_t watch, uint64_t node, struct buffer *signature,
                       struct error *e)
 {
-    sqlite3_stmt *s = cat_bind(c, e, CAT_CACHE_GET, "ii", watch, (int64_t)node);
+    sqlite3_stmt *s = cat_bind(c, e, CAT_CACHE_GET, "i", cat_node_id(watch, node));
     int rc = s ? cat_step(c, s, e) : e->code;
 
     if (rc < 0)
@@ -299,11 +299,12 @@ int catalog_cache_by_ino(struct catalog *c, int64_t watch, uint64_t ino, uint64_
     int rc;
 
     *count = 0;
-    sqlite3_stmt *s = cat_bind(c, e, CAT_CACHE_BY_INO, "iii", watch, (int64_t)ino, (int64_t)max);
+    sqlite3_stmt *s = cat_bind(c, e, CAT_CACHE_BY_INO, "iiii", (int64_t)ino, cat_node_id(watch, 0),
+                               cat_node_id(watch, NODE_NUMBER_MAX), (int64_t)max);
     if (!s)
         return e->code;
     while ((rc = cat_step(c, s, e)) == 1 && *count < max)
-        nodes[(*count)++] = (uint64_t)sqlite3_column_int64(s, 0);
+        nodes[(*count)++] = cat_node_of(sqlite3_column_int64(s, 0));
     sqlite3_reset(s);
     return rc < 0 ? rc : 0;
 }
@@ -317,7 +318,8 @@ int catalog_cache_pending(struct catalog *c, int64_t watch, uint64_t **nodes, si
 
     *count = 0;
     *nodes = NULL;
-    sqlite3_stmt *s = cat_bind(c, e, CAT_CACHE_PENDING, "i", watch);
+    sqlite3_stmt *s = cat_bind(c, e, CAT_CACHE_PENDING, "ii", cat_node_id(watch, 0),
+                               cat_node_id(watch, NODE_NUMBER_MAX));
     if (!s)
         return e->code;
     while ((rc = cat_step(c, s, e)) == 1) {
@@ -325,7 +327,7 @@ int catalog_cache_pending(struct catalog *c, int64_t watch, uint64_t **nodes, si
             rc = cat_no_memory(e);
             break;
         }
-        list[(*count)++] = (uint64_t)sqlite3_column_int64(s, 0);
+        list[(*count)++] = cat_node_of(sqlite3_column_int64(s, 0));
     }
     sqlite3_reset(s);
     if (rc < 0) {
@@ -340,8 +342,12 @@ int catalog_cache_pending(struct catalog *c, int64_t watch, uint64_t **nodes, si
 int catalog_cache_put(struct catalog *c, int64_t watch, uint64_t node, const struct cache_key *key,
                       const void *signature, size_t len, struct error *e)
 {
-    return cat_run(c, e, CAT_CACHE_PUT, "iiiiib", watch, (int64_t)node, (int64_t)key->ino,
-                   (int64_t)key->linked, (int64_t)key->pending, signature, len);
+    int64_t id = cat_node_id(watch, node);
+
+    if (!key->linked)
+        return cat_run(c, e, CAT_CACHE_PUT_PLAIN, "iib", id, (int64_t)key->pending, signature, len);
+    return cat_run(c, e, CAT_CACHE_PUT, "iiib", id, (int64_t)key->ino, (int64_t)key->pending,
+                   signature, len);
 }
 
 /* ---- notes ---- */

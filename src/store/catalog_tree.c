@@ -6,6 +6,8 @@
 
 #include "base/banned.h"
 
+#define OPEN_TEXT "9223372036854775807" /* CATALOG_OPEN */
+
 enum {
     DEPTH_MAX = 1 << 20, /* of a path; beyond it the names form a ring */
 };
@@ -20,13 +22,16 @@ struct name_iter {
 };
 
 static const char children_now[] =
-    "SELECT n.name,n.node,d.meta,c.sig FROM names n CROSS JOIN nodes d ON d.watch=?1 AND "
-    "d.node=n.node AND d.to_=" OPEN_TEXT " LEFT JOIN cache c ON c.watch=?1 AND c.node=n.node "
-    "WHERE n.watch=?1 AND n.parent=?2 AND n.to_=" OPEN_TEXT " ORDER BY n.name";
+    "SELECT n.name,n.node,d.meta,c.sig FROM names n CROSS JOIN nodes d ON d.id=?3+n.node "
+    "LEFT JOIN cache c ON c.id=?3+n.node WHERE n.watch=?1 AND n.parent=?2 ORDER BY n.name";
+/* Of a node's old versions only the first that ended later can be the one: they do not overlap. */
 static const char children_then[] =
-    "SELECT n.name,n.node,d.meta,NULL FROM names n CROSS JOIN nodes d ON d.watch=?1 AND "
-    "d.node=n.node AND d.to_>?3 AND d.from_<=?3 "
-    "WHERE n.watch=?1 AND n.parent=?2 AND n.to_>?3 AND n.from_<=?3 ORDER BY n.name";
+    "SELECT n.name,n.node,coalesce((SELECT meta FROM nodes WHERE id=?3+n.node AND from_<=?4),"
+    "(SELECT CASE WHEN from_<=?4 THEN meta END FROM old_nodes WHERE watch=?1 AND node=n.node AND "
+    "to_>?4 ORDER BY to_ LIMIT 1)),NULL FROM ("
+    "SELECT name,node FROM names WHERE watch=?1 AND parent=?2 AND from_<=?4 UNION ALL "
+    "SELECT name,node FROM old_names WHERE watch=?1 AND parent=?2 AND to_>?4 AND from_<=?4) n "
+    "ORDER BY n.name";
 
 static void iter_free(struct name_iter *it)
 {
@@ -75,8 +80,9 @@ int catalog_children(struct catalog *c, int64_t watch, uint64_t parent, int64_t 
     it->in_use = *s;
     sqlite3_bind_int64(*s, 1, watch);
     sqlite3_bind_int64(*s, 2, (int64_t)parent);
+    sqlite3_bind_int64(*s, 3, cat_node_id(watch, 0));
     if (!now)
-        sqlite3_bind_int64(*s, 3, at);
+        sqlite3_bind_int64(*s, 4, at);
     *out = it;
     return 0;
 }
@@ -84,8 +90,11 @@ int catalog_children(struct catalog *c, int64_t watch, uint64_t parent, int64_t 
 int name_iter_step(struct name_iter *it, struct name_row *row, struct error *e)
 {
     sqlite3_stmt *s = it->in_use;
-    int rc = cat_step(it->catalog, s, e);
+    int rc;
 
+    do
+        rc = cat_step(it->catalog, s, e);
+    while (rc == 1 && sqlite3_column_type(s, 2) == SQLITE_NULL); /* no version: not there */
     if (rc <= 0)
         return rc;
     int len = sqlite3_column_bytes(s, 0);
@@ -150,9 +159,17 @@ int catalog_lookup(struct catalog *c, int64_t watch, uint64_t parent, const char
 int catalog_node(struct catalog *c, int64_t watch, uint64_t node, int64_t at, struct buffer *meta,
                  struct error *e)
 {
-    sqlite3_stmt *s = cat_bind(c, e, CAT_NODE, "iii", watch, (int64_t)node, cat_at(at));
+    sqlite3_stmt *s = cat_bind(c, e, CAT_NODE_OPEN, "i", cat_node_id(watch, node));
     int rc = s ? cat_step(c, s, e) : e->code;
 
+    if (rc == 1 && sqlite3_column_int64(s, 0) > cat_at(at)) {
+        sqlite3_reset(s);
+        rc = 0;
+    }
+    if (rc == 0 && at < CATALOG_OPEN) {
+        s = cat_bind(c, e, CAT_NODE_CLOSED, "iii", watch, (int64_t)node, at);
+        rc = s ? cat_step(c, s, e) : e->code;
+    }
     if (rc < 0)
         return rc;
     bool found = rc == 1 && sqlite3_column_int64(s, 0) <= cat_at(at);
@@ -241,10 +258,8 @@ int catalog_links(struct catalog *c, int64_t watch, uint64_t node, int64_t at, l
 {
     int rc;
 
-    sqlite3_stmt *s = cat_prepare(c,
-                                  "SELECT parent,name FROM names WHERE watch=?1 AND node=?2 AND "
-                                  "to_>?3 AND from_<=?3 ORDER BY parent,name",
-                                  e);
+    sqlite3_stmt *s =
+        cat_prepare(c, "SELECT parent,name FROM (" NAMES_OF_NODE ") ORDER BY parent,name", e);
     if (!s)
         return e->code;
     sqlite3_bind_int64(s, 1, watch);
@@ -265,12 +280,16 @@ int catalog_versions(struct catalog *c, int64_t watch, uint64_t node, version_vi
 {
     int rc;
 
-    sqlite3_stmt *s = cat_prepare(
-        c, "SELECT from_,to_,meta FROM nodes WHERE watch=?1 AND node=?2 ORDER BY to_", e);
+    sqlite3_stmt *s =
+        cat_prepare(c,
+                    "SELECT from_,to_,meta FROM old_nodes WHERE watch=?1 AND node=?2 UNION ALL "
+                    "SELECT from_," OPEN_TEXT ",meta FROM nodes WHERE id=?3 ORDER BY 2",
+                    e);
     if (!s)
         return e->code;
     sqlite3_bind_int64(s, 1, watch);
     sqlite3_bind_int64(s, 2, (int64_t)node);
+    sqlite3_bind_int64(s, 3, cat_node_id(watch, node));
     while ((rc = cat_step(c, s, e)) == 1) {
         rc = visit(ctx, (uint64_t)sqlite3_column_int64(s, 0), sqlite3_column_int64(s, 1),
                    sqlite3_column_blob(s, 2), (size_t)sqlite3_column_bytes(s, 2));
@@ -281,6 +300,9 @@ int catalog_versions(struct catalog *c, int64_t watch, uint64_t node, version_vi
     return rc;
 }
 
+#define OPEN_NODES "SELECT id,from_," OPEN_TEXT ",meta FROM nodes "
+
+/* ?1 and ?2 stand for the watch's least and greatest id, ?3 for the watch. */
 static int visit_nodes(struct catalog *c, const char *sql, int64_t watch, node_visit visit,
                        void *ctx, struct error *e)
 {
@@ -289,9 +311,11 @@ static int visit_nodes(struct catalog *c, const char *sql, int64_t watch, node_v
     sqlite3_stmt *s = cat_prepare(c, sql, e);
     if (!s)
         return e->code;
-    sqlite3_bind_int64(s, 1, watch);
+    sqlite3_bind_int64(s, 1, cat_node_id(watch, 0));
+    sqlite3_bind_int64(s, 2, cat_node_id(watch, NODE_NUMBER_MAX));
+    sqlite3_bind_int64(s, 3, watch);
     while ((rc = cat_step(c, s, e)) == 1) {
-        rc = visit(ctx, (uint64_t)sqlite3_column_int64(s, 0), sqlite3_column_int64(s, 1),
+        rc = visit(ctx, cat_node_of(sqlite3_column_int64(s, 0)), sqlite3_column_int64(s, 1),
                    sqlite3_column_int64(s, 2), sqlite3_column_blob(s, 3),
                    (size_t)sqlite3_column_bytes(s, 3));
         if (rc != 0)
@@ -305,13 +329,18 @@ int catalog_incomplete(struct catalog *c, int64_t watch, node_visit visit, void 
                        struct error *e)
 {
     return visit_nodes(c,
-                       "SELECT node,from_,to_,meta FROM nodes INDEXED BY nodes_incomplete "
-                       "WHERE watch=?1 AND incomplete AND to_=" OPEN_TEXT " ORDER BY node",
+                       OPEN_NODES "INDEXED BY nodes_incomplete WHERE incomplete AND id>=?1 AND "
+                                  "id<=?2 ORDER BY id",
                        watch, visit, ctx, e);
 }
 
 int catalog_nodes(struct catalog *c, int64_t watch, node_visit visit, void *ctx, struct error *e)
 {
-    return visit_nodes(c, "SELECT node,from_,to_,meta FROM nodes WHERE watch=?1 ORDER BY node,to_",
-                       watch, visit, ctx, e);
+    int rc =
+        visit_nodes(c, "SELECT node,from_,to_,meta FROM old_nodes WHERE watch=?3 ORDER BY node,to_",
+                    watch, visit, ctx, e);
+
+    return rc != 0 ? rc
+                   : visit_nodes(c, OPEN_NODES "WHERE id>=?1 AND id<=?2 ORDER BY id", watch, visit,
+                                 ctx, e);
 }

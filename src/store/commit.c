@@ -470,7 +470,7 @@ int op_decode(struct reader *r, struct op *op, struct error *e)
                              "watchkeep (" WK_VERSION ")",
                              op->type);
     }
-    return r->bad ? damaged("a file list", e) : 1;
+    return r->bad || op->node > NODE_NUMBER_MAX ? damaged("a file list", e) : 1;
 }
 
 /* Packed bytes to the end of a body: {u8 codec, u8 must-know flags, u16 0, u32 raw_len, packed}. */
@@ -733,5 +733,5 @@ int row_decode(struct reader *r, struct row *row, struct error *e)
                              "row %u in a checkpoint is unknown to this watchkeep (" WK_VERSION ")",
                              row->type);
     }
-    return r->bad ? damaged("a checkpoint", e) : 1;
+    return r->bad || row->node > NODE_NUMBER_MAX ? damaged("a checkpoint", e) : 1;
 }

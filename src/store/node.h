@@ -13,7 +13,8 @@
 #include <stdbool.h>
 #include <stdint.h>
 
-#define NODE_ROOT 1         /* node id of a watch's root folder */
+#define NODE_ROOT 1 /* node id of a watch's root folder */
+#define NODE_NUMBER_MAX ((UINT64_C(1) << 40) - 1)
 #define NODE_INLINE_REFS 32 /* more references than this go to list chunks */
 #define NODE_ENCODED_MAX (4 * 1024 * 1024)
 #define NODE_XATTRS_MAX 1024

@@ -436,8 +436,10 @@ static inline char *dump_catalog(const char *repo_path)
     static const char *const tables[] = {
         "SELECT * FROM watches ORDER BY serial",
         "SELECT * FROM snapshots ORDER BY number",
-        "SELECT * FROM names ORDER BY watch,parent,to_,name,from_",
-        "SELECT * FROM nodes ORDER BY watch,node,to_",
+        "SELECT * FROM names ORDER BY watch,parent,name",
+        "SELECT * FROM old_names ORDER BY watch,parent,to_,name,from_",
+        "SELECT * FROM nodes ORDER BY id",
+        "SELECT * FROM old_nodes ORDER BY watch,node,to_",
         "SELECT id,raw_off,raw_len,refs FROM chunks WHERE refs>0 ORDER BY id",
         "SELECT * FROM lists ORDER BY id,depth",
         "SELECT * FROM deltas ORDER BY pack,offset",

@@ -8,6 +8,7 @@
 #include "base/bytes.h"
 #include "store/codec.h"
 #include "store/commit.h"
+#include "store/node.h"
 #include "store_test.h"
 
 #include "base/banned.h"
@@ -355,6 +356,23 @@ static void test_ops(void **state)
     buffer_release(&b);
 }
 
+static void test_node_numbers_are_bounded(void **state)
+{
+    for (uint64_t over = 0; over <= 1; over++) {
+        struct buffer b = BUFFER_INIT;
+        struct op op = {.type = OP_NODE_REMOVE, .node = NODE_NUMBER_MAX + over};
+        struct row row = {.type = ROW_NODE, .node = NODE_NUMBER_MAX + over};
+        op_encode(&op, &b);
+        struct reader r = reader_of(b.data, b.len);
+        assert_int_equal(op_decode(&r, &op, &e), over ? ERR_DAMAGED : 1);
+        buffer_clear(&b);
+        row_encode(&row, &b);
+        r = reader_of(b.data, b.len);
+        assert_int_equal(row_decode(&r, &row, &e), over ? ERR_DAMAGED : 1);
+        buffer_release(&b);
+    }
+}
+
 /* A name that could lead out of its folder neither gets in nor comes out. */
 static void test_ops_with_bad_names(void **state)
 {
@@ -659,6 +677,7 @@ int main(void)
         cmocka_unit_test(test_kind_words),
         cmocka_unit_test(test_marks),
         cmocka_unit_test(test_ops),
+        cmocka_unit_test(test_node_numbers_are_bounded),
         cmocka_unit_test(test_ops_with_bad_names),
         cmocka_unit_test(test_file_lists),
         cmocka_unit_test(test_file_list_golden),
