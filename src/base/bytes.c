@@ -69,6 +69,23 @@ void put_i64(struct buffer *b, int64_t v)
     put_u64(b, (uint64_t)v);
 }
 
+size_t store_varint(uint8_t *p, uint64_t v)
+{
+    size_t n = 0;
+
+    for (; v >= 0x80; v >>= 7)
+        p[n++] = (uint8_t)(v | 0x80);
+    p[n++] = (uint8_t)v;
+    return n;
+}
+
+void put_varint(struct buffer *b, uint64_t v)
+{
+    uint8_t bytes[VARINT_MAX];
+
+    buffer_append(b, bytes, store_varint(bytes, v));
+}
+
 struct reader reader_of(const void *p, size_t n)
 {
     return (struct reader){.p = p, .left = n, .bad = false};
@@ -119,6 +136,22 @@ int64_t take_i64(struct reader *r)
 
     memcpy(&out, &v, sizeof(out));
     return out;
+}
+
+uint64_t take_varint(struct reader *r)
+{
+    uint64_t v = 0;
+
+    for (unsigned shift = 0; shift < 64; shift += 7) {
+        uint8_t byte = take_u8(r);
+        if ((shift == 63 && byte > 1) || (shift > 0 && byte == 0))
+            break;
+        v |= (uint64_t)(byte & 0x7f) << shift;
+        if (byte < 0x80)
+            return v;
+    }
+    r->bad = true;
+    return 0;
 }
 
 bool reader_done(const struct reader *r)

@@ -5,8 +5,10 @@
 #include "base/banned.h"
 
 enum {
-    VERSION = 1,
+    VERSION = 2 << 4,
+    VERSION_MASK = 0xf0,
     RACY = 1 << 0,
+    AS_WRITTEN = 1 << 1, /* ctime is mtime, as a write leaves them */
     GRAIN_NS = 10 * 1000 * 1000,
     COARSE_S = 2,
     /* Stamps further ahead than this come from a clock that was set back; a change now would get
@@ -53,45 +55,47 @@ bool signature_is_racy(const struct signature *s, struct wall_time read_at)
     return ahead_ns >= -grain_ns;
 }
 
-/* 0 u32 version, 4 u32 flags, 8 dev, 16 ino, 24 size, 32 mtime, 40 ctime (s), 48 mtime, 52 ctime
- * (ns), 56 mode, 60 uid, 64 gid, 68 nlink, 72 wal, 80 zero */
-void signature_encode(const struct signature *s, uint8_t out[SIGNATURE_LEN])
+/* u8 version and flags; varints dev, ino, size, mode, uid, gid, nlink, wal; mtime as varint s, u32
+ * ns; unless AS_WRITTEN ctime the same way, its seconds as what they are ahead of mtime. */
+size_t signature_encode(const struct signature *s, uint8_t out[SIGNATURE_MAX])
 {
-    store_u32(out, VERSION);
-    store_u32(out + 4, s->racy ? RACY : 0);
-    store_u64(out + 8, s->dev);
-    store_u64(out + 16, s->ino);
-    store_u64(out + 24, s->size);
-    store_u64(out + 32, (uint64_t)s->mtime_s);
-    store_u64(out + 40, (uint64_t)s->ctime_s);
-    store_u32(out + 48, s->mtime_ns);
-    store_u32(out + 52, s->ctime_ns);
-    store_u32(out + 56, s->mode);
-    store_u32(out + 60, s->uid);
-    store_u32(out + 64, s->gid);
-    store_u32(out + 68, s->nlink);
-    store_u64(out + 72, s->wal);
-    store_u64(out + 80, 0);
+    const uint64_t v[] = {s->dev, s->ino,   s->size, s->mode,           s->uid,
+                          s->gid, s->nlink, s->wal,  zigzag(s->mtime_s)};
+    bool as_written = s->ctime_s == s->mtime_s && s->ctime_ns == s->mtime_ns;
+    uint8_t *p = out;
+
+    *p++ = (uint8_t)(VERSION | (s->racy ? RACY : 0) | (as_written ? AS_WRITTEN : 0));
+    for (size_t i = 0; i < sizeof(v) / sizeof(v[0]); i++)
+        p += store_varint(p, v[i]);
+    store_u32(p, s->mtime_ns);
+    p += 4;
+    if (!as_written) {
+        p += store_varint(p, zigzag((int64_t)((uint64_t)s->ctime_s - (uint64_t)s->mtime_s)));
+        store_u32(p, s->ctime_ns);
+        p += 4;
+    }
+    return (size_t)(p - out);
 }
 
-bool signature_decode(const uint8_t *p, size_t n, struct signature *s)
+size_t signature_decode(const uint8_t *p, size_t n, struct signature *s)
 {
-    if (n < SIGNATURE_LEN || load_u32(p) != VERSION)
-        return false;
-    *s = (struct signature){
-        .racy = load_u32(p + 4) & RACY,
-        .dev = load_u64(p + 8),
-        .ino = load_u64(p + 16),
-        .size = load_u64(p + 24),
-        .mtime_s = (int64_t)load_u64(p + 32),
-        .ctime_s = (int64_t)load_u64(p + 40),
-        .mtime_ns = load_u32(p + 48),
-        .ctime_ns = load_u32(p + 52),
-        .mode = load_u32(p + 56),
-        .uid = load_u32(p + 60),
-        .gid = load_u32(p + 64),
-        .nlink = load_u32(p + 68),
-        .wal = load_u64(p + 72),
-    };
-    return true;
+    struct reader r = reader_of(p, n);
+    uint8_t flags = take_u8(&r);
+
+    *s = (struct signature){.racy = flags & RACY};
+    s->dev = take_varint(&r);
+    s->ino = take_varint(&r);
+    s->size = take_varint(&r);
+    s->mode = (uint32_t)take_varint(&r);
+    s->uid = (uint32_t)take_varint(&r);
+    s->gid = (uint32_t)take_varint(&r);
+    s->nlink = (uint32_t)take_varint(&r);
+    s->wal = take_varint(&r);
+    s->ctime_s = s->mtime_s = unzigzag(take_varint(&r));
+    s->ctime_ns = s->mtime_ns = take_u32(&r);
+    if (!(flags & AS_WRITTEN)) {
+        s->ctime_s = (int64_t)((uint64_t)s->mtime_s + (uint64_t)unzigzag(take_varint(&r)));
+        s->ctime_ns = take_u32(&r);
+    }
+    return r.bad || (flags & VERSION_MASK) != VERSION ? 0 : n - r.left;
 }

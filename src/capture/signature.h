@@ -28,8 +28,10 @@ bool signature_same(const struct signature *a, const struct signature *b);
  * both stamps have no sub-second part. */
 bool signature_is_racy(const struct signature *s, struct wall_time read_at);
 
-#define SIGNATURE_LEN 88
-void signature_encode(const struct signature *s, uint8_t out[SIGNATURE_LEN]);
-bool signature_decode(const uint8_t *p, size_t n, struct signature *s);
+/* Encoded it is some 30 bytes long: one is kept of every file. */
+#define SIGNATURE_MAX 112
+size_t signature_encode(const struct signature *s, uint8_t out[SIGNATURE_MAX]); /* its length */
+/* How long the one is that p begins with; 0: none that is known. */
+size_t signature_decode(const uint8_t *p, size_t n, struct signature *s);
 
 #endif

@@ -31,7 +31,7 @@ bool database_header(int dirfd, const char *name)
 /* ---- side files ---- */
 
 static bool look_at(int dirfd, const char *name, const char *suffix, struct wall_time at,
-                    struct database_sides *out, uint8_t bytes[SIGNATURE_LEN])
+                    struct database_sides *out, uint8_t bytes[SIGNATURE_MAX])
 {
     struct buffer b = BUFFER_INIT;
     struct signature s = {0};
@@ -53,11 +53,11 @@ static bool look_at(int dirfd, const char *name, const char *suffix, struct wall
 void database_sides_look(int dirfd, const char *name, struct wall_time at,
                          struct database_sides *out)
 {
-    uint8_t bytes[2 * SIGNATURE_LEN];
+    uint8_t bytes[2 * SIGNATURE_MAX] = {0};
 
     *out = (struct database_sides){0};
     out->wal = look_at(dirfd, name, "-wal", at, out, bytes);
-    out->journal = look_at(dirfd, name, "-journal", at, out, bytes + SIGNATURE_LEN);
+    out->journal = look_at(dirfd, name, "-journal", at, out, bytes + SIGNATURE_MAX);
     if (out->wal || out->journal)
         out->hash = hash_guard(bytes, sizeof(bytes), 0) | 1;
 }

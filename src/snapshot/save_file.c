@@ -210,11 +210,14 @@ static bool walk_known(struct save_worker *w, struct file_job *j, struct take_kn
 
 void known_chunks_load(struct save_worker *w, struct file_job *j, struct known_chunks *k)
 {
+    struct signature ignored;
+    size_t at = signature_decode(j->old_cache, j->old_cache_len, &ignored);
+
     *k = (struct known_chunks){0};
-    if (j->old_cache_len <= SIGNATURE_LEN || !file_job_load_old(j))
+    if (at == 0 || at == j->old_cache_len || !file_job_load_old(j))
         return;
-    struct take_known t = {.k = k, .fast = j->old_cache + SIGNATURE_LEN, .fits = true};
-    t.count = (j->old_cache_len - SIGNATURE_LEN) / sizeof(struct fast_hash);
+    struct take_known t = {.k = k, .fast = j->old_cache + at, .fits = true};
+    t.count = (uint32_t)((j->old_cache_len - at) / sizeof(struct fast_hash));
     if (t.count > 0)
         k->v = calloc(t.count, sizeof(*k->v));
     if (!k->v || !walk_known(w, j, &t)) {
@@ -473,19 +476,21 @@ int file_job_set_xattrs(struct file_job *j, int fd, struct error *e)
 
 void file_job_cache(struct file_job *j, const struct signature *s)
 {
-    uint8_t bytes[SIGNATURE_LEN];
+    uint8_t bytes[SIGNATURE_MAX];
 
     j->signature = *s;
     j->look_again |= s->racy;
-    signature_encode(s, bytes);
     buffer_clear(&j->cache);
-    buffer_append(&j->cache, bytes, sizeof(bytes));
+    buffer_append(&j->cache, bytes, signature_encode(s, bytes));
 }
 
-/* Fast hashes stand behind the signature; before the list is folded. */
+/* Fast hashes stand behind the signature; before the list is folded. A short file's SHA-256 costs
+ * less than opening it did. */
 void file_job_cache_hashes(struct file_job *j)
 {
-    if (j->ref_count <= CACHED_CHUNKS_MAX)
+    bool is_short = j->ref_count == 1 && j->refs[0].len <= UNHASHED_MAX;
+
+    if (j->ref_count <= CACHED_CHUNKS_MAX && !is_short)
         buffer_append(&j->cache, j->fast, j->ref_count * sizeof(*j->fast));
 }
 

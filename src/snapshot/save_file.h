@@ -16,6 +16,7 @@
 #define SMALL_FILE_MAX (512 * 1024) /* longer ones are streamed, piece by piece */
 #define BATCH_RAW_MAX (1024 * 1024) /* small files that are read and packed together */
 #define CACHED_CHUNKS_MAX 4096      /* fast hashes kept of one file */
+#define UNHASHED_MAX 8192           /* a file of one chunk up to here has none kept */
 
 /* A folder's descriptor, shared by the jobs in it. Any thread. */
 struct dir_handle {

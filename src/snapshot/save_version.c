@@ -185,7 +185,7 @@ int version_compare(struct save *s, uint64_t node, const struct node *n, const s
                     const struct signature *sig, struct error *e)
 {
     struct buffer b = BUFFER_INIT;
-    uint8_t bytes[SIGNATURE_LEN];
+    uint8_t bytes[SIGNATURE_MAX];
     enum file_outcome outcome = FILE_DIFFERS;
 
     node_encode(n, &b);
@@ -198,9 +198,9 @@ int version_compare(struct save *s, uint64_t node, const struct node *n, const s
     else if (old && node_equal_but_times(b.data, b.len, old->meta, old->meta_len))
         outcome = FILE_TIMES;
     buffer_release(&b);
-    signature_encode(sig, bytes);
+    size_t len = signature_encode(sig, bytes);
     return version_take(s, node, n, outcome, old ? old->meta : NULL, old ? old->meta_len : 0, sig,
-                        bytes, sizeof(bytes), e);
+                        bytes, len, e);
 }
 
 int version_remove(struct save *s, uint64_t node, uint8_t type, uint8_t flags, uint64_t size,

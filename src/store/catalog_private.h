@@ -17,10 +17,11 @@
 
 #include <sqlite3.h>
 
-/* Of a node, at a snapshot. */
-#define NAMES_OF_NODE                                                                   \
-    "SELECT parent,name FROM names WHERE watch=?1 AND node=?2 AND from_<=?3 UNION ALL " \
-    "SELECT parent,name FROM old_names WHERE watch=?1 AND node=?2 AND to_>?3 AND from_<=?3"
+/* Of a node, at a snapshot. Without being told, the planner reads every row of the watch. */
+#define NAMES_OF_NODE                                                                     \
+    "SELECT parent,name FROM names INDEXED BY names_node WHERE watch=?1 AND node=?2 AND " \
+    "from_<=?3 UNION ALL SELECT parent,name FROM old_names INDEXED BY old_names_node "    \
+    "WHERE watch=?1 AND node=?2 AND to_>?3 AND from_<=?3"
 #define WATCH_COLUMNS "id,serial,name,root,rules,last,next_node,files,bytes,incomplete,sum,frozen"
 #define SNAPSHOT_COLUMNS \
     "s.body,s.watch,w.name,s.name,s.note,s.verified_s,s.verified_ns,s.damaged,s.pinned,s.whole"
@@ -91,7 +92,6 @@
     X(CACHE_PUT, "INSERT OR REPLACE INTO cache(id,ino,pending,sig) VALUES(?1,?2,?3,?4)")           \
     X(CACHE_PUT_PLAIN, "INSERT OR REPLACE INTO cache(id,pending,sig) VALUES(?1,?2,?3)")            \
     X(CACHE_DELETE, "DELETE FROM cache WHERE id=?1")                                               \
-    /* Without being told, the planner reads every row of the watch by the primary key. */         \
     X(CACHE_BY_INO,                                                                                \
       "SELECT id FROM cache INDEXED BY cache_ino WHERE ino=?1 AND id>=?2 AND id<=?3 "              \
       "LIMIT ?4")                                                                                  \

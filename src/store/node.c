@@ -11,20 +11,17 @@
 #include "base/banned.h"
 
 enum {
-    NODE_FIXED_LEN = 32,
-    OFF_MTIME = 12, /* u32 nanoseconds, i64 seconds */
-    OFF_SIZE = 24,
-    CONTENT_HEADER_LEN = 4,
+    REF_LEAST = HASH_LEN + 1,
     EXTENT_LEN = 16,
     XATTR_VALUE_MAX = 65536, /* the kernel's XATTR_SIZE_MAX */
     TARGET_MAX = 65535,
     TEXT_MAX = 65536,
 };
-_Static_assert(sizeof(struct chunk_ref) == CHUNK_REF_LEN, "decoding needs as much as it reads");
 _Static_assert(sizeof(struct node_extent) == EXTENT_LEN, "decoding needs as much as it reads");
 
-/* In the order in which they are encoded. */
+/* In the order in which they are encoded. A tag with the top bit set must be known. */
 enum node_tag {
+    TAG_MUST_KNOW = 0x80,
     TAG_CONTENT = 1,
     TAG_TARGET = 2,
     TAG_XATTRS = 3,
@@ -115,39 +112,51 @@ static bool node_ok(const struct node *n)
 
 /* ---- encode ---- */
 
-/* Begin a field whose length is known only at its end. */
-static size_t field_begin(struct buffer *out, uint16_t tag)
+static void put_field(struct buffer *out, uint8_t tag, const void *p, size_t len, size_t max)
 {
-    put_u16(out, tag);
-    put_u16(out, 0);
-    put_u32(out, 0);
-    return out->len;
+    if (len > max) {
+        out->failed = true;
+        return;
+    }
+    put_u8(out, tag);
+    put_varint(out, len);
+    buffer_append(out, p, len);
 }
 
-static void field_end(struct buffer *out, size_t begin)
+static void put_text(struct buffer *out, uint8_t tag, const char *s)
 {
-    if (buffer_ok(out))
-        store_u32(out->data + begin - 4, (uint32_t)(out->len - begin));
+    if (s)
+        put_field(out, tag, s, strlen(s), TEXT_MAX);
 }
 
 static void encode_content(const struct node *n, struct buffer *out)
 {
+    uint8_t bytes[VARINT_MAX];
+    size_t len = 1;
+
     if (n->ref_count == 0)
         return;
-    size_t begin = field_begin(out, TAG_CONTENT);
-    put_u32(out, n->depth);
+    for (uint32_t i = 0; i < n->ref_count; i++)
+        len += HASH_LEN + store_varint(bytes, n->refs[i].len);
+    put_u8(out, TAG_CONTENT);
+    put_varint(out, len);
+    put_u8(out, n->depth);
     for (uint32_t i = 0; i < n->ref_count; i++) {
         buffer_append(out, n->refs[i].id.b, HASH_LEN);
-        put_u64(out, n->refs[i].len);
+        put_varint(out, n->refs[i].len);
     }
-    field_end(out, begin);
 }
 
 static void encode_xattrs(const struct node *n, struct buffer *out)
 {
+    size_t len = 0;
+
     if (n->xattr_count == 0)
         return;
-    size_t begin = field_begin(out, TAG_XATTRS);
+    for (uint32_t i = 0; i < n->xattr_count; i++)
+        len += 1 + strlen(n->xattrs[i].name) + 4 + n->xattrs[i].len;
+    put_u8(out, TAG_XATTRS);
+    put_varint(out, len);
     for (uint32_t i = 0; i < n->xattr_count; i++) {
         const struct node_xattr *x = &n->xattrs[i];
         size_t name_len = strlen(x->name);
@@ -156,19 +165,18 @@ static void encode_xattrs(const struct node *n, struct buffer *out)
         put_u32(out, x->len);
         buffer_append(out, x->value, x->len);
     }
-    field_end(out, begin);
 }
 
 static void encode_extents(const struct node *n, struct buffer *out)
 {
     if (n->extent_count == 0)
         return;
-    size_t begin = field_begin(out, TAG_EXTENTS);
+    put_u8(out, TAG_EXTENTS);
+    put_varint(out, (uint64_t)n->extent_count * EXTENT_LEN);
     for (uint32_t i = 0; i < n->extent_count; i++) {
         put_u64(out, n->extents[i].off);
         put_u64(out, n->extents[i].len);
     }
-    field_end(out, begin);
 }
 
 static void encode_device(const struct node *n, struct buffer *out)
@@ -177,7 +185,7 @@ static void encode_device(const struct node *n, struct buffer *out)
 
     store_u64(le, n->rdev);
     if (n->rdev != 0)
-        field_put(out, TAG_DEVICE, le, sizeof(le), sizeof(le));
+        put_field(out, TAG_DEVICE, le, sizeof(le), sizeof(le));
 }
 
 void node_encode(const struct node *n, struct buffer *out)
@@ -190,64 +198,85 @@ void node_encode(const struct node *n, struct buffer *out)
     }
     put_u8(out, n->type);
     put_u8(out, n->flags);
-    put_u16(out, n->mode);
-    put_u32(out, n->uid);
-    put_u32(out, n->gid);
+    put_varint(out, n->mode);
+    put_varint(out, n->uid);
+    put_varint(out, n->gid);
+    put_varint(out, zigzag(n->mtime_s));
     put_u32(out, n->mtime_ns);
-    put_i64(out, n->mtime_s);
-    put_u64(out, n->size);
+    put_varint(out, n->size);
     encode_content(n, out);
     if (n->target)
-        field_put(out, TAG_TARGET, n->target, n->target_len, TARGET_MAX);
+        put_field(out, TAG_TARGET, n->target, n->target_len, TARGET_MAX);
     encode_xattrs(n, out);
     encode_extents(n, out);
     encode_device(n, out);
-    field_put_text(out, TAG_REASON, n->reason, TEXT_MAX);
-    field_put_text(out, TAG_RECEIPT, n->receipt, TEXT_MAX);
+    put_text(out, TAG_REASON, n->reason);
+    put_text(out, TAG_RECEIPT, n->receipt);
     if (out->len - begin > NODE_ENCODED_MAX)
         out->failed = true;
 }
 
 /* ---- decode ---- */
 
-static int take_fixed(struct reader *r, struct node *n, struct error *e)
+static int take_head(struct reader *r, struct node *n, struct error *e)
 {
     n->type = take_u8(r);
     n->flags = take_u8(r);
-    n->mode = take_u16(r);
-    n->uid = take_u32(r);
-    n->gid = take_u32(r);
+    uint64_t mode = take_varint(r);
+    uint64_t uid = take_varint(r);
+    uint64_t gid = take_varint(r);
+    n->mtime_s = unzigzag(take_varint(r));
     n->mtime_ns = take_u32(r);
-    n->mtime_s = take_i64(r);
-    n->size = take_u64(r);
-    if (r->bad || n->mode > 07777 || n->mtime_ns > 999999999)
+    n->size = take_varint(r);
+    if (r->bad || mode > 07777 || uid > UINT32_MAX || gid > UINT32_MAX || n->mtime_ns > 999999999)
         return damaged(e);
     if (n->type < NODE_FILE || n->type > NODE_BLOCK_DEVICE)
         return error_set(e, ERR_NOREPO,
                          "node of type %u is unknown to this watchkeep (" WK_VERSION ")", n->type);
+    n->mode = (uint16_t)mode;
+    n->uid = (uint32_t)uid;
+    n->gid = (uint32_t)gid;
     return 0;
 }
 
-static int take_content(struct node *n, const struct field *f, struct arena *a, struct error *e)
-{
-    uint32_t len = f->len - CONTENT_HEADER_LEN;
+struct node_field {
+    uint8_t tag;
+    uint32_t len;
+    const uint8_t *p;
+};
 
-    if (f->len <= CONTENT_HEADER_LEN || len % CHUNK_REF_LEN != 0 ||
-        load_u32(f->p) > CHUNK_LIST_DEPTH_MAX)
-        return damaged(e);
-    const uint8_t *p = f->p + CONTENT_HEADER_LEN;
-    n->depth = (uint8_t)load_u32(f->p);
-    n->ref_count = len / CHUNK_REF_LEN;
-    n->refs = arena_take(a, n->ref_count * sizeof(*n->refs));
-    for (uint32_t i = 0; i < n->ref_count; i++, p += CHUNK_REF_LEN) {
-        memcpy(n->refs[i].id.b, p, HASH_LEN);
-        n->refs[i].len = load_u64(p + HASH_LEN);
+/* The next field, with a tag above `last`: 1, 0 at the end, or ERR_DAMAGED. */
+static int next_field(struct reader *r, uint8_t *last, struct node_field *f)
+{
+    if (reader_done(r))
+        return 0;
+    f->tag = take_u8(r);
+    uint64_t len = take_varint(r);
+    f->p = take_bytes(r, len > NODE_ENCODED_MAX ? SIZE_MAX : (size_t)len);
+    if (r->bad || f->tag <= *last)
+        return ERR_DAMAGED;
+    f->len = (uint32_t)len;
+    *last = f->tag;
+    return 1;
+}
+
+static int take_content(struct node *n, const struct node_field *f, struct arena *a,
+                        struct error *e)
+{
+    struct reader r = reader_of(f->p, f->len);
+
+    n->depth = take_u8(&r);
+    n->refs = arena_take(a, f->len / REF_LEAST * sizeof(*n->refs));
+    while (!r.bad && r.left >= REF_LEAST && n->ref_count < NODE_INLINE_REFS) {
+        struct chunk_ref *ref = &n->refs[n->ref_count++];
+        memcpy(ref->id.b, take_bytes(&r, HASH_LEN), HASH_LEN);
+        ref->len = take_varint(&r);
     }
-    return 0;
+    return reader_done(&r) && n->ref_count > 0 ? 0 : damaged(e);
 }
 
 /* Entries of an xattr field; 0 when it does not parse (a field is never empty). */
-static uint32_t count_xattrs(const struct field *f)
+static uint32_t count_xattrs(const struct node_field *f)
 {
     struct reader r = reader_of(f->p, f->len);
     uint32_t count = 0;
@@ -260,7 +289,7 @@ static uint32_t count_xattrs(const struct field *f)
     return reader_done(&r) ? count : 0;
 }
 
-static int take_xattrs(struct node *n, const struct field *f, struct arena *a, struct error *e)
+static int take_xattrs(struct node *n, const struct node_field *f, struct arena *a, struct error *e)
 {
     struct reader r = reader_of(f->p, f->len);
     uint32_t count = count_xattrs(f);
@@ -285,7 +314,8 @@ static int take_xattrs(struct node *n, const struct field *f, struct arena *a, s
     return 0;
 }
 
-static int take_extents(struct node *n, const struct field *f, struct arena *a, struct error *e)
+static int take_extents(struct node *n, const struct node_field *f, struct arena *a,
+                        struct error *e)
 {
     if (f->len == 0 || f->len % EXTENT_LEN != 0)
         return damaged(e);
@@ -298,13 +328,14 @@ static int take_extents(struct node *n, const struct field *f, struct arena *a, 
     return 0;
 }
 
-static int take_text(const char **text, const struct field *f, struct arena *a, struct error *e)
+static int take_text(const char **text, const struct node_field *f, struct arena *a,
+                     struct error *e)
 {
     *text = arena_text(a, f->p, f->len, TEXT_MAX, e);
     return *text ? 0 : e->code;
 }
 
-static int take_field(struct node *n, const struct field *f, struct arena *a, struct error *e)
+static int take_field(struct node *n, const struct node_field *f, struct arena *a, struct error *e)
 {
     switch (f->tag) {
     case TAG_CONTENT:
@@ -326,46 +357,63 @@ static int take_field(struct node *n, const struct field *f, struct arena *a, st
     case TAG_RECEIPT:
         return take_text(&n->receipt, f, a, e);
     default:
-        return field_unknown(f, e);
+        if (f->tag & TAG_MUST_KNOW)
+            return error_set(e, ERR_NOREPO,
+                             "field %#x of a node is unknown to this watchkeep (" WK_VERSION
+                             ") and may not be skipped",
+                             f->tag);
+        return 0;
     }
 }
 
-/* What the decoded form may need: as much as the encoded one, where a field's header pays for the
- * NUL and the alignment of its copy, and for each xattr its entry and two alignments. */
+/* What the decoded form may need at most: for each field a copy of it, its alignment and a NUL; of
+ * references and xattrs the decoded entries, which are longer than the encoded ones. */
 static size_t arena_need(struct reader r)
 {
-    struct field_reader fields = field_reader_of(r);
-    struct error ignored = ERROR_INIT;
-    struct field f;
-    size_t need = r.left;
+    struct node_field f;
+    uint8_t last = 0;
+    size_t need = 0;
 
-    while (field_next(&fields, &f, &ignored) == 1)
-        if (f.tag == TAG_XATTRS)
+    while (next_field(&r, &last, &f) == 1) {
+        need += f.len + 8;
+        if (f.tag == TAG_CONTENT)
+            need += f.len / REF_LEAST * sizeof(struct chunk_ref);
+        else if (f.tag == TAG_XATTRS)
             need += count_xattrs(&f) * (sizeof(struct node_xattr) + 16);
+    }
     return need;
+}
+
+static int take_fields(struct reader r, struct node *n, struct error *e)
+{
+    struct node_field f;
+    struct arena a;
+    uint8_t last = 0;
+
+    if (reader_done(&r))
+        return 0;
+    int rc = arena_init(&a, arena_need(r), e);
+    if (rc < 0)
+        return rc;
+    n->owned = a.p;
+    while ((rc = next_field(&r, &last, &f)) == 1) {
+        rc = take_field(n, &f, &a, e);
+        if (rc < 0)
+            return rc;
+    }
+    return rc < 0 ? damaged(e) : 0;
 }
 
 int node_decode(const void *p, size_t len, struct node *n, struct error *e)
 {
     struct reader r = reader_of(p, len);
-    struct arena a;
-    struct field f;
 
     memset(n, 0, sizeof(*n));
     if (len > NODE_ENCODED_MAX)
         return damaged(e);
-    int rc = take_fixed(&r, n, e);
+    int rc = take_head(&r, n, e);
     if (rc == 0)
-        rc = arena_init(&a, arena_need(r), e);
-    if (rc < 0)
-        return rc;
-    n->owned = a.p;
-    struct field_reader fields = field_reader_of(r);
-    while ((rc = field_next(&fields, &f, e)) == 1) {
-        rc = take_field(n, &f, &a, e);
-        if (rc < 0)
-            break;
-    }
+        rc = take_fields(r, n, e);
     if (rc == 0 && !node_ok(n))
         rc = damaged(e);
     if (rc < 0)
@@ -385,7 +433,7 @@ int node_brief_decode(const void *p, size_t len, struct node_brief *b, struct er
     struct node n;
 
     memset(&n, 0, sizeof(n));
-    int rc = take_fixed(&r, &n, e);
+    int rc = take_head(&r, &n, e);
     if (rc < 0)
         return rc;
     *b = (struct node_brief){.type = n.type, .flags = n.flags, .mode = n.mode, .size = n.size};
@@ -393,33 +441,38 @@ int node_brief_decode(const void *p, size_t len, struct node_brief *b, struct er
 }
 
 /* The next field but the receipt; 0 at the end or where the rest does not parse. */
-static int next_lasting(struct field_reader *r, struct field *f)
+static int next_lasting(struct reader *r, uint8_t *last, struct node_field *f)
 {
-    struct error ignored = ERROR_INIT;
-
-    while (field_next(r, f, &ignored) == 1)
+    while (next_field(r, last, f) == 1)
         if (f->tag != TAG_RECEIPT)
             return 1;
     return 0;
 }
 
+static bool heads_equal_but_times(struct reader *ra, struct reader *rb)
+{
+    struct error ignored = ERROR_INIT;
+    struct node a = {0}, b = {0};
+
+    return take_head(ra, &a, &ignored) == 0 && take_head(rb, &b, &ignored) == 0 &&
+           a.type == b.type && a.flags == b.flags && a.mode == b.mode && a.uid == b.uid &&
+           a.gid == b.gid && a.size == b.size;
+}
+
 bool node_equal_but_times(const void *a, size_t alen, const void *b, size_t blen)
 {
-    const uint8_t *pa = a;
-    const uint8_t *pb = b;
+    struct reader ra = reader_of(a, alen), rb = reader_of(b, blen);
+    uint8_t last_a = 0, last_b = 0;
 
-    if (alen < NODE_FIXED_LEN || blen < NODE_FIXED_LEN || memcmp(pa, pb, OFF_MTIME) != 0 ||
-        memcmp(pa + OFF_SIZE, pb + OFF_SIZE, NODE_FIXED_LEN - OFF_SIZE) != 0)
+    if (!heads_equal_but_times(&ra, &rb))
         return false;
-    struct field_reader ra = field_reader_of(reader_of(pa + NODE_FIXED_LEN, alen - NODE_FIXED_LEN));
-    struct field_reader rb = field_reader_of(reader_of(pb + NODE_FIXED_LEN, blen - NODE_FIXED_LEN));
     for (;;) {
-        struct field fa, fb;
-        int more = next_lasting(&ra, &fa);
-        if (more != next_lasting(&rb, &fb))
+        struct node_field fa, fb;
+        int more = next_lasting(&ra, &last_a, &fa);
+        if (more != next_lasting(&rb, &last_b, &fb))
             return false;
         if (!more)
-            return reader_done(&ra.in) && reader_done(&rb.in);
+            return reader_done(&ra) && reader_done(&rb);
         if (fa.tag != fb.tag || fa.len != fb.len || memcmp(fa.p, fb.p, fa.len) != 0)
             return false;
     }

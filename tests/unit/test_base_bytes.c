@@ -77,6 +77,31 @@ static void test_reader_stays_inside(void **state)
     assert_true(reader_done(&r));
 }
 
+static void test_varints(void **state)
+{
+    static const uint64_t values[] = {0, 1, 127, 128, 16383, 16384, UINT32_MAX, UINT64_MAX};
+    static const int64_t around[] = {0, -1, 1, -2, INT64_MAX, INT64_MIN};
+    static const char *const bad[] = {"\x80", "\x80\x00", "\xff\x80\x00", /* cut off, too long */
+                                      "\xff\xff\xff\xff\xff\xff\xff\xff\xff\x02"};
+    static const size_t bad_lens[] = {1, 2, 3, 10};
+
+    for (size_t i = 0; i < sizeof(values) / sizeof(values[0]); i++) {
+        struct buffer b = BUFFER_INIT;
+        put_varint(&b, values[i]);
+        struct reader r = reader_of(b.data, b.len);
+        assert_true(take_varint(&r) == values[i] && reader_done(&r));
+        buffer_release(&b);
+    }
+    for (size_t i = 0; i < sizeof(around) / sizeof(around[0]); i++)
+        assert_true(unzigzag(zigzag(around[i])) == around[i]);
+    assert_true(zigzag(-1) == 1 && zigzag(1) == 2 && zigzag(INT64_MIN) == UINT64_MAX);
+    for (size_t i = 0; i < sizeof(bad) / sizeof(bad[0]); i++) {
+        struct reader r = reader_of(bad[i], bad_lens[i]);
+        take_varint(&r);
+        assert_true(r.bad);
+    }
+}
+
 static void test_buffer_grows(void **state)
 {
     struct buffer b = BUFFER_INIT;
@@ -136,6 +161,7 @@ int main(void)
         cmocka_unit_test(test_integers_are_little_endian),
         cmocka_unit_test(test_load_gives_back_what_store_put),
         cmocka_unit_test(test_reader_stays_inside),
+        cmocka_unit_test(test_varints),
         cmocka_unit_test(test_buffer_grows),
         cmocka_unit_test(test_buffer_remembers_no_memory),
         cmocka_unit_test(test_random_bytes_differ),

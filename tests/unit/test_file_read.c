@@ -205,7 +205,7 @@ static void signatures_survive_encoding(void **state)
 {
     const struct scratch *s = *state;
     struct signature a, b;
-    uint8_t bytes[SIGNATURE_LEN];
+    uint8_t bytes[SIGNATURE_MAX + 1];
     struct stat st;
 
     put(s, "f", "x", 1);
@@ -213,15 +213,25 @@ static void signatures_survive_encoding(void **state)
     signature_of(&st, &a);
     a.wal = UINT64_C(0x1122334455667788);
     a.racy = true;
-    signature_encode(&a, bytes);
-    assert_true(signature_decode(bytes, sizeof(bytes), &b));
+    size_t len = signature_encode(&a, bytes);
+    assert_int_equal(signature_decode(bytes, len, &b), len);
+    assert_int_equal(signature_decode(bytes, len + 1, &b), len); /* hashes stand behind it */
     assert_true(signature_same(&a, &b));
     assert_true(b.racy);
-    assert_false(signature_decode(bytes, sizeof(bytes) - 1, &b));
+    assert_int_equal(signature_decode(bytes, len - 1, &b), 0);
+    b = a;
     b.wal++;
     assert_false(signature_same(&a, &b));
-    bytes[0] ^= 0xff; /* of another version of the program */
-    assert_false(signature_decode(bytes, sizeof(bytes), &b));
+    bytes[0] ^= 0xf0; /* of another version of the program */
+    assert_int_equal(signature_decode(bytes, len, &b), 0);
+    memset(&a, 0xff, sizeof(a)); /* the longest */
+    a.racy = false;
+    a.mtime_s = INT64_MIN;
+    a.ctime_s = INT64_MAX;
+    len = signature_encode(&a, bytes);
+    assert_true(len <= SIGNATURE_MAX);
+    assert_int_equal(signature_decode(bytes, len, &b), len);
+    assert_true(signature_same(&a, &b));
 }
 
 static void fresh_stamps_are_racy(void **state)

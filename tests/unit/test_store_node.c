@@ -147,23 +147,17 @@ static void test_golden(void **state)
     memset(one[0].id.b, 0xee, HASH_LEN);
     struct buffer b = encode(&n);
     assert_hex(b.data, b.len,
-               "0102a40101000000020000000700000000f15365000000000510000000000000"
-               "010000002c00000000000000eeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeee"
-               "eeeeeeeeeeeeeeeeeeeeeeee0500000000000000030000000c00000006757365"
-               "722e610100000062040000001000000000100000000000000500000000000000"
-               "060000000100000072");
+               "0102a403010280c49fd50c070000008520012200eeeeeeeeeeeeeeeeeeeeeeee"
+               "eeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeee05030c06757365722e610100"
+               "000062041000100000000000000500000000000000060172");
     buffer_release(&b);
     n = (struct node){.type = NODE_SYMLINK, .mode = 0777, .target = "xy", .target_len = 2};
     b = encode(&n);
-    assert_hex(b.data, b.len,
-               "0300ff0100000000000000000000000000000000000000000000000000000000"
-               "02000000020000007879");
+    assert_hex(b.data, b.len, "0300ff03000000000000000002027879");
     buffer_release(&b);
     n = (struct node){.type = NODE_CHAR_DEVICE, .rdev = UINT64_C(1) << 32 | 3, .receipt = "{}"};
     b = encode(&n);
-    assert_hex(b.data, b.len,
-               "0600000000000000000000000000000000000000000000000000000000000000"
-               "0500000008000000030000000100000007000000020000007b7d");
+    assert_hex(b.data, b.len, "06000000000000000000000508030000000100000007027b7d");
     buffer_release(&b);
 }
 
@@ -214,11 +208,10 @@ static void test_bit_flips_are_survived(void **state)
     buffer_release(&b);
 }
 
-static void put_field(struct buffer *b, uint16_t tag, const char *bytes, uint32_t len)
+static void put_field(struct buffer *b, uint8_t tag, const char *bytes, uint32_t len)
 {
-    put_u16(b, tag);
-    put_u16(b, 0);
-    put_u32(b, len);
+    put_u8(b, tag);
+    put_varint(b, len);
     buffer_append(b, bytes, len);
 }
 
@@ -228,12 +221,12 @@ static void test_fields_of_newer_versions(void **state)
     struct buffer b = encode(&n);
     size_t len = b.len;
 
-    put_field(&b, 0x0100, "future", 6);
+    put_field(&b, 0x40, "future", 6);
     assert_int_equal(decode_exact(b.data, b.len), 0);
-    put_field(&b, 0x0100, "twice", 5);
+    put_field(&b, 0x40, "twice", 5);
     assert_int_equal(decode_exact(b.data, b.len), ERR_DAMAGED);
     b.len = len;
-    put_field(&b, 0x8001, "must know", 9);
+    put_field(&b, 0x81, "must know", 9);
     assert_int_equal(decode_exact(b.data, b.len), ERR_NOREPO);
     b.len = len;
     b.data[0] = 8; /* type */
