@@ -124,8 +124,8 @@ int restore_fail(struct restore_job *j, const struct error *why)
 {
     pthread_mutex_lock(&j->lock);
     if (j->code == 0) {
-        j->code = why->code;
         j->why = *why;
+        atomic_store_explicit(&j->code, why->code, memory_order_release);
     }
     int code = j->code;
     pthread_cond_broadcast(&j->more);
@@ -142,10 +142,7 @@ int restore_stopped(struct restore_job *j)
         error_set(&why, ERR_CANCELLED, "restore was interrupted");
         return restore_fail(j, &why);
     }
-    pthread_mutex_lock(&j->lock);
-    int code = j->code;
-    pthread_mutex_unlock(&j->lock);
-    return code;
+    return atomic_load_explicit(&j->code, memory_order_acquire);
 }
 
 bool restore_fatal(int sys)

@@ -21,6 +21,7 @@ struct restore_folder {
     struct restore_folder *before; /* the folder made before this one */
     uint8_t *meta;                 /* NULL: leave it as it is */
     uint32_t meta_len;
+    bool done;   /* it has its metadata */
     char name[]; /* "" for the top */
 };
 
@@ -67,8 +68,8 @@ struct restore_job {
     pthread_cond_t more, room;
     struct restore_batch *queue, **queue_end;
     size_t queued, queue_max;
-    bool closed; /* no batch will follow */
-    int code;    /* 0, or why everything stops */
+    bool closed;     /* no batch will follow */
+    atomic_int code; /* 0, or why everything stops; read it anywhere */
     struct error why;
     int worst; /* the first in order of precedence of what problems there were */
     struct {
@@ -120,7 +121,8 @@ void restore_batch_free(struct restore_batch *b);
 /* ---- restore_write.c ---- */
 
 void *restore_worker(void *job); /* thread: batches until the queue is closed and empty */
-/* Owner, xattrs, mode and times of all folders beneath root, deepest first. */
+/* Owner, xattrs, mode and times of all folders beneath root; of those that then cannot be entered
+ * any more, last and deepest first. */
 void restore_folders(struct restore_job *j, int root);
 
 /* ---- restore_target.c ---- */

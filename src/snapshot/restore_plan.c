@@ -21,7 +21,8 @@
 
 #include "base/banned.h"
 
-enum { BATCH_ITEMS = 256, BATCH_BYTES = 4 * 1024 * 1024 };
+/* Where one batch ends and the next begins, two workers expand the same block. */
+enum { BATCH_ITEMS = 1024, BATCH_BYTES = 16 * 1024 * 1024 };
 
 static int no_memory(struct error *e)
 {
@@ -158,15 +159,17 @@ static int entry_failed(struct plan *p, const struct tree_entry *t, struct error
     return TREE_SKIP;
 }
 
-static int make_folder(struct plan *p, const struct tree_entry *t, struct error *e)
+static int make_folder(struct plan *p, const struct tree_entry *t, const struct node_brief *brief,
+                       struct error *e)
 {
     struct restore_job *j = p->job;
     struct restore_folder *parent = p->open[t->level - 1];
+    bool plain = (brief->mode & 0700) == 0700; /* it can have its mode while it is filled */
 
     int dirfd = restore_dir_open(j->tree, &p->dir, parent, e);
     if (dirfd < 0)
         return entry_failed(p, t, e);
-    if (fileops->mkdirat(dirfd, t->name, 0700) != 0) {
+    if (fileops->mkdirat(dirfd, t->name, plain ? brief->mode & 0777 : 0700) != 0) {
         error_sys(e, errno, "cannot make the folder");
         return entry_failed(p, t, e);
     }
@@ -241,7 +244,7 @@ static int plan_entry(void *ctx, const struct tree_entry *t, struct error *e)
         if (rc != 0 || folder)
             return rc;
     }
-    return brief.type == NODE_FOLDER ? make_folder(p, t, e) : plan_file(p, t, &brief, e);
+    return brief.type == NODE_FOLDER ? make_folder(p, t, &brief, e) : plan_file(p, t, &brief, e);
 }
 
 static int walk(struct restore_job *j, tree_visit visit, void *ctx, struct error *e)

@@ -23,6 +23,8 @@
 
 #define SET_ID_BITS (S_ISUID | S_ISGID)
 
+enum { FOLDERS_AT_ONCE = 64 };
+
 struct worker {
     struct restore_job *job;
     struct chunk_source *source;
@@ -101,12 +103,16 @@ static void set_times(struct restore_job *j, const struct subject *s, const stru
         restore_warn(j, WARN_TIMES, s->path, errno);
 }
 
+/* What stands there already is not set again: a look is cheaper than a change. */
 static void set_metadata(struct restore_job *j, const struct subject *s, const struct node *n)
 {
-    bool owner_set = set_owner(j, s, n);
+    struct stat st = {.st_uid = (uid_t)-1};
+    bool known = s->fd >= 0 && fstat(s->fd, &st) == 0;
+    bool owner_set = (known && st.st_uid == n->uid && st.st_gid == n->gid) || set_owner(j, s, n);
 
     set_xattrs(j, s, n, true);
-    if (n->type != NODE_SYMLINK)
+    if (n->type != NODE_SYMLINK &&
+        (!known || (n->mode & SET_ID_BITS) || (st.st_mode & 07777) != (n->mode & 07777)))
         set_mode(j, s, n, owner_set);
     set_xattrs(j, s, n, false);
     set_times(j, s, n);
@@ -140,7 +146,9 @@ static int content_create(struct content *c, struct error *e)
 {
     if (c->fd >= 0)
         return 0;
-    int fd = safe_open(c->dir, c->name, O_WRONLY | O_CREAT | O_EXCL | O_NOFOLLOW, 0600, e);
+    /* Nobody but us gets into the tree, so that the mode need not wait for the owner. */
+    int fd = safe_open(c->dir, c->name, O_WRONLY | O_CREAT | O_EXCL | O_NOFOLLOW,
+                       c->node->mode & 0777, e);
     if (fd < 0)
         return fd;
     c->fd = fd;
@@ -462,17 +470,77 @@ static int set_folder(struct worker *w, const struct restore_folder *f, int root
     return fd < 0 ? fd : 0;
 }
 
+/* Whether what is beneath the folder can still be reached when its owner and mode are set. */
+static bool stays_open(const struct restore_folder *f)
+{
+    struct error ignored = ERROR_INIT;
+    struct node_brief n;
+
+    return node_brief_decode(f->meta, f->meta_len, &n, &ignored) == 0 &&
+           (n.mode & S_IRWXU) == S_IRWXU && n.uid == geteuid();
+}
+
+struct folder_pass {
+    struct restore_job *job;
+    int root;
+    struct restore_folder *next; /* under the job's lock */
+};
+
+/* The next folders of the list, at most FOLDERS_AT_ONCE; *end stands behind them. */
+static struct restore_folder *take_folders(struct folder_pass *p, struct restore_folder **end)
+{
+    pthread_mutex_lock(&p->job->lock);
+    struct restore_folder *first = p->next;
+    struct restore_folder *at = first;
+    for (int i = 0; at && i < FOLDERS_AT_ONCE; i++)
+        at = at->before;
+    p->next = at;
+    pthread_mutex_unlock(&p->job->lock);
+    *end = at;
+    return first;
+}
+
+static void finish_folder(struct worker *w, const struct restore_folder *f, int root)
+{
+    struct error e = ERROR_INIT;
+
+    const char *path = shown_path(w, f, NULL);
+    if (set_folder(w, f, root, root != w->job->tree, &e) != 0)
+        restore_warn(w->job, WARN_MODE, path, e.sys);
+}
+
+/* Thread: of those whose order does not matter. */
+static void *finish_open_folders(void *pass)
+{
+    struct folder_pass *p = pass;
+    struct worker w = {.job = p->job, .dir = RESTORE_DIR_INIT};
+    struct restore_folder *f, *end;
+
+    while ((f = take_folders(p, &end)) != NULL) {
+        for (; f != end; f = f->before) {
+            if (!f->meta || !stays_open(f))
+                continue;
+            finish_folder(&w, f, p->root);
+            f->done = true;
+        }
+    }
+    buffer_release(&w.path);
+    return NULL;
+}
+
 void restore_folders(struct restore_job *j, int root)
 {
+    struct folder_pass pass = {.job = j, .root = root, .next = j->last};
     struct worker w = {.job = j, .dir = RESTORE_DIR_INIT};
+    pthread_t helper;
 
+    bool helped = pthread_create(&helper, NULL, finish_open_folders, &pass) == 0;
+    finish_open_folders(&pass);
+    if (helped)
+        pthread_join(helper, NULL);
     for (const struct restore_folder *f = j->last; f; f = f->before) {
-        struct error e = ERROR_INIT;
-        if (!f->meta)
-            continue;
-        const char *path = shown_path(&w, f, NULL);
-        if (set_folder(&w, f, root, root != j->tree, &e) != 0)
-            restore_warn(j, WARN_MODE, path, e.sys);
+        if (f->meta && !f->done)
+            finish_folder(&w, f, root);
     }
     buffer_release(&w.path);
 }

@@ -436,7 +436,8 @@ int node_brief_decode(const void *p, size_t len, struct node_brief *b, struct er
     int rc = take_head(&r, &n, e);
     if (rc < 0)
         return rc;
-    *b = (struct node_brief){.type = n.type, .flags = n.flags, .mode = n.mode, .size = n.size};
+    *b = (struct node_brief){
+        .type = n.type, .flags = n.flags, .mode = n.mode, .uid = n.uid, .size = n.size};
     return 0;
 }
 

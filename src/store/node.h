@@ -90,6 +90,7 @@ void node_release(struct node *n);
 struct node_brief {
     uint8_t type, flags;
     uint16_t mode;
+    uint32_t uid;
     uint64_t size;
 };
 int node_brief_decode(const void *p, size_t len, struct node_brief *b, struct error *e);

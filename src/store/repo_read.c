@@ -1,7 +1,9 @@
 /* Chunks by id: where the catalog says, checked by their hash.
  *
  * A source keeps a few expanded blocks, so that chunks read in the order of storage cost one
- * expansion a block. A delta's base is found the same way, by its own id. */
+ * expansion a block. A kept block knows its chunks: the one behind the chunk given last is mostly
+ * the one wanted next, and then the catalog is not asked. A delta's base is found the same way, by
+ * its own id. */
 #include "store/repo_private.h"
 
 #include "store/chunk_list.h"
@@ -14,14 +16,16 @@
 
 enum {
     KEPT_BLOCKS = 8,
-    KEPT_BYTES = 16 * 1024 * 1024,
+    KEPT_BYTES = 8 * 1024 * 1024,
     DELTA_DEPTH_MAX = 16,
 };
 
 struct kept_block {
     uint64_t pack_id, offset;
     uint8_t *raw; /* NULL: free */
-    uint32_t raw_len;
+    uint32_t raw_len, raw_cap;
+    struct block_chunk *chunks; /* malloc'ed */
+    uint32_t count, next;       /* of chunks; the one behind the one given last */
     uint64_t used;
 };
 
@@ -31,6 +35,7 @@ struct chunk_source {
     bool owns_catalog;
     struct kept_block kept[KEPT_BLOCKS];
     size_t kept_bytes;
+    struct buffer body; /* memory for the next record; empty while it is lent */
     uint64_t clock;
 };
 
@@ -62,8 +67,9 @@ int chunk_source_open(struct repo *r, struct chunk_source **out, struct error *e
 
 static void drop_block(struct chunk_source *s, struct kept_block *k)
 {
-    s->kept_bytes -= k->raw ? k->raw_len : 0;
+    s->kept_bytes -= k->raw_cap;
     free(k->raw);
+    free(k->chunks);
     *k = (struct kept_block){0};
 }
 
@@ -78,6 +84,7 @@ void chunk_source_close(struct chunk_source *s)
     if (!s)
         return;
     chunk_source_forget(s);
+    buffer_release(&s->body);
     if (s->owns_catalog)
         repo_catalog_close(s->repo, s->catalog);
     free(s);
@@ -107,9 +114,9 @@ static struct kept_block *oldest_block(struct chunk_source *s)
     return oldest;
 }
 
-/* Room for one more; takes raw. */
-static struct kept_block *keep_block(struct chunk_source *s, const struct chunk_place *at,
-                                     uint8_t *raw, uint32_t len)
+/* A place with room for len raw bytes, those of the blocks unused for longest given up for it.
+ * Memory that is large enough is used again: fresh memory costs more than filling it. */
+static struct kept_block *place_for_block(struct chunk_source *s, uint32_t len)
 {
     struct kept_block *place = NULL, *oldest;
 
@@ -118,16 +125,17 @@ static struct kept_block *keep_block(struct chunk_source *s, const struct chunk_
     for (int i = 0; !place && i < KEPT_BLOCKS; i++)
         if (!s->kept[i].raw)
             place = &s->kept[i];
-    if (!place) {
+    if (!place)
         place = oldest_block(s);
+    if (place->raw_cap < len || place->raw_cap / 4 > len)
         drop_block(s, place);
+    if (!place->raw) {
+        place->raw = malloc(len ? len : 1);
+        if (!place->raw)
+            return NULL;
+        place->raw_cap = len;
+        s->kept_bytes += len;
     }
-    *place = (struct kept_block){.pack_id = at->pack_id,
-                                 .offset = at->offset,
-                                 .raw = raw,
-                                 .raw_len = len,
-                                 .used = ++s->clock};
-    s->kept_bytes += len;
     return place;
 }
 
@@ -153,6 +161,37 @@ static int read_block(struct chunk_source *s, const struct chunk_place *at, stru
 static int load_block(struct chunk_source *s, const struct chunk_place *at, unsigned depth,
                       struct kept_block **out, struct error *e);
 
+/* The chunk that follows in one of the kept blocks. */
+static bool find_next(struct chunk_source *s, const struct hash *id, const uint8_t **p, size_t *len)
+{
+    for (int i = 0; i < KEPT_BLOCKS; i++) {
+        struct kept_block *k = &s->kept[i];
+        if (k->next >= k->count || !hash_equal(&k->chunks[k->next].id, id))
+            continue;
+        const struct block_chunk *c = &k->chunks[k->next++];
+        k->used = ++s->clock;
+        *p = k->raw + c->raw_off;
+        *len = c->raw_len;
+        return true;
+    }
+    return false;
+}
+
+/* Note that the chunk at raw_off is the one given last. */
+static void set_next(struct kept_block *k, uint32_t raw_off)
+{
+    uint32_t low = 0, high = k->count;
+
+    while (low < high) {
+        uint32_t mid = low + (high - low) / 2;
+        if (k->chunks[mid].raw_off <= raw_off)
+            low = mid + 1;
+        else
+            high = mid;
+    }
+    k->next = low;
+}
+
 static int find_chunk(struct chunk_source *s, const struct hash *id, unsigned depth,
                       const uint8_t **p, size_t *len, struct error *e)
 {
@@ -171,6 +210,7 @@ static int find_chunk(struct chunk_source *s, const struct hash *id, unsigned de
     if (at.raw_off > k->raw_len || at.raw_len > k->raw_len - at.raw_off)
         return error_set(e, ERR_DAMAGED, "a block of pack %016" PRIx64 " is shorter than it was",
                          at.pack_id);
+    set_next(k, at.raw_off);
     *p = k->raw + at.raw_off;
     *len = at.raw_len;
     return 0;
@@ -196,54 +236,80 @@ static int load_base(struct chunk_source *s, const struct block *b, unsigned dep
     return 0;
 }
 
-static int expand(struct chunk_source *s, const struct chunk_place *at, const struct block *b,
+/* Expands b, whose chunks are taken. */
+static int expand(struct chunk_source *s, const struct chunk_place *at, struct block *b,
                   unsigned depth, struct kept_block **out, struct error *e)
 {
-    uint8_t *base = NULL, *raw = NULL;
+    uint8_t *base = NULL;
     size_t base_len = 0;
+    struct kept_block *k = NULL;
 
     int rc = load_base(s, b, depth, &base, &base_len, e);
-    if (rc == 0 && !(raw = malloc(b->raw_len ? b->raw_len : 1)))
+    if (rc == 0 && !(k = place_for_block(s, b->raw_len)))
         rc = repo_no_memory(e);
-    if (rc == 0)
-        rc = block_expand(b, base, base_len, raw, e);
-    free(base);
-    if (rc < 0) {
-        free(raw);
-        return rc;
+    if (rc == 0) {
+        free(k->chunks);
+        *k = (struct kept_block){.raw = k->raw, .raw_cap = k->raw_cap};
+        rc = block_expand(b, base, base_len, k->raw, e);
+        if (rc < 0)
+            drop_block(s, k);
     }
-    *out = keep_block(s, at, raw, b->raw_len);
+    free(base);
+    if (rc < 0)
+        return rc;
+    k->pack_id = at->pack_id;
+    k->offset = at->offset;
+    k->raw_len = b->raw_len;
+    k->chunks = b->chunks;
+    k->count = k->next = b->count;
+    k->used = ++s->clock;
+    b->chunks = NULL;
+    *out = k;
     return 0;
 }
 
 static int load_block(struct chunk_source *s, const struct chunk_place *at, unsigned depth,
                       struct kept_block **out, struct error *e)
 {
-    struct buffer body = BUFFER_INIT;
     struct block b;
 
     *out = find_block(s, at);
     if (*out)
         return 0;
+    struct buffer body = s->body; /* a base that is read meanwhile finds none */
+    s->body = (struct buffer)BUFFER_INIT;
+    buffer_clear(&body);
     int rc = read_block(s, at, &body, &b, e);
     if (rc == 0) {
         rc = expand(s, at, &b, depth, out, e);
         block_release(&b);
     }
-    buffer_release(&body);
+    buffer_release(&s->body);
+    if (buffer_ok(&body))
+        s->body = body;
+    else
+        buffer_release(&body);
     return rc;
+}
+
+static bool matches(const struct hash *id, const uint8_t *p, size_t len)
+{
+    struct hash found;
+
+    hash_sha256(p, len, &found);
+    return hash_equal(&found, id);
 }
 
 int chunk_source_get(struct chunk_source *s, const struct hash *id, const uint8_t **p, size_t *len,
                      struct error *e)
 {
-    struct hash found;
-
+    /* One that does not match may have been stored again elsewhere. */
+    if (find_next(s, id, p, len) && matches(id, *p, *len))
+        return 0;
     int rc = find_chunk(s, id, DELTA_DEPTH_MAX, p, len, e);
     if (rc < 0)
         return rc;
-    hash_sha256(*p, *len, &found);
-    if (!hash_equal(&found, id))
+    if (!matches(id, *p, *len))
         return error_set(e, ERR_DAMAGED, "chunk %02x%02x%02x%02x does not match its hash", id->b[0],
                          id->b[1], id->b[2], id->b[3]);
     return 0;
