@@ -114,28 +114,38 @@ static struct kept_block *oldest_block(struct chunk_source *s)
     return oldest;
 }
 
+/* Lengths that come again, so that memory serves block after block. */
+static uint32_t capacity_for(uint32_t len)
+{
+    uint32_t cap = 4096;
+
+    while (cap < len)
+        cap *= 2;
+    return cap;
+}
+
 /* A place with room for len raw bytes, those of the blocks unused for longest given up for it.
- * Memory that is large enough is used again: fresh memory costs more than filling it. */
+ * Memory that fits is used again: fresh memory costs more than filling it. */
 static struct kept_block *place_for_block(struct chunk_source *s, uint32_t len)
 {
-    struct kept_block *place = NULL, *oldest;
+    const uint32_t cap = capacity_for(len);
+    struct kept_block *place = NULL;
 
-    while (s->kept_bytes + len > KEPT_BYTES && (oldest = oldest_block(s)))
-        drop_block(s, oldest);
     for (int i = 0; !place && i < KEPT_BLOCKS; i++)
         if (!s->kept[i].raw)
             place = &s->kept[i];
-    if (!place)
+    if (!place || s->kept_bytes + cap > KEPT_BYTES)
         place = oldest_block(s);
-    if (place->raw_cap < len || place->raw_cap / 4 > len)
-        drop_block(s, place);
-    if (!place->raw) {
-        place->raw = malloc(len ? len : 1);
-        if (!place->raw)
-            return NULL;
-        place->raw_cap = len;
-        s->kept_bytes += len;
-    }
+    if (place->raw_cap == cap)
+        return place;
+    drop_block(s, place);
+    for (struct kept_block *k; s->kept_bytes + cap > KEPT_BYTES && (k = oldest_block(s));)
+        drop_block(s, k);
+    place->raw = malloc(cap);
+    if (!place->raw)
+        return NULL;
+    place->raw_cap = cap;
+    s->kept_bytes += cap;
     return place;
 }
 
