@@ -123,7 +123,7 @@ static int remove_name(struct catalog *c, const struct op *op, struct error *e)
 
 /* ---- nodes ---- */
 
-static bool incomplete(const void *meta, size_t len)
+bool cat_node_incomplete(const void *meta, size_t len)
 {
     struct node_brief brief;
     struct error ignored = ERROR_INIT;
@@ -172,8 +172,8 @@ static int insert_node(struct catalog *c, const struct op *op, const uint8_t *ra
     struct apply *a = &c->apply;
 
     int rc = cat_run(c, e, CAT_NODE_INSERT, "iiib", cat_node_id(a->watch.serial, op->node),
-                     (int64_t)a->number, (int64_t)incomplete(op->meta, op->meta_len), op->meta,
-                     (size_t)op->meta_len);
+                     (int64_t)a->number, (int64_t)cat_node_incomplete(op->meta, op->meta_len),
+                     op->meta, (size_t)op->meta_len);
     if (rc < 0)
         return rc;
     state_sum_add(&a->watch.sum, raw, len);
@@ -278,8 +278,8 @@ int catalog_apply_begin(struct catalog *c, const uint8_t *watch_id, uint64_t num
     return 0;
 }
 
-static int apply_op(struct catalog *c, const struct op *op, const uint8_t *raw, size_t len,
-                    struct error *e)
+int cat_apply_op(struct catalog *c, const struct op *op, const uint8_t *raw, size_t len,
+                 struct error *e)
 {
     switch (op->type) {
     case OP_NAME_PUT:
@@ -295,6 +295,17 @@ static int apply_op(struct catalog *c, const struct op *op, const uint8_t *raw, 
     }
 }
 
+static int apply_next(struct catalog *c, const struct op *op, const uint8_t *raw, size_t len,
+                      struct error *e)
+{
+    bool put = op->type == OP_NAME_PUT || op->type == OP_NODE_PUT;
+
+    if (put && c->apply.empty)
+        return cat_apply_later(c, op, raw, len, e);
+    int rc = cat_apply_flush(c, e);
+    return rc == 0 ? cat_apply_op(c, op, raw, len, e) : rc;
+}
+
 int catalog_apply_ops(struct catalog *c, const void *ops, size_t len, struct error *e)
 {
     struct reader r = reader_of(ops, len);
@@ -305,9 +316,11 @@ int catalog_apply_ops(struct catalog *c, const void *ops, size_t len, struct err
     for (;;) {
         const uint8_t *raw = r.p;
         rc = op_decode(&r, &op, e);
-        if (rc <= 0)
+        if (rc < 0)
             return rc;
-        rc = apply_op(c, &op, raw, (size_t)(r.p - raw), e);
+        if (rc == 0)
+            return cat_apply_flush(c, e);
+        rc = apply_next(c, &op, raw, (size_t)(r.p - raw), e);
         if (rc < 0)
             return rc;
     }
@@ -677,7 +690,7 @@ static int row_node(struct catalog *c, const struct row *r, struct error *e)
         return rc;
     rc = row_to(r) == CATALOG_OPEN
              ? cat_run(c, e, CAT_NODE_ROW, "iiib", cat_node_id(w.serial, r->node), (int64_t)r->from,
-                       (int64_t)incomplete(r->bytes, r->len), r->bytes, (size_t)r->len)
+                       (int64_t)cat_node_incomplete(r->bytes, r->len), r->bytes, (size_t)r->len)
              : cat_run(c, e, CAT_OLD_NODE_ROW, "iiiib", w.serial, (int64_t)r->node, row_to(r),
                        (int64_t)r->from, r->bytes, (size_t)r->len);
     if (rc == 0)

@@ -89,17 +89,62 @@ static int flush_one(struct catalog *c, const struct pending_chunk *p, struct er
     return flush_known(c, p, pack, refs, e);
 }
 
-int cat_flush_chunks(struct catalog *c, struct error *e)
+/* BULK_ROWS of them that all have been placed; how many were new, up to the first that was not. */
+static int flush_bulk(struct catalog *c, const uint32_t *order, struct error *e)
 {
+    int rc = cat_bulk_begin(c, BULK_CHUNKS, e);
+
+    if (rc < 0)
+        return rc;
+    for (int i = 0; i < BULK_ROWS; i++) {
+        const struct pending_chunk *p = id_map_at(&c->pending, order[i]);
+        cat_bulk_blob(c, BULK_CHUNKS, p->id.b, HASH_LEN);
+        cat_bulk_int(c, BULK_CHUNKS, (int64_t)p->pack);
+        cat_bulk_int(c, BULK_CHUNKS, (int64_t)p->offset);
+        cat_bulk_int(c, BULK_CHUNKS, p->raw_off);
+        cat_bulk_int(c, BULK_CHUNKS, p->raw_len);
+        cat_bulk_int(c, BULK_CHUNKS, p->delta > 0 ? p->delta : 0);
+    }
+    rc = cat_bulk_end(c, BULK_CHUNKS, e);
+    if (rc > 0)
+        c->chunk_count += (uint64_t)rc;
+    return rc;
+}
+
+static bool all_placed(const struct catalog *c, const uint32_t *order)
+{
+    for (int i = 0; i < BULK_ROWS; i++)
+        if (!((const struct pending_chunk *)id_map_at(&c->pending, order[i]))->placed)
+            return false;
+    return true;
+}
+
+static int flush_in_order(struct catalog *c, const uint32_t *order, struct error *e)
+{
+    size_t i = 0, count = c->pending.count;
     int rc = 0;
 
+    while (rc == 0 && i < count) {
+        int done = 0;
+        if (count - i >= BULK_ROWS && all_placed(c, order + i))
+            done = flush_bulk(c, order + i, e);
+        if (done < 0)
+            return done;
+        i += (size_t)done;
+        if (done < BULK_ROWS && i < count)
+            rc = flush_one(c, id_map_at(&c->pending, order[i++]), e);
+    }
+    return rc;
+}
+
+int cat_flush_chunks(struct catalog *c, struct error *e)
+{
     if (c->pending.count == 0)
         return 0;
     uint32_t *order = id_map_sorted(&c->pending);
     if (!order)
         return cat_no_memory(e);
-    for (size_t i = 0; rc == 0 && i < c->pending.count; i++)
-        rc = flush_one(c, id_map_at(&c->pending, order[i]), e);
+    int rc = flush_in_order(c, order, e);
     free(order);
     id_map_release(&c->pending);
     return rc;

@@ -690,6 +690,7 @@ static void disconnect(struct catalog *c)
         sqlite3_finalize(c->stmts[i]);
         c->stmts[i] = NULL;
     }
+    cat_bulk_free(c);
     if (c->keep_wal || c->mode != CATALOG_WRITE)
         sqlite3_db_config(c->db, SQLITE_DBCONFIG_NO_CKPT_ON_CLOSE, 1, NULL);
     sqlite3_close_v2(c->db);

@@ -4,6 +4,7 @@
  * catalog_read.c   watches, snapshots, caches, marks, notes
  * catalog_tree.c   names and nodes at a snapshot
  * catalog_apply.c  commits, marks, checkpoint rows -> rows
+ * catalog_bulk.c   many new rows at once
  * catalog_chunks.c chunk places and reference counts
  *
  * Every prepared statement stands in CATALOG_STATEMENTS and is made once a connection. Visitors run
@@ -132,10 +133,21 @@ struct pending_chunk {
     bool placed, replace;
 };
 
+enum catalog_bulk { BULK_NAMES, BULK_NODES, BULK_CACHE, BULK_CHUNKS, BULK_COUNT };
+enum { BULK_ROWS = 16 };
+
+struct waiting_op { /* points into the operations given */
+    struct op op;
+    const uint8_t *raw;
+    size_t len;
+};
+
 /* The commit being applied. */
 struct apply {
     bool active, is_new;
     bool empty; /* the watch has no open rows: nothing to look up */
+    struct waiting_op names[BULK_ROWS], nodes[BULK_ROWS]; /* to be inserted together */
+    int name_count, node_count;
     uint64_t number;
     uint64_t kept; /* newest kept snapshot of the watch, 0 = none */
     struct watch_row watch;
@@ -148,7 +160,8 @@ struct catalog {
     char *uri; /* as given to SQLite */
     uint8_t repo_id[16];
     uint8_t secret[FAST_SECRET_LEN];
-    sqlite3_stmt *stmts[CAT_COUNT];
+    sqlite3_stmt *stmts[CAT_COUNT], *bulk[BULK_COUNT];
+    int bulk_at; /* columns bound */
     struct name_iter *idle_iters;
     bool in_read;
     bool failed; /* it has answered ERR_CATALOG */
@@ -181,6 +194,25 @@ int cat_run(struct catalog *c, struct error *e, enum catalog_stmt id, const char
 int cat_number(struct catalog *c, struct error *e, int64_t *v, enum catalog_stmt id,
                const char *fmt, ...);
 int cat_exec(struct catalog *c, const char *sql, struct error *e);
+
+/* BULK_ROWS rows in one statement: begin, their columns one after the other, end. The result of end
+ * is how many rows went in before one that stood there already (all: BULK_ROWS), or negative. Bound
+ * memory must live until then. */
+int cat_bulk_begin(struct catalog *c, enum catalog_bulk which, struct error *e);
+void cat_bulk_int(struct catalog *c, enum catalog_bulk which, int64_t v);
+void cat_bulk_null(struct catalog *c, enum catalog_bulk which);
+void cat_bulk_blob(struct catalog *c, enum catalog_bulk which, const void *p, size_t n);
+int cat_bulk_end(struct catalog *c, enum catalog_bulk which, struct error *e);
+void cat_bulk_free(struct catalog *c);
+
+int cat_apply_op(struct catalog *c, const struct op *op, const uint8_t *raw, size_t len,
+                 struct error *e);
+/* Puts while the watch is empty; flushed before anything else is applied, and while what the
+ * operations point to still stands. */
+int cat_apply_later(struct catalog *c, const struct op *op, const uint8_t *raw, size_t len,
+                    struct error *e);
+int cat_apply_flush(struct catalog *c, struct error *e);
+bool cat_node_incomplete(const void *meta, size_t len);
 
 int cat_state_load(struct catalog *c, struct error *e);
 int cat_flush_chunks(struct catalog *c, struct error *e); /* pending chunks -> rows */

@@ -114,6 +114,15 @@ int catalog_pack_gone(struct catalog *c, uint64_t id, struct error *e); /* and w
 
 int catalog_cache_put(struct catalog *c, int64_t watch, uint64_t node, const struct cache_key *key,
                       const void *signature, size_t len, struct error *e);
+/* Many of them: the fewer calls the better. */
+struct cache_row {
+    uint64_t node;
+    struct cache_key key;
+    const uint8_t *signature;
+    uint32_t len;
+};
+int catalog_cache_put_rows(struct catalog *c, int64_t watch, const struct cache_row *rows,
+                           size_t count, struct error *e);
 int catalog_note_put(struct catalog *c, const char *key, const void *value, size_t len,
                      struct error *e);
 

@@ -18,7 +18,7 @@
 
 #include "base/banned.h"
 
-enum { BLOCKS_AHEAD = 64 };
+enum { BLOCKS_AHEAD = 64, CACHE_ROWS = 64 };
 
 struct save {
     struct repo *repo;
@@ -182,28 +182,31 @@ static int apply_or_mend(struct save *s, struct error *e)
     return rc == 0 ? apply_save(s, e) : rc;
 }
 
-static int put_cache_row(struct catalog *c, int64_t watch, struct reader *r, struct error *e)
+static bool take_cache_row(struct reader *r, struct cache_row *row)
 {
-    struct cache_key key;
-
-    uint64_t node = take_u64(r);
-    key.ino = take_u64(r);
-    key.linked = take_u8(r);
-    key.pending = take_u8(r);
-    uint32_t len = take_u32(r);
-    const uint8_t *p = take_bytes(r, len);
-    if (r->bad)
-        return error_set(e, ERR_FAILED, "a signature is cut off");
-    return catalog_cache_put(c, watch, node, &key, p, len, e);
+    row->node = take_u64(r);
+    row->key.ino = take_u64(r);
+    row->key.linked = take_u8(r);
+    row->key.pending = take_u8(r);
+    row->len = take_u32(r);
+    row->signature = take_bytes(r, row->len);
+    return !r->bad;
 }
 
-static int put_cache_rows(struct txn *t, int64_t watch, const struct buffer *rows, struct error *e)
+static int put_cache_rows(struct txn *t, int64_t watch, const struct buffer *bytes, struct error *e)
 {
-    struct reader r = reader_of(rows->data, rows->len);
+    struct reader r = reader_of(bytes->data, bytes->len);
+    struct cache_row rows[CACHE_ROWS];
     int rc = 0;
 
-    while (rc == 0 && r.left > 0)
-        rc = put_cache_row(t->repo->writer, watch, &r, e);
+    while (rc == 0 && r.left > 0) {
+        size_t count = 0;
+        while (count < CACHE_ROWS && r.left > 0) {
+            if (!take_cache_row(&r, &rows[count++]))
+                return error_set(e, ERR_FAILED, "a signature is cut off");
+        }
+        rc = catalog_cache_put_rows(t->repo->writer, watch, rows, count, e);
+    }
     return rc;
 }
 
