@@ -17,16 +17,25 @@
 
 #include "base/banned.h"
 
-enum { PENDING_MAX = 128 * 1024 };
+enum {
+    PENDING_MAX = 128 * 1024,
+    PENDING_MANY = 512 * 1024,
+};
 
 /* ---- pending ---- */
+
+void catalog_gather_many(struct catalog *c, bool many)
+{
+    c->gather_many = many;
+}
 
 static struct pending_chunk *pending_put(struct catalog *c, const struct hash *id, struct error *e)
 {
     bool fresh;
 
-    if (c->pending.count >= PENDING_MAX && !id_map_find(&c->pending, id) &&
-        cat_flush_chunks(c, e) < 0)
+    size_t max = c->gather_many ? PENDING_MANY : PENDING_MAX;
+
+    if (c->pending.count >= max && !id_map_find(&c->pending, id) && cat_flush_chunks(c, e) < 0)
         return NULL;
     struct pending_chunk *p = id_map_put(&c->pending, id, &fresh);
     if (!p)
@@ -69,10 +78,20 @@ static int flush_known(struct catalog *c, const struct pending_chunk *p, uint64_
     return cat_run(c, e, CAT_CHUNK_REFS, "bi", p->id.b, (size_t)HASH_LEN, refs);
 }
 
+/* 1: there is a row, and its references are right; 0: there is none. */
+static int count_known(struct catalog *c, const struct pending_chunk *p, struct error *e)
+{
+    int rc = cat_run(c, e, CAT_CHUNK_COUNT, "bi", p->id.b, (size_t)HASH_LEN, p->delta);
+
+    return rc < 0 ? rc : sqlite3_changes(c->db) > 0;
+}
+
 /* What has been placed is most often new, what only was referenced most often known. */
 static int flush_one(struct catalog *c, const struct pending_chunk *p, struct error *e)
 {
     int rc = p->placed ? flush_new(c, p, e) : 0;
+    if (rc == 0 && !p->placed && p->delta != 0)
+        rc = count_known(c, p, e);
     if (rc != 0)
         return rc < 0 ? rc : 0;
     sqlite3_stmt *s = cat_bind(c, e, CAT_CHUNK, "b", p->id.b, (size_t)HASH_LEN);

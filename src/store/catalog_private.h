@@ -103,6 +103,7 @@
                     "VALUES(?1,?2,?3,?4,?5,?6)")                                                   \
     X(CHUNK_PLACE, "UPDATE chunks SET pack=?2,offset=?3,raw_off=?4,raw_len=?5,refs=?6 "            \
                    "WHERE id=?1")                                                                  \
+    X(CHUNK_COUNT, "UPDATE chunks SET refs=max(0,refs+?2) WHERE id=?1")                            \
     X(CHUNK_REFS, "UPDATE chunks SET refs=?2 WHERE id=?1")                                         \
     X(CHUNK_LOST, "UPDATE chunks SET pack=0,offset=0 WHERE id=?1")                                 \
     X(CHUNKS_GONE, "UPDATE chunks SET pack=0,offset=0 WHERE pack=?1")                              \
@@ -171,7 +172,8 @@ struct catalog {
     bool keep_wal; /* leave the -wal alone when closing */
     struct catalog_position position;
     uint64_t chunk_count, uncounted;
-    struct id_map pending;
+    struct id_map pending; /* struct pending_chunk */
+    bool gather_many;
     struct apply apply;
     catalog_list_reader read_list;
     void *read_list_ctx;

@@ -59,6 +59,8 @@ int catalog_add_block(struct catalog *c, uint64_t pack_id, uint64_t offset,
 /* The base of the delta block that stands there. ERR_NOTFOUND: it is no delta. Reading too. */
 int catalog_delta_base(struct catalog *c, uint64_t pack_id, uint64_t offset, struct hash *base,
                        struct error *e);
+/* Take up to 40 MB to put chunks in order before they become rows, instead of 10. */
+void catalog_gather_many(struct catalog *c, bool many);
 /* The chunk has no place any more (lost); its references stay. */
 int catalog_chunk_lost(struct catalog *c, const struct hash *id, struct error *e);
 /* How the catalog gets at a list chunk's references when the first one to it comes or the last one

@@ -750,6 +750,7 @@ static int replay_once(struct replay *p)
 
     int rc = catalog_position(p->catalog, &p->position, p->e);
     p->full = p->position.log_pack == 0;
+    catalog_gather_many(p->catalog, p->full);
     for (size_t i = 0; rc == 0 && i < r->lost_count; i++)
         rc = add_fence(p, &r->lost[i]);
     if (rc == 0)
@@ -764,6 +765,7 @@ static int replay_once(struct replay *p)
         rc = move_to_end(p);
     if (rc == 0)
         rc = end_batch(p, true);
+    catalog_gather_many(p->catalog, false);
     return rc;
 }
 
