@@ -13,7 +13,7 @@
 #define MIB (UINT64_C(1) << 20)
 #define GIB (UINT64_C(1) << 30)
 
-enum { GEAR_WINDOW = 64, NORMALISATION = 2 };
+enum { GEAR_WINDOW = 64, NORMALISATION = 2, LANE = 512, UNROLL = 4 };
 
 /* SplitMix64 from the seed 0x776b676561723031; test_store_chunker derives it again. */
 static const uint64_t gear[256] = {
@@ -154,18 +154,59 @@ static bool roll(const uint8_t *p, size_t *at, size_t end, uint64_t mask, uint64
     return false;
 }
 
+/* The hash of the window that ends at p. */
+static uint64_t hash_before(const uint8_t *p)
+{
+    uint64_t h = 0;
+
+    for (int i = -GEAR_WINDOW; i < 0; i++)
+        h = (h << 1) + gear[p[i]];
+    return h;
+}
+
+/* Whether a cut stands in the two lanes from p on; *hash is that before them, then behind them.
+ * Neither lane waits for the other, so that the processor rolls both at once. */
+static bool lanes_have_cut(const uint8_t *p, uint64_t mask, uint64_t *hash)
+{
+    uint64_t a = *hash;
+    uint64_t b = hash_before(p + LANE);
+
+    for (const uint8_t *end = p + LANE; p < end; p += UNROLL) {
+#pragma GCC unroll 4
+        for (int i = 0; i < UNROLL; i++) {
+            a = (a << 1) + gear[p[i]];
+            b = (b << 1) + gear[p[LANE + i]];
+            if (!(a & mask) || !(b & mask))
+                return true;
+        }
+    }
+    *hash = b;
+    return false;
+}
+
+/* As roll; where the lanes found a cut it is looked for again, the first one counts. */
+static bool roll_lanes(const uint8_t *p, size_t *at, size_t end, uint64_t mask, uint64_t *hash)
+{
+    uint64_t before = *hash;
+
+    while (end - *at >= 2 * LANE && !lanes_have_cut(p + *at, mask, hash)) {
+        before = *hash;
+        *at += 2 * LANE;
+    }
+    *hash = before;
+    return roll(p, at, end, mask, hash);
+}
+
 size_t chunker_next(const struct chunker *c, const uint8_t *p, size_t n, int at_end)
 {
     size_t end = n < c->max ? n : c->max;
 
     if (c->min < c->max && end > c->min) {
         size_t avg = c->avg < end ? c->avg : end;
-        size_t at = c->min - GEAR_WINDOW;
-        uint64_t h = 0;
-        while (at < c->min)
-            h = (h << 1) + gear[p[at++]];
-        if (roll(p, &at, avg, mask_of(c->avg, NORMALISATION), &h) ||
-            roll(p, &at, end, mask_of(c->avg, -NORMALISATION), &h))
+        size_t at = c->min;
+        uint64_t h = hash_before(p + at);
+        if (roll_lanes(p, &at, avg, mask_of(c->avg, NORMALISATION), &h) ||
+            roll_lanes(p, &at, end, mask_of(c->avg, -NORMALISATION), &h))
             return at;
     }
     return end == c->max || at_end ? end : 0;
