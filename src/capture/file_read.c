@@ -9,6 +9,8 @@
 
 #include "base/banned.h"
 
+enum { DATABASE_LEN_MIN = 100 }; /* of its header */
+
 static const char sqlite_header[16] = "SQLite format 3";
 
 /* Without O_NOATIME where it is not ours to ask for. */
@@ -32,19 +34,28 @@ static int open_failed(struct error *e, const char *name, int sys)
 
 static int look(struct file_read *f, const char *name, struct error *e)
 {
-    char head[sizeof(sqlite_header)];
-
     if (fstat(f->fd, &f->st) < 0)
         return error_sys(e, errno, "cannot stat '%s'", name);
     if (!S_ISREG(f->st.st_mode))
         return error_set(e, ERR_NOTFOUND, "'%s' is no regular file", name);
     signature_of(&f->st, &f->before);
     f->len = (uint64_t)f->st.st_size;
-    if (f->len < 100) /* shorter than any database's header */
-        return 0;
-    ssize_t n = pread(f->fd, head, sizeof(head), 0);
-    f->sqlite = n == sizeof(head) && memcmp(head, sqlite_header, sizeof(head)) == 0;
     return 0;
+}
+
+bool file_begins_as_database(const void *p, size_t n)
+{
+    return n >= DATABASE_LEN_MIN && memcmp(p, sqlite_header, sizeof(sqlite_header)) == 0;
+}
+
+bool file_read_is_database(const struct file_read *f)
+{
+    uint8_t head[DATABASE_LEN_MIN];
+
+    if (f->len < sizeof(head))
+        return false;
+    ssize_t n = pread(f->fd, head, sizeof(head), 0);
+    return n > 0 && file_begins_as_database(head, (size_t)n);
 }
 
 int file_read_open(struct file_read *f, int dirfd, const char *name, bool flush, struct error *e)

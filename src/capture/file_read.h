@@ -16,7 +16,6 @@ struct file_read {
     struct stat st;
     struct signature before;
     uint64_t len; /* bytes to read: the size at open */
-    bool sqlite;  /* begins with "SQLite format 3\0" */
 };
 
 /* Open name in the folder dirfd. ERR_NOTFOUND: gone, or no regular file any more; ERR_DENIED;
@@ -26,6 +25,9 @@ int file_read_open(struct file_read *f, int dirfd, const char *name, bool flush,
 /* Up to n bytes at off; less only at the end. */
 int file_read_at(struct file_read *f, void *p, size_t n, uint64_t off, size_t *got,
                  struct error *e);
+/* Whether the file, or one that begins with these n bytes, begins as an SQLite database does. */
+bool file_read_is_database(const struct file_read *f);
+bool file_begins_as_database(const void *p, size_t n);
 /* After the last byte: FILE_STABLE, FILE_GREW (larger, same inode, the part read may still be what
  * it was: read again and compare), FILE_CHANGED (read again). st is refreshed. */
 enum file_verdict { FILE_STABLE, FILE_GREW, FILE_CHANGED };

@@ -24,8 +24,9 @@ bool database_header(int dirfd, const char *name)
 
     if (file_read_open(&f, dirfd, name, false, &e) < 0)
         return false;
+    bool database = file_read_is_database(&f);
     file_read_close(&f);
-    return f.sqlite;
+    return database;
 }
 
 /* ---- side files ---- */

@@ -374,7 +374,6 @@ static int read_small(struct reading *r, struct error *e)
     } else if (r->verdict == FILE_GREW && same_again(r, len)) {
         r->verdict = FILE_STABLE;
     }
-    r->small = true;
     return 0;
 }
 
@@ -529,11 +528,11 @@ int file_job_compare(struct file_job *j, struct error *e)
     int rc = 0;
 
     j->outcome = FILE_DIFFERS;
+    if (j->old_meta_len == 0)
+        return 0;
     node_encode(&j->n, &b);
     if (!buffer_ok(&b))
         rc = error_set(e, ERR_FAILED, "cannot describe '%s'", j->path);
-    else if (j->old_meta_len == 0)
-        j->outcome = FILE_DIFFERS;
     else if (b.len == j->old_meta_len && memcmp(b.data, j->old_meta, b.len) == 0)
         j->outcome = FILE_SAME;
     else if (node_equal_but_times(b.data, b.len, j->old_meta, j->old_meta_len))
@@ -573,13 +572,37 @@ static int accept(struct reading *r, bool unstable, struct error *e)
     return rc < 0 ? rc : file_job_compare(j, e);
 }
 
+static bool is_small(const struct file_read *f)
+{
+    bool sparse = (uint64_t)f->st.st_blocks * 512 < f->len && f->len > CHUNK_WHOLE_MAX;
+
+    return f->len <= SMALL_FILE_MAX && !sparse;
+}
+
+static bool is_database(const struct reading *r)
+{
+    const struct save_worker *w = r->worker;
+
+    if (!w->work->req->watch->sqlite)
+        return false;
+    return r->small ? file_begins_as_database(w->raw + w->raw_len, (size_t)r->f.len)
+                    : file_read_is_database(&r->f);
+}
+
 /* 1: it changed, read it again. */
 static int read_once(struct reading *r, bool last, struct error *e)
 {
     struct file_job *j = r->job;
-    bool sparse = (uint64_t)r->f.st.st_blocks * 512 < r->f.len && r->f.len > CHUNK_WHOLE_MAX;
-    int rc = r->f.len <= SMALL_FILE_MAX && !sparse ? read_small(r, e) : read_large(r, e);
+    int rc = r->small ? read_small(r, e) : 0;
 
+    if (rc == 0 && is_database(r)) {
+        rc = database_store(r->worker, j, &r->f, r->at, e);
+        if (rc != 1)
+            return rc;
+        rc = 0;
+    }
+    if (rc == 0 && !r->small)
+        rc = read_large(r, e);
     if (rc == ERR_INCOMPLETE) {
         int sys = e->sys;
         error_clear(e);
@@ -619,16 +642,13 @@ static int try_file(struct reading *r, bool last, struct error *e)
     if (rc < 0)
         return rc;
     file_job_forget(j);
-    r->small = r->cut_short = r->hole = false;
+    r->cut_short = r->hole = false;
     r->at = clock_wall();
     rc = file_read_open(&r->f, j->dir->fd, j->name, j->flush, e);
     if (rc < 0)
         return open_failed(j, e);
-    rc = 1;
-    if (r->f.sqlite && w->work->req->watch->sqlite)
-        rc = database_store(w, j, &r->f, r->at, e);
-    if (rc == 1)
-        rc = read_once(r, last, e);
+    r->small = is_small(&r->f);
+    rc = read_once(r, last, e);
     file_read_close(&r->f);
     return rc;
 }

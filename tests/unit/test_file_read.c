@@ -52,7 +52,7 @@ static void a_file_that_holds_still(void **state)
     put(s, "f", "hello world", 11);
     struct file_read f = open_ok(s, "f");
     assert_int_equal(f.len, 11);
-    assert_false(f.sqlite);
+    assert_false(file_read_is_database(&f));
     assert_int_equal(file_read_at(&f, p, sizeof(p), 6, &got, &e), 0);
     assert_int_equal(got, 5);
     assert_memory_equal(p, "world", 5);
@@ -118,14 +118,16 @@ static void a_database_is_known_by_its_header(void **state)
         "...............................................",
         110);
     struct file_read f = open_ok(s, "any.name");
-    assert_true(f.sqlite);
+    assert_true(file_read_is_database(&f));
     file_read_close(&f);
     f = open_ok(s, "short.db");
-    assert_false(f.sqlite);
+    assert_false(file_read_is_database(&f));
     file_read_close(&f);
     f = open_ok(s, "fake.db");
-    assert_false(f.sqlite);
+    assert_false(file_read_is_database(&f));
     file_read_close(&f);
+    assert_true(file_begins_as_database(page, 100));
+    assert_false(file_begins_as_database(page, 99));
 }
 
 static void holes_are_found(void **state)
