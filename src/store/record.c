@@ -148,6 +148,21 @@ uint64_t record_span(uint32_t body_len)
     return (n + RECORD_ALIGN - 1) / RECORD_ALIGN * RECORD_ALIGN;
 }
 
+/* The header in front of a body that stands behind it. */
+static void put_header(uint8_t *b, uint8_t type, uint64_t sequence, uint64_t pack_id,
+                       uint64_t offset, size_t body_len)
+{
+    uint64_t seed = guard_seed(pack_id, offset);
+
+    memset(b, 0, RECORD_HEADER_LEN);
+    store_u32(b + RH_MAGIC, RECORD_MAGIC);
+    b[RH_TYPE] = type;
+    store_u64(b + RH_SEQUENCE, sequence);
+    store_u32(b + RH_BODY_LEN, (uint32_t)body_len);
+    store_u64(b + RH_BODY_GUARD, hash_guard(b + RECORD_HEADER_LEN, body_len, seed));
+    store_u64(b + RH_GUARD, hash_guard(b, RH_GUARD, seed));
+}
+
 void record_encode(uint8_t type, uint64_t sequence, uint64_t pack_id, uint64_t offset,
                    const void *body, size_t body_len, struct buffer *out)
 {
@@ -157,20 +172,29 @@ void record_encode(uint8_t type, uint64_t sequence, uint64_t pack_id, uint64_t o
         return;
     }
     size_t span = (size_t)record_span((uint32_t)body_len);
-    uint64_t seed = guard_seed(pack_id, offset);
     uint8_t *b = buffer_grow(out, span);
     if (!b)
         return;
-    memset(b, 0, RECORD_HEADER_LEN);
-    store_u32(b + RH_MAGIC, RECORD_MAGIC);
-    b[RH_TYPE] = type;
-    store_u64(b + RH_SEQUENCE, sequence);
-    store_u32(b + RH_BODY_LEN, (uint32_t)body_len);
-    store_u64(b + RH_BODY_GUARD, hash_guard(body, body_len, seed));
-    store_u64(b + RH_GUARD, hash_guard(b, RH_GUARD, seed));
     if (body_len > 0)
         memcpy(b + RECORD_HEADER_LEN, body, body_len);
     memset(b + RECORD_HEADER_LEN + body_len, 0, span - RECORD_HEADER_LEN - body_len);
+    put_header(b, type, sequence, pack_id, offset, body_len);
+}
+
+void record_finish(uint8_t type, uint64_t sequence, uint64_t pack_id, uint64_t offset,
+                   struct buffer *record)
+{
+    static const uint8_t padding[RECORD_ALIGN];
+
+    assert(offset % RECORD_ALIGN == 0 && record->len >= RECORD_HEADER_LEN);
+    size_t body_len = record->len - RECORD_HEADER_LEN;
+    if (body_len > RECORD_BODY_MAX) {
+        record->failed = true;
+        return;
+    }
+    buffer_append(record, padding, (size_t)record_span((uint32_t)body_len) - record->len);
+    if (buffer_ok(record))
+        put_header(record->data, type, sequence, pack_id, offset, body_len);
 }
 
 int record_header_decode(const void *p, uint64_t pack_id, uint64_t offset, struct record_header *h,

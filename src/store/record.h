@@ -67,6 +67,9 @@ struct record_header {
  * RECORD_BODY_MAX marks out failed. */
 void record_encode(uint8_t type, uint64_t sequence, uint64_t pack_id, uint64_t offset,
                    const void *body, size_t body_len, struct buffer *out);
+/* The same without a copy: *record is RECORD_HEADER_LEN bytes of room and then the body. */
+void record_finish(uint8_t type, uint64_t sequence, uint64_t pack_id, uint64_t offset,
+                   struct buffer *record);
 /* Bytes a record takes with header and padding. */
 uint64_t record_span(uint32_t body_len);
 

@@ -404,18 +404,14 @@ static int remember_block(struct repo *r, struct block_place *p, struct error *e
     return 0;
 }
 
-int repo_data_put(struct repo *r, const void *body, size_t len, struct block_place *p,
-                  struct error *e)
+int repo_data_put(struct repo *r, struct buffer *record, struct block_place *p, struct error *e)
 {
-    struct buffer record = BUFFER_INIT;
-
     int rc = data_ready(r, e);
     if (rc < 0)
         return rc;
     uint64_t offset = r->data->len;
-    record_encode(RECORD_BLOCK, 0, r->data->id, offset, body, len, &record);
-    rc = buffer_ok(&record) ? pack_append(r->data, record.data, record.len, e) : repo_no_memory(e);
-    buffer_release(&record);
+    record_finish(RECORD_BLOCK, 0, r->data->id, offset, record);
+    rc = buffer_ok(record) ? pack_append(r->data, record->data, record->len, e) : repo_no_memory(e);
     if (rc < 0) {
         if (r->data->broken) {
             data_broken(r, r->data);

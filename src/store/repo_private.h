@@ -186,8 +186,7 @@ void repo_fences_flush(struct repo *r);
 bool repo_log_full(const struct repo *r);
 
 /* Append a block to the data pack; takes p->chunks on success. */
-int repo_data_put(struct repo *r, const void *body, size_t len, struct block_place *p,
-                  struct error *e);
+int repo_data_put(struct repo *r, struct buffer *record, struct block_place *p, struct error *e);
 int repo_data_settle(struct repo *r, struct error *e); /* all of them flushed; `grown` tells */
 bool repo_data_lost(const struct repo *r, uint64_t pack_id, uint64_t end);
 /* Durable unindexed blocks of *next (then moved on) to upto -> catalog, in its open transaction. */
@@ -217,7 +216,7 @@ struct spilled_list {
 };
 
 struct small_block {
-    struct buffer body;
+    struct buffer record;     /* room for the header, then the body */
     struct block_place place; /* chunks and base; place is decided at commit */
 };
 
@@ -243,6 +242,7 @@ struct txn {
 
     pthread_mutex_t lock;           /* for the rest */
     struct catalog *claims_catalog; /* to look chunks up in */
+    bool none_known;                /* it has none: the repository's first save */
     struct id_map claims;
     struct id_map lists; /* list chunks of this save: struct list_chunk */
     struct buffer list_raw;

@@ -154,7 +154,7 @@ static void unlink_txn(struct txn *t)
 static void free_small(struct txn *t)
 {
     for (size_t i = 0; i < t->small_count; i++) {
-        buffer_release(&t->small[i].body);
+        buffer_release(&t->small[i].record);
         free(t->small[i].place.chunks);
     }
     free(t->small);
@@ -210,7 +210,11 @@ static int claims_catalog(struct txn *t, struct error *e)
     if (t->claims_catalog)
         return 0;
     int rc = repo_catalog_lend(t->repo, &t->claims_catalog, e);
-    return rc == 0 ? catalog_read_begin(t->claims_catalog, e) : rc;
+    if (rc == 0)
+        rc = catalog_read_begin(t->claims_catalog, e);
+    if (rc == 0)
+        t->none_known = catalog_chunk_count(t->claims_catalog) == 0;
+    return rc;
 }
 
 /* 1: it has a place in a pack that is there. */
@@ -220,7 +224,7 @@ static int chunk_is_known(struct txn *t, const struct hash *id, struct error *e)
     struct chunk_place at;
 
     int rc = claims_catalog(t, e);
-    if (rc < 0)
+    if (rc < 0 || t->none_known)
         return rc;
     rc = catalog_chunk(t->claims_catalog, id, &at, &absent);
     if (rc == ERR_NOTFOUND)
@@ -278,10 +282,10 @@ static int touch(struct txn *t, uint64_t pack_id, uint64_t end, struct error *e)
 }
 
 /* write_lock is held; takes place->chunks. */
-static int put_in_data(struct txn *t, const struct buffer *body, struct block_place *place,
+static int put_in_data(struct txn *t, struct buffer *record, struct block_place *place,
                        struct error *e)
 {
-    int rc = repo_data_put(t->repo, body->data, body->len, place, e);
+    int rc = repo_data_put(t->repo, record, place, e);
 
     return rc == 0 ? touch(t, place->pack_id, place->end, e) : rc;
 }
@@ -293,15 +297,21 @@ static int grow_big(struct txn *t, struct error *e)
 
     pthread_mutex_lock(&t->repo->write_lock);
     for (size_t i = 0; rc == 0 && i < t->small_count; i++)
-        rc = put_in_data(t, &t->small[i].body, &t->small[i].place, e);
+        rc = put_in_data(t, &t->small[i].record, &t->small[i].place, e);
     pthread_mutex_unlock(&t->repo->write_lock);
     free_small(t);
     t->big = true;
     return rc;
 }
 
-/* t->lock is held; takes the body and place->chunks. */
-static int keep_small(struct txn *t, struct buffer *body, struct block_place *place,
+/* Of a block's record, of which the header is still to come. */
+static uint64_t span_of(const struct buffer *record)
+{
+    return record_span((uint32_t)(record->len - RECORD_HEADER_LEN));
+}
+
+/* t->lock is held; takes the record and place->chunks. */
+static int keep_small(struct txn *t, struct buffer *record, struct block_place *place,
                       struct error *e)
 {
     struct small_block *list = realloc(t->small, (t->small_count + 1) * sizeof(*list));
@@ -309,14 +319,14 @@ static int keep_small(struct txn *t, struct buffer *body, struct block_place *pl
     if (!list)
         return repo_no_memory(e);
     t->small = list;
-    list[t->small_count++] = (struct small_block){.body = *body, .place = *place};
-    *body = (struct buffer)BUFFER_INIT;
+    t->small_bytes += span_of(record);
+    list[t->small_count++] = (struct small_block){.record = *record, .place = *place};
+    *record = (struct buffer)BUFFER_INIT;
     place->chunks = NULL;
-    t->small_bytes += record_span((uint32_t)list[t->small_count - 1].body.len);
     return t->small_bytes > SMALL_SAVE_MAX ? grow_big(t, e) : 0;
 }
 
-static int store_block(struct txn *t, struct buffer *body, struct block_place *place,
+static int store_block(struct txn *t, struct buffer *record, struct block_place *place,
                        struct error *e)
 {
     pthread_mutex_lock(&t->lock);
@@ -326,13 +336,13 @@ static int store_block(struct txn *t, struct buffer *body, struct block_place *p
         return e->code;
     }
     bool big = t->big;
-    __atomic_fetch_add(&t->bytes_stored, record_span((uint32_t)body->len), __ATOMIC_RELAXED);
-    int rc = big ? 0 : fail_txn(t, keep_small(t, body, place, e), e);
+    __atomic_fetch_add(&t->bytes_stored, span_of(record), __ATOMIC_RELAXED);
+    int rc = big ? 0 : fail_txn(t, keep_small(t, record, place, e), e);
     pthread_mutex_unlock(&t->lock);
     if (!big)
         return rc;
     pthread_mutex_lock(&t->repo->write_lock);
-    rc = put_in_data(t, body, place, e);
+    rc = put_in_data(t, record, place, e);
     pthread_mutex_unlock(&t->repo->write_lock);
     if (rc < 0) {
         pthread_mutex_lock(&t->lock);
@@ -396,11 +406,11 @@ static int copy_chunks(const struct block_chunk *chunks, uint32_t count, struct 
 }
 
 /* Whether the packed block is a delta: one that did not pay was stored without its base. */
-static int note_base(const struct buffer *body, struct block_place *place, struct error *e)
+static int note_base(const struct buffer *record, struct block_place *place, struct error *e)
 {
     struct block b;
 
-    int rc = block_decode(body->data, body->len, &b, e);
+    int rc = block_decode(record->data + RECORD_HEADER_LEN, record->len - RECORD_HEADER_LEN, &b, e);
     if (rc < 0)
         return rc;
     place->has_base = b.has_base;
@@ -414,20 +424,22 @@ int txn_put_block(struct txn *t, const struct block_chunk *chunks, uint32_t coun
                   size_t base_len, struct error *e)
 {
     struct block_place place = {0};
-    struct buffer body = BUFFER_INIT;
+    struct buffer record = BUFFER_INIT;
 
+    if (!buffer_grow(&record, RECORD_HEADER_LEN))
+        return repo_no_memory(e);
     int rc = block_encode(chunks, count, raw, raw_len, t->repo->codec, CODEC_FAST, base_id, base,
-                          base_len, &body, e);
+                          base_len, &record, e);
     if (rc == 0)
         rc = copy_chunks(chunks, count, &place, e);
     if (rc == 0 && base_id)
-        rc = note_base(&body, &place, e);
+        rc = note_base(&record, &place, e);
     if (rc == 0 && is_list)
         rc = keep_lists(t, chunks, count, raw, e);
     if (rc == 0)
-        rc = store_block(t, &body, &place, e);
+        rc = store_block(t, &record, &place, e);
     free(place.chunks);
-    buffer_release(&body);
+    buffer_release(&record);
     return rc;
 }
 

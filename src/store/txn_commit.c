@@ -274,9 +274,12 @@ static void batch_blocks(struct save *s)
 {
     struct txn *t = s->txn;
 
-    for (size_t i = 0; i < t->small_count; i++)
-        t->small[i].place.offset = repo_batch_add(
-            s->repo, &s->batch, RECORD_BLOCK, t->small[i].body.data, t->small[i].body.len, NULL);
+    for (size_t i = 0; i < t->small_count; i++) {
+        const struct buffer *b = &t->small[i].record;
+        t->small[i].place.offset =
+            repo_batch_add(s->repo, &s->batch, RECORD_BLOCK, b->data + RECORD_HEADER_LEN,
+                           b->len - RECORD_HEADER_LEN, NULL);
+    }
 }
 
 static int batch_list(struct save *s, struct error *e)

@@ -130,6 +130,26 @@ static void test_record_golden(void **state)
     buffer_release(&b);
 }
 
+static void test_finishing_in_place_gives_the_same(void **state)
+{
+    struct buffer want = BUFFER_INIT, b = BUFFER_INIT;
+    const char body[] = "some body bytes";
+
+    for (size_t n = 0; n < sizeof(body); n++) {
+        buffer_clear(&want);
+        buffer_clear(&b);
+        record_encode(RECORD_BLOCK, n, 5, 128, body, n, &want);
+        assert_non_null(buffer_grow(&b, RECORD_HEADER_LEN));
+        buffer_append(&b, body, n);
+        record_finish(RECORD_BLOCK, n, 5, 128, &b);
+        assert_true(buffer_ok(&want) && buffer_ok(&b));
+        assert_int_equal(b.len, want.len);
+        assert_memory_equal(b.data, want.data, want.len);
+    }
+    buffer_release(&want);
+    buffer_release(&b);
+}
+
 static void test_spans_are_aligned(void **state)
 {
     assert_true(record_span(0) == 40);
@@ -241,6 +261,7 @@ int main(void)
         cmocka_unit_test(test_every_broken_pack_header_is_refused),
         cmocka_unit_test(test_unknown_features_are_refused_by_name),
         cmocka_unit_test(test_record_golden),
+        cmocka_unit_test(test_finishing_in_place_gives_the_same),
         cmocka_unit_test(test_spans_are_aligned),
         cmocka_unit_test(test_every_bit_of_a_record_counts),
         cmocka_unit_test(test_record_counts_only_at_its_place),
