@@ -40,10 +40,23 @@ static void batch_run(struct task *t, void *worker)
 
     for (struct file_job *j = b->first; rc == 0 && j; j = j->next)
         rc = file_job_run(w, j, &e);
-    if (rc == 0)
-        rc = save_worker_flush(w, &e);
     if (rc < 0)
         save_work_fail(w->work, &e);
+}
+
+/* A worker's last block, which no further batch will fill; any thread packs it. */
+struct last_block {
+    struct task task;
+    struct save_worker *of;
+};
+
+static void last_block_run(struct task *t, void *worker)
+{
+    struct last_block *b = (struct last_block *)((char *)t - offsetof(struct last_block, task));
+    struct error e = ERROR_INIT;
+
+    if (save_work_check(b->of->work, &e) < 0 || save_worker_flush(b->of, &e) < 0)
+        save_work_fail(b->of->work, &e);
 }
 
 /* ---- results ---- */
@@ -250,6 +263,40 @@ static int drain_once(struct save *s, struct error *e)
     return rc;
 }
 
+struct last_blocks {
+    struct last_block v[TASK_POOL_MAX + 1];
+    unsigned count;
+};
+
+static bool last_blocks_done(void *ctx)
+{
+    const struct last_blocks *l = ctx;
+    bool done = true;
+
+    for (unsigned i = 0; i < l->count; i++)
+        done &= l->v[i].task.done;
+    return done;
+}
+
+static int flush_workers(struct save *s, struct error *e)
+{
+    struct last_blocks l = {.count = 0};
+
+    for (unsigned i = 0; i <= s->worker_count; i++) {
+        if (s->workers[i].chunk_count > 0)
+            l.v[l.count++] = (struct last_block){.task.run = last_block_run, .of = &s->workers[i]};
+    }
+    for (unsigned i = 0; i < l.count; i++) {
+        if (l.count > 1 && s->work.pool.count > 0)
+            task_pool_push(&s->work.pool, &l.v[i].task, true);
+        else
+            last_block_run(&l.v[i].task, &s->workers[0]);
+    }
+    if (l.count > 1 && s->work.pool.count > 0)
+        task_pool_wait(&s->work.pool, last_blocks_done, &l, &s->workers[0]);
+    return save_work_check(&s->work, e);
+}
+
 int batch_drain(struct save *s, struct error *e)
 {
     int rc = 0;
@@ -257,7 +304,7 @@ int batch_drain(struct save *s, struct error *e)
     /* A result may give rise to another job. */
     while (rc == 0 && (s->filling || s->in_flight > 0))
         rc = drain_once(s, e);
-    return rc;
+    return rc < 0 ? rc : flush_workers(s, e);
 }
 
 static bool fits(const struct batch *b, const struct file_job *j)

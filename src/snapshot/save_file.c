@@ -13,7 +13,14 @@
 
 #include "base/banned.h"
 
-enum { OFTEN_READ_MAX = 16 * 1024 * 1024 }; /* larger ones are read twice at most */
+enum {
+    OFTEN_READ_MAX = 16 * 1024 * 1024, /* larger ones are read twice at most */
+    RAW_CAP = BLOCK_RAW_LEN + SMALL_FILE_MAX,
+    CHUNKS_FULL = 8192, /* a block of so many is not made to wait for more */
+};
+_Static_assert(CHUNKS_FULL + SMALL_FILE_MAX / CHUNK_WHOLE_MAX * 8 + 1 <= BLOCK_CHUNKS_MAX &&
+                   RAW_CAP <= BLOCK_RAW_MAX,
+               "one more small file always fits its block");
 
 /* ---- folders' descriptors ---- */
 
@@ -356,12 +363,12 @@ static int read_small(struct reading *r, struct error *e)
     uint32_t len = (uint32_t)r->f.len;
     size_t got = 0;
 
-    if (w->raw_len + len > BATCH_RAW_MAX) {
+    if (w->raw_len >= BLOCK_RAW_LEN || w->chunk_count >= CHUNKS_FULL) {
         int rc = save_worker_flush(w, e);
         if (rc < 0)
             return rc;
     }
-    if (!w->raw && !(w->raw = malloc(BATCH_RAW_MAX)))
+    if (!w->raw && !(w->raw = malloc(RAW_CAP)))
         return no_memory(e);
     if (file_read_at(&r->f, w->raw + w->raw_len, len, 0, &got, e) < 0)
         return ERR_INCOMPLETE;

@@ -13,10 +13,10 @@
 
 #include <stdatomic.h>
 
-#define SMALL_FILE_MAX (512 * 1024) /* longer ones are streamed, piece by piece */
-#define BATCH_RAW_MAX (1024 * 1024) /* small files that are read and packed together */
-#define CACHED_CHUNKS_MAX 4096      /* fast hashes kept of one file */
-#define UNHASHED_MAX 8192           /* a file of one chunk up to here has none kept */
+#define SMALL_FILE_MAX (512 * 1024)     /* longer ones are streamed, piece by piece */
+#define BLOCK_RAW_LEN (2 * 1024 * 1024) /* small files are packed together up to this length */
+#define CACHED_CHUNKS_MAX 4096          /* fast hashes kept of one file */
+#define UNHASHED_MAX 8192               /* a file of one chunk up to here has none kept */
 
 /* A folder's descriptor, shared by the jobs in it. Any thread. */
 struct dir_handle {
@@ -91,7 +91,7 @@ void save_work_read(struct save_work *w, uint64_t bytes); /* count them */
 /* What one thread has for itself. */
 struct save_worker {
     struct save_work *work;
-    uint8_t *raw; /* BATCH_RAW_MAX: claimed chunks of small files, waiting for their block */
+    uint8_t *raw; /* claimed chunks of small files, waiting for their block, and the file after */
     uint32_t raw_len;
     struct block_chunk *chunks;
     uint32_t chunk_count, chunk_cap;
