@@ -292,7 +292,7 @@ static int write_tree(struct restore_job *j, struct error *e)
     unsigned started = 0;
 
     j->queue_max = (size_t)count * QUEUE_PER_WORKER;
-    while (started < count && pthread_create(&threads[started], NULL, restore_worker, j) == 0)
+    while (started < count && pthread_create(&threads[started], NULL, restore_work, j) == 0)
         started++;
     int rc = started > 0 ? restore_plan(j, e)
                          : error_set(e, ERR_FAILED, "cannot start a thread to restore with");
@@ -425,6 +425,11 @@ static void job_release(struct restore_job *j)
         j->last = f->before;
         free(f->meta);
         free(f);
+    }
+    while (j->splits) {
+        struct restore_split *s = j->splits;
+        j->splits = s->next;
+        restore_split_free(s);
     }
     while (j->queue) {
         struct restore_batch *b = j->queue;

@@ -2,7 +2,8 @@
  *
  * restore.c         the order of the whole, problems and warnings
  * restore_plan.c    the walk: folders are made, files go in batches to the workers, hard links
- * restore_write.c   a worker: files, links, devices; metadata of everything
+ * restore_write.c   a worker: links, devices; metadata of everything; folders at the end
+ * restore_content.c files, a long one by several workers
  * restore_target.c  the target, the scratch folder, putting in place
  * restore_merge.c   putting in place over what stands there
  *
@@ -12,6 +13,7 @@
 
 #include "base/buffer.h"
 #include "snapshot/restore.h"
+#include "store/node.h"
 
 #include <pthread.h>
 #include <sys/types.h>
@@ -25,10 +27,28 @@ struct restore_folder {
     char name[]; /* "" for the top */
 };
 
+/* A long file. Every worker that has a part of it writes through the same descriptor; whoever is
+ * last ends it. From `fd` on under the job's lock. */
+struct restore_split {
+    struct restore_folder *folder;
+    uint8_t *meta;
+    uint32_t meta_len;
+    struct restore_split *next; /* of all; freed with the job */
+    int fd;                     /* -1: not made, or closed */
+    bool made;
+    unsigned left;    /* parts not yet done */
+    uint64_t written; /* bytes of the stream */
+    int code;         /* 0, or why the file is given up */
+    struct error why;
+    char name[];
+};
+
 struct restore_item { /* anything but a folder */
     struct restore_folder *folder;
     size_t name, meta; /* offsets in batch.bytes; name is NUL-terminated */
     uint32_t meta_len;
+    struct restore_split *split; /* not NULL: from..to of its stream; the two above are not used */
+    uint64_t from, to;
 };
 
 struct restore_batch { /* neighbours in the walk: likely neighbours in the packs */
@@ -61,6 +81,7 @@ struct restore_job {
     struct restore_folder *top, *last; /* `last` begins the list: deepest first */
     char **databases;                  /* paths below the top; sorted by restore_merge */
     size_t database_count, database_cap;
+    struct restore_split *splits;
     struct buffer repeated;             /* node ids (u64) with a further name, see restore_plan.c */
     atomic_uint_least64_t files, bytes; /* written */
 
@@ -120,10 +141,39 @@ void restore_batch_free(struct restore_batch *b);
 
 /* ---- restore_write.c ---- */
 
-void *restore_worker(void *job); /* thread: batches until the queue is closed and empty */
+struct restore_worker {
+    struct restore_job *job;
+    struct chunk_source *source;
+    struct restore_dir dir;
+    struct buffer path; /* of the entry at hand, as people know it */
+};
+
+void *restore_work(void *job); /* thread: batches until the queue is closed and empty */
 /* Owner, xattrs, mode and times of all folders beneath root; of those that then cannot be entered
  * any more, last and deepest first. */
 void restore_folders(struct restore_job *j, int root);
+
+/* What is given its metadata: by descriptor, or, for what cannot be opened, by folder and name. */
+struct restore_subject {
+    int fd;  /* -1: the other two */
+    int dir; /* O_PATH */
+    const char *name;
+    const char *path; /* for messages */
+};
+void restore_metadata(struct restore_job *j, const struct restore_subject *s, const struct node *n);
+/* Warnings of what was saved with a flaw. */
+void restore_tell_flags(struct restore_job *j, const struct node *n, const char *path);
+
+/* ---- restore_content.c ---- */
+
+uint64_t restore_stream_len(const struct node *n);
+/* A file from its first byte to its last; nothing is left of one that fails. */
+int restore_file(struct restore_worker *w, const struct node *n, int dir, const char *name,
+                 struct error *e);
+/* One part of a long file. *last: no part is left; the result is then that of the file, else 0. */
+int restore_part(struct restore_worker *w, const struct restore_item *item, const struct node *n,
+                 int dir, bool *last, struct error *e);
+void restore_split_free(struct restore_split *s);
 
 /* ---- restore_target.c ---- */
 

@@ -24,6 +24,9 @@
 /* Where one batch ends and the next begins, two workers expand the same block. */
 enum { BATCH_ITEMS = 1024, BATCH_BYTES = 16 * 1024 * 1024 };
 
+/* A file with more content than this is written by several workers. */
+#define PART_BYTES (UINT64_C(32) * 1024 * 1024)
+
 static int no_memory(struct error *e)
 {
     return error_set(e, ERR_FAILED, "out of memory");
@@ -89,13 +92,31 @@ static int send_batch(struct plan *p)
     return rc;
 }
 
+/* One more item, all zero; NULL on no memory. */
+static struct restore_item *new_item(struct plan *p)
+{
+    if (!p->batch && !(p->batch = batch_new()))
+        return NULL;
+    return &p->batch->items[p->batch->count++];
+}
+
+/* An item was added; a full batch is sent. */
+static int added(struct plan *p, uint64_t content)
+{
+    struct restore_batch *b = p->batch;
+
+    b->content += content;
+    return b->count == BATCH_ITEMS || b->content >= BATCH_BYTES ? send_batch(p) : 0;
+}
+
 static int add_item(struct plan *p, const struct tree_entry *t, struct restore_folder *folder,
                     uint64_t size, struct error *e)
 {
-    if (!p->batch && !(p->batch = batch_new()))
+    struct restore_item *item = new_item(p);
+
+    if (!item)
         return no_memory(e);
     struct restore_batch *b = p->batch;
-    struct restore_item *item = &b->items[b->count++];
     item->folder = folder;
     item->name = b->bytes.len;
     buffer_append(&b->bytes, t->name, strlen(t->name) + 1);
@@ -104,8 +125,77 @@ static int add_item(struct plan *p, const struct tree_entry *t, struct restore_f
     buffer_append(&b->bytes, t->meta, t->meta_len);
     if (!buffer_ok(&b->bytes))
         return no_memory(e);
-    b->content += size;
-    return b->count == BATCH_ITEMS || b->content >= BATCH_BYTES ? send_batch(p) : 0;
+    return added(p, size);
+}
+
+/* ---- long files ---- */
+
+static struct restore_split *split_new(struct plan *p, const struct tree_entry *t,
+                                       struct restore_folder *folder)
+{
+    size_t len = strlen(t->name) + 1;
+    struct restore_split *s = calloc(1, sizeof(*s) + len);
+
+    if (s)
+        s->meta = malloc(t->meta_len);
+    if (!s || !s->meta) {
+        free(s);
+        return NULL;
+    }
+    memcpy(s->meta, t->meta, t->meta_len);
+    memcpy(s->name, t->name, len);
+    s->meta_len = t->meta_len;
+    s->folder = folder;
+    s->fd = -1;
+    s->next = p->job->splits;
+    p->job->splits = s;
+    return s;
+}
+
+/* Bytes of content, 0 when that cannot be told. */
+static uint64_t content_len(const struct tree_entry *t)
+{
+    struct error ignored = ERROR_INIT;
+    struct node n;
+
+    if (node_decode(t->meta, t->meta_len, &n, &ignored) != 0)
+        return 0;
+    uint64_t len = restore_stream_len(&n);
+    node_release(&n);
+    return len;
+}
+
+static int add_parts(struct plan *p, const struct tree_entry *t, struct restore_folder *folder,
+                     uint64_t len, struct error *e)
+{
+    struct restore_split *s = split_new(p, t, folder);
+    int rc = s ? 0 : no_memory(e);
+
+    if (rc == 0)
+        s->left = (unsigned)((len - 1) / PART_BYTES + 1);
+    for (uint64_t from = 0; rc == 0 && from < len; from += PART_BYTES) {
+        struct restore_item *item = new_item(p);
+        if (!item)
+            return no_memory(e);
+        *item =
+            (struct restore_item){.folder = folder,
+                                  .meta_len = s->meta_len,
+                                  .split = s,
+                                  .from = from,
+                                  .to = len - from > PART_BYTES ? from + PART_BYTES : UINT64_MAX};
+        rc = added(p, PART_BYTES);
+    }
+    return rc;
+}
+
+static int add_file(struct plan *p, const struct tree_entry *t, struct restore_folder *folder,
+                    uint64_t size, struct error *e)
+{
+    uint64_t len = size > PART_BYTES ? content_len(t) : 0;
+
+    if (len > PART_BYTES && len / PART_BYTES < UINT_MAX)
+        return add_parts(p, t, folder, len, e);
+    return add_item(p, t, folder, size, e);
 }
 
 /* ---- folders ---- */
@@ -224,7 +314,8 @@ static int plan_file(struct plan *p, const struct tree_entry *t, const struct no
         return buffer_ok(&j->repeated) ? 0 : no_memory(e);
     }
     count_total(j, brief->size);
-    return add_item(p, t, folder, brief->size, e);
+    return brief->type == NODE_FILE ? add_file(p, t, folder, brief->size, e)
+                                    : add_item(p, t, folder, 0, e);
 }
 
 static int plan_entry(void *ctx, const struct tree_entry *t, struct error *e)

@@ -10,7 +10,6 @@
 
 #include <errno.h>
 #include <fcntl.h>
-#include <inttypes.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -25,24 +24,9 @@
 
 enum { FOLDERS_AT_ONCE = 64 };
 
-struct worker {
-    struct restore_job *job;
-    struct chunk_source *source;
-    struct restore_dir dir;
-    struct buffer path; /* of the entry at hand, as people know it */
-};
-
 /* ---- metadata ---- */
 
-/* What is given its metadata: by descriptor, or, for what cannot be opened, by folder and name. */
-struct subject {
-    int fd;  /* -1: the other two */
-    int dir; /* O_PATH */
-    const char *name;
-    const char *path; /* for messages */
-};
-
-static int set_xattr(const struct subject *s, const struct node_xattr *x)
+static int set_xattr(const struct restore_subject *s, const struct node_xattr *x)
 {
     char path[NAME_LEN_MAX + 64];
 
@@ -52,7 +36,7 @@ static int set_xattr(const struct subject *s, const struct node_xattr *x)
     return lsetxattr(path, x->name, x->value, x->len, 0);
 }
 
-static void set_xattrs(struct restore_job *j, const struct subject *s, const struct node *n,
+static void set_xattrs(struct restore_job *j, const struct restore_subject *s, const struct node *n,
                        bool user)
 {
     for (uint32_t i = 0; i < n->xattr_count; i++) {
@@ -62,14 +46,14 @@ static void set_xattrs(struct restore_job *j, const struct subject *s, const str
     }
 }
 
-static int change_owner(const struct subject *s, uid_t uid, gid_t gid)
+static int change_owner(const struct restore_subject *s, uid_t uid, gid_t gid)
 {
     return s->fd >= 0 ? fchown(s->fd, uid, gid)
                       : fchownat(s->dir, s->name, uid, gid, AT_SYMLINK_NOFOLLOW);
 }
 
 /* Whether owner and group are as saved now. */
-static bool set_owner(struct restore_job *j, const struct subject *s, const struct node *n)
+static bool set_owner(struct restore_job *j, const struct restore_subject *s, const struct node *n)
 {
     if (change_owner(s, n->uid, n->gid) == 0)
         return true;
@@ -78,7 +62,7 @@ static bool set_owner(struct restore_job *j, const struct subject *s, const stru
     return false;
 }
 
-static void set_mode(struct restore_job *j, const struct subject *s, const struct node *n,
+static void set_mode(struct restore_job *j, const struct restore_subject *s, const struct node *n,
                      bool owner_set)
 {
     mode_t mode = n->mode & 07777;
@@ -91,7 +75,7 @@ static void set_mode(struct restore_job *j, const struct subject *s, const struc
         restore_warn(j, WARN_MODE, s->path, errno);
 }
 
-static void set_times(struct restore_job *j, const struct subject *s, const struct node *n)
+static void set_times(struct restore_job *j, const struct restore_subject *s, const struct node *n)
 {
     const struct timespec times[2] = {
         {.tv_nsec = UTIME_OMIT},
@@ -104,7 +88,7 @@ static void set_times(struct restore_job *j, const struct subject *s, const stru
 }
 
 /* What stands there already is not set again: a look is cheaper than a change. */
-static void set_metadata(struct restore_job *j, const struct subject *s, const struct node *n)
+void restore_metadata(struct restore_job *j, const struct restore_subject *s, const struct node *n)
 {
     struct stat st = {.st_uid = (uid_t)-1};
     bool known = s->fd >= 0 && fstat(s->fd, &st) == 0;
@@ -116,154 +100,6 @@ static void set_metadata(struct restore_job *j, const struct subject *s, const s
         set_mode(j, s, n, owner_set);
     set_xattrs(j, s, n, false);
     set_times(j, s, n);
-}
-
-/* ---- content ---- */
-
-struct content {
-    struct worker *worker;
-    const struct node *node;
-    int dir, fd; /* fd -1: not made yet */
-    const char *name;
-    uint64_t expected, written; /* bytes of the stream */
-    uint32_t extent;            /* where the stream stands in the node's data runs */
-    uint64_t in_extent;
-    bool target_failed; /* not the repository */
-};
-
-static uint64_t stream_len(const struct node *n)
-{
-    uint64_t sum = 0;
-
-    if (n->extent_count == 0)
-        return n->ref_count > 0 ? n->size : 0;
-    for (uint32_t i = 0; i < n->extent_count; i++)
-        sum += n->extents[i].len;
-    return sum;
-}
-
-static int content_create(struct content *c, struct error *e)
-{
-    if (c->fd >= 0)
-        return 0;
-    /* Nobody but us gets into the tree, so that the mode need not wait for the owner. */
-    int fd = safe_open(c->dir, c->name, O_WRONLY | O_CREAT | O_EXCL | O_NOFOLLOW,
-                       c->node->mode & 0777, e);
-    if (fd < 0)
-        return fd;
-    c->fd = fd;
-    return 0;
-}
-
-/* The next len bytes of the stream go where the data runs say. */
-static int content_write(struct content *c, const uint8_t *p, uint64_t len, struct error *e)
-{
-    const struct node *n = c->node;
-    int rc = 0;
-
-    if (n->extent_count == 0) {
-        rc = file_write_all(c->fd, p, (size_t)len, c->written, e);
-        c->written += len;
-        return rc;
-    }
-    while (rc == 0 && len > 0) {
-        const struct node_extent *x = &n->extents[c->extent];
-        uint64_t left = x->len - c->in_extent;
-        uint64_t now = len < left ? len : left;
-        rc = file_write_all(c->fd, p, (size_t)now, x->off + c->in_extent, e);
-        p += now;
-        len -= now;
-        c->written += now;
-        c->in_extent += now;
-        if (c->in_extent == x->len) {
-            c->extent++;
-            c->in_extent = 0;
-        }
-    }
-    return rc;
-}
-
-static int wrong_length(struct error *e)
-{
-    return error_set(e, ERR_DAMAGED, "its content is not as long as it says");
-}
-
-static int content_chunk(void *ctx, uint64_t off, const struct chunk_ref *ref, struct error *e)
-{
-    struct content *c = ctx;
-    const uint8_t *p;
-    size_t len;
-
-    int rc = restore_stopped(c->worker->job);
-    if (rc == 0)
-        rc = chunk_source_get(c->worker->source, &ref->id, &p, &len, e);
-    if (rc != 0)
-        return rc;
-    if (off != c->written || len != ref->len || len > c->expected - c->written)
-        return wrong_length(e);
-    rc = content_create(c, e);
-    if (rc == 0)
-        rc = content_write(c, p, len, e);
-    c->target_failed = rc != 0;
-    if (rc == 0 && c->worker->job->req->progress)
-        atomic_fetch_add(&c->worker->job->req->progress->bytes_done, len);
-    return rc;
-}
-
-/* Length and metadata of a file whose content stands; the descriptor is closed. */
-static int content_finish(struct content *c, struct error *e)
-{
-    const struct node *n = c->node;
-    const char *path = (const char *)c->worker->path.data;
-    struct subject s = {.fd = c->fd, .path = path};
-    uint64_t end = n->extent_count == 0
-                       ? c->written
-                       : n->extents[n->extent_count - 1].off + n->extents[n->extent_count - 1].len;
-
-    if (n->size > INT64_MAX)
-        return wrong_length(e);
-    if (n->size != end && fileops->ftruncate(c->fd, (off_t)n->size) != 0)
-        return error_sys(e, errno, "cannot set its length");
-    set_metadata(c->worker->job, &s, n);
-    c->fd = -1;
-    /* Some file systems tell only now that there was no room. */
-    return fileops->close(s.fd) == 0 ? 0 : error_sys(e, errno, "cannot write it out");
-}
-
-static int never_read(const struct node *n, struct error *e)
-{
-    char quoted[256];
-
-    return error_set(e, ERR_INCOMPLETE, "it could not be read when it was saved%s%s",
-                     n->reason ? ": " : "",
-                     n->reason ? text_escape(n->reason, quoted, sizeof(quoted)) : "");
-}
-
-static int write_file(struct worker *w, const struct node *n, int dir, const char *name,
-                      struct error *e)
-{
-    struct content c = {
-        .worker = w, .node = n, .dir = dir, .fd = -1, .name = name, .expected = stream_len(n)};
-
-    if ((n->flags & NODE_UNREAD) && n->ref_count == 0)
-        return never_read(n, e);
-    int rc = content_walk(w->source, n, content_chunk, &c, e);
-    if (rc != 0 && !c.target_failed)
-        e->sys = 0; /* what the repository cannot give costs this file alone */
-    if (rc == 0 && c.written != c.expected)
-        rc = wrong_length(e);
-    if (rc == 0)
-        rc = content_create(&c, e);
-    bool made = c.fd >= 0;
-    if (rc == 0)
-        rc = content_finish(&c, e);
-    if (c.fd >= 0)
-        close(c.fd);
-    if (rc != 0 && made)
-        fileops->unlinkat(dir, name, 0);
-    else if (rc == 0)
-        atomic_fetch_add_explicit(&w->job->bytes, c.written, memory_order_relaxed);
-    return rc;
 }
 
 /* ---- everything else ---- */
@@ -292,28 +128,30 @@ static int make_special(const struct node *n, int dir, const char *name)
     }
 }
 
-static int write_special(struct worker *w, const struct node *n, int dir, const char *name,
-                         bool *left_out, struct error *e)
+static int write_special(struct restore_worker *w, const struct node *n, int dir, const char *name,
+                         bool *done, struct error *e)
 {
     bool device = n->type == NODE_CHAR_DEVICE || n->type == NODE_BLOCK_DEVICE;
-    struct subject s = {.fd = -1, .dir = dir, .name = name, .path = (const char *)w->path.data};
+    struct restore_subject s = {
+        .fd = -1, .dir = dir, .name = name, .path = (const char *)w->path.data};
 
     int sys = make_special(n, dir, name);
     if (device && sys == EPERM) {
         restore_warn(w->job, WARN_DEVICE, s.path, 0);
-        *left_out = true;
+        *done = false;
         return 0;
     }
     if (sys != 0)
         return error_sys(e, sys, "cannot make it");
-    set_metadata(w->job, &s, n);
+    restore_metadata(w->job, &s, n);
     return 0;
 }
 
 /* ---- the worker ---- */
 
 /* The path in the snapshot, for messages. */
-static const char *shown_path(struct worker *w, const struct restore_folder *f, const char *name)
+static const char *shown_path(struct restore_worker *w, const struct restore_folder *f,
+                              const char *name)
 {
     const char *prefix = w->job->req->path ? w->job->req->path : "";
     struct buffer below = BUFFER_INIT;
@@ -329,7 +167,7 @@ static const char *shown_path(struct worker *w, const struct restore_folder *f, 
     return buffer_cstr(&w->path);
 }
 
-static void tell_flags(struct restore_job *j, const struct node *n, const char *path)
+void restore_tell_flags(struct restore_job *j, const struct node *n, const char *path)
 {
     if (n->flags & NODE_CHANGING)
         restore_warn(j, WARN_CHANGING, path, 0);
@@ -339,39 +177,44 @@ static void tell_flags(struct restore_job *j, const struct node *n, const char *
         restore_warn(j, WARN_UNREAD, path, 0);
 }
 
-static int write_node(struct worker *w, const struct restore_item *item, const char *name,
-                      const void *meta, bool *left_out, struct error *e)
+/* done: there is something to count, or a problem to tell. */
+static int write_node(struct restore_worker *w, const struct restore_item *item, const char *name,
+                      const void *meta, bool *done, struct error *e)
 {
     struct node n;
 
+    *done = true;
     int rc = node_decode(meta, item->meta_len, &n, e);
     if (rc != 0)
         return rc;
     int dir = restore_dir_open(w->job->tree, &w->dir, item->folder, e);
-    if (dir < 0)
+    if (item->split)
+        rc = restore_part(w, item, &n, dir, done, e);
+    else if (dir < 0)
         rc = dir;
     else if (n.type == NODE_FILE)
-        rc = write_file(w, &n, dir, name, e);
+        rc = restore_file(w, &n, dir, name, e);
     else
-        rc = write_special(w, &n, dir, name, left_out, e);
-    if (rc == 0)
-        tell_flags(w->job, &n, (const char *)w->path.data);
+        rc = write_special(w, &n, dir, name, done, e);
+    if (rc == 0 && *done)
+        restore_tell_flags(w->job, &n, (const char *)w->path.data);
     node_release(&n);
     return rc;
 }
 
-static void write_item(struct worker *w, const struct restore_batch *b,
+static void write_item(struct restore_worker *w, const struct restore_batch *b,
                        const struct restore_item *item)
 {
     struct restore_job *j = w->job;
     struct error e = ERROR_INIT;
-    const char *name = (const char *)b->bytes.data + item->name;
-    bool left_out = false;
+    const char *name = item->split ? item->split->name : (const char *)b->bytes.data + item->name;
+    const void *meta = item->split ? item->split->meta : b->bytes.data + item->meta;
+    bool done;
 
     const char *path = shown_path(w, item->folder, name);
-    int rc = write_node(w, item, name, b->bytes.data + item->meta, &left_out, &e);
+    int rc = write_node(w, item, name, meta, &done, &e);
     if (rc == 0) {
-        if (!left_out)
+        if (done)
             atomic_fetch_add_explicit(&j->files, 1, memory_order_relaxed);
     } else if (restore_stopped(j) == 0) {
         if (e.code == ERR_CATALOG) {
@@ -383,7 +226,7 @@ static void write_item(struct worker *w, const struct restore_batch *b,
             restore_problem(j, path, &e);
         }
     }
-    if (j->req->progress)
+    if (j->req->progress && (done || !item->split))
         atomic_fetch_add(&j->req->progress->files_done, 1);
 }
 
@@ -406,9 +249,9 @@ static struct restore_batch *next_batch(struct restore_job *j)
     return b;
 }
 
-void *restore_worker(void *job)
+void *restore_work(void *job)
 {
-    struct worker w = {.job = job, .dir = RESTORE_DIR_INIT};
+    struct restore_worker w = {.job = job, .dir = RESTORE_DIR_INIT};
     struct error e = ERROR_INIT;
     struct restore_batch *b;
 
@@ -443,8 +286,8 @@ static void drop_stale_xattrs(int fd, const struct node *n)
     }
 }
 
-static int set_folder(struct worker *w, const struct restore_folder *f, int root, bool merged,
-                      struct error *e)
+static int set_folder(struct restore_worker *w, const struct restore_folder *f, int root,
+                      bool merged, struct error *e)
 {
     struct buffer below = BUFFER_INIT;
     struct node n;
@@ -459,11 +302,11 @@ static int set_folder(struct worker *w, const struct restore_folder *f, int root
         fd = error_set(e, ERR_FAILED, "out of memory");
     buffer_release(&below);
     if (fd >= 0) {
-        struct subject s = {.fd = fd, .path = (const char *)w->path.data};
+        struct restore_subject s = {.fd = fd, .path = (const char *)w->path.data};
         if (merged)
             drop_stale_xattrs(fd, &n);
-        set_metadata(w->job, &s, &n);
-        tell_flags(w->job, &n, s.path);
+        restore_metadata(w->job, &s, &n);
+        restore_tell_flags(w->job, &n, s.path);
         close(fd);
     }
     node_release(&n);
@@ -500,7 +343,7 @@ static struct restore_folder *take_folders(struct folder_pass *p, struct restore
     return first;
 }
 
-static void finish_folder(struct worker *w, const struct restore_folder *f, int root)
+static void finish_folder(struct restore_worker *w, const struct restore_folder *f, int root)
 {
     struct error e = ERROR_INIT;
 
@@ -513,7 +356,7 @@ static void finish_folder(struct worker *w, const struct restore_folder *f, int 
 static void *finish_open_folders(void *pass)
 {
     struct folder_pass *p = pass;
-    struct worker w = {.job = p->job, .dir = RESTORE_DIR_INIT};
+    struct restore_worker w = {.job = p->job, .dir = RESTORE_DIR_INIT};
     struct restore_folder *f, *end;
 
     while ((f = take_folders(p, &end)) != NULL) {
@@ -531,7 +374,7 @@ static void *finish_open_folders(void *pass)
 void restore_folders(struct restore_job *j, int root)
 {
     struct folder_pass pass = {.job = j, .root = root, .next = j->last};
-    struct worker w = {.job = j, .dir = RESTORE_DIR_INIT};
+    struct restore_worker w = {.job = j, .dir = RESTORE_DIR_INIT};
     pthread_t helper;
 
     bool helped = pthread_create(&helper, NULL, finish_open_folders, &pass) == 0;

@@ -343,16 +343,33 @@ struct walk {
     void *ctx;
     struct error *e;
     uint64_t off;
+    uint64_t from, to;
 };
 
 static int walk_refs(struct walk *w, const struct chunk_ref *refs, uint32_t count, unsigned depth);
 
-static int walk_list(struct walk *w, const struct hash *id, unsigned depth)
+/* What a list says lies beneath each of its references decides where everything behind it goes. */
+static int check_sum(const struct chunk_ref *list, const struct chunk_ref *refs, uint32_t count,
+                     struct error *e)
+{
+    uint64_t sum = 0;
+
+    for (uint32_t i = 0; i < count; i++)
+        sum += refs[i].len; /* the decoder bounds it */
+    return sum == list->len ? 0
+                            : error_set(e, ERR_DAMAGED,
+                                        "a list of chunks has another length than "
+                                        "the one it stands in says");
+}
+
+static int walk_list(struct walk *w, const struct chunk_ref *list, unsigned depth)
 {
     struct chunk_ref *refs = NULL;
     uint32_t count = 0;
 
-    int rc = repo_read_list(w->source, id, &refs, &count, w->e);
+    int rc = repo_read_list(w->source, &list->id, &refs, &count, w->e);
+    if (rc == 0)
+        rc = check_sum(list, refs, count, w->e);
     if (rc == 0)
         rc = walk_refs(w, refs, count, depth);
     free(refs);
@@ -363,23 +380,29 @@ static int walk_refs(struct walk *w, const struct chunk_ref *refs, uint32_t coun
 {
     int rc = 0;
 
-    for (uint32_t i = 0; rc == 0 && i < count; i++) {
-        if (depth > 0) {
-            rc = walk_list(w, &refs[i].id, depth - 1);
-            continue;
-        }
-        rc = w->visit(w->ctx, w->off, &refs[i], w->e);
-        w->off += refs[i].len;
+    for (uint32_t i = 0; rc == 0 && i < count && w->off < w->to; i++) {
+        uint64_t end = w->off + refs[i].len;
+        if (depth > 0 && end > w->from)
+            rc = walk_list(w, &refs[i], depth - 1);
+        else if (depth == 0 && w->off >= w->from)
+            rc = w->visit(w->ctx, w->off, &refs[i], w->e);
+        w->off = end;
     }
     return rc;
+}
+
+int content_walk_range(struct chunk_source *s, const struct node *n, uint64_t from, uint64_t to,
+                       content_visit visit, void *ctx, struct error *e)
+{
+    struct walk w = {.source = s, .visit = visit, .ctx = ctx, .e = e, .from = from, .to = to};
+
+    if (n->depth > CHUNK_LIST_DEPTH_MAX)
+        return error_set(e, ERR_DAMAGED, "a list of chunks is too deep");
+    return walk_refs(&w, n->refs, n->ref_count, n->depth);
 }
 
 int content_walk(struct chunk_source *s, const struct node *n, content_visit visit, void *ctx,
                  struct error *e)
 {
-    struct walk w = {.source = s, .visit = visit, .ctx = ctx, .e = e};
-
-    if (n->depth > CHUNK_LIST_DEPTH_MAX)
-        return error_set(e, ERR_DAMAGED, "a list of chunks is too deep");
-    return walk_refs(&w, n->refs, n->ref_count, n->depth);
+    return content_walk_range(s, n, 0, UINT64_MAX, visit, ctx, e);
 }

@@ -94,6 +94,9 @@ int chunk_source_get(struct chunk_source *s, const struct hash *id, const uint8_
 typedef int (*content_visit)(void *ctx, uint64_t off, const struct chunk_ref *ref, struct error *e);
 int content_walk(struct chunk_source *s, const struct node *n, content_visit visit, void *ctx,
                  struct error *e);
+/* The same of the chunks that begin at from <= offset < to; other lists are not read. */
+int content_walk_range(struct chunk_source *s, const struct node *n, uint64_t from, uint64_t to,
+                       content_visit visit, void *ctx, struct error *e);
 
 /* ---- saving: one transaction, committed or aborted ----
  * txn_claim and txn_put_block: any thread. Everything else: the thread that began it. Several
