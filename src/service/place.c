@@ -24,7 +24,11 @@ static void notice(void *ctx, const char *text)
 
 static int refuse_lost(const struct config *c, struct error *e)
 {
-    error_set(e, ERR_NOREPO, "repository '%s' is not there (not mounted?)", c->repository);
+    error_set(
+        e, ERR_NOREPO,
+        "repository '%s' is not there (not mounted?); if it is gone for good, make a new one: "
+        "watchkeep -r '%s' init",
+        c->repository, c->repository);
     return error_path(e, c->repository);
 }
 

@@ -74,8 +74,10 @@ static int known_watch(struct txn *t, const struct txn_watch *w, struct error *e
     t->root_changed = w->root && strcmp(w->root, t->watch.root) != 0;
     t->rules_changed = w->rules && strcmp(w->rules, t->watch.rules) != 0;
     if (t->root_changed && !w->moved)
-        return error_set(e, ERR_REFUSED, "watch '%s' has another root on record: '%s'", w->name,
-                         t->watch.root);
+        return error_set(e, ERR_REFUSED,
+                         "watch '%s' has another root on record: '%.200s'; if it has moved here: "
+                         "watchkeep save %s='%.200s' --moved",
+                         w->name, t->watch.root, w->name, w->root);
     if (t->root_changed && !set_text(&t->watch.root, w->root))
         return repo_no_memory(e);
     if (t->rules_changed && !set_text(&t->watch.rules, w->rules))

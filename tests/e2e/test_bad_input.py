@@ -126,7 +126,7 @@ def repositories(scratch):
     os.rename(repo, repo + "-away")
     os.mkdir(repo)
     r = wk.wk("-c", s.conf, "run", code=10, env=s.environment())
-    clear(r, "not mounted")
+    clear(r, "not mounted", "watchkeep -r '%s' init" % repo)
     assert os.listdir(repo) == []
     os.rmdir(repo)
     clear(wk.wk("-c", s.conf, "run", code=10, env=s.environment()), repo)
