@@ -116,6 +116,8 @@ static void add_to_total(json_t *total, const json_t *saved)
     json_real_set(json_object_get(total, "seconds"),
                   json_number_value(json_object_get(total, "seconds")) +
                       json_number_value(json_object_get(saved, "seconds")));
+    if (json_flag(saved, "suspect"))
+        json_object_set_new(total, "suspect", json_true());
     json_array_extend(json_object_get(total, "incomplete"), json_object_get(saved, "incomplete"));
 }
 

@@ -20,7 +20,7 @@
 enum {
     PEERS_MAX = 64,
     REQUESTS_MAX = 256, /* also of peers that have gone and whose request is still worked on */
-    QUEUED_MAX = 64 * 1024 * 1024, /* bytes that a peer may leave unread */
+    QUEUED_MAX = 64 * 1024 * 1024, /* bytes that a peer may leave unread; of one line */
     ACCEPTS_A_TURN = 16,
     READ_BYTES = 4096,
 };
@@ -167,8 +167,8 @@ static void send_text(struct peer *p, const char *text)
 {
     size_t n = strlen(text);
 
-    if (n > QUEUED_MAX || unsent(p) > QUEUED_MAX - n) {
-        log_warn("a reply on the control socket is too long, or is not read: the peer is dropped");
+    if (unsent(p) > QUEUED_MAX - n) {
+        log_warn("replies on the control socket are not read: the peer is dropped");
         peer_close(p);
         return;
     }
@@ -185,15 +185,25 @@ static void send_text(struct peer *p, const char *text)
         peer_close(p);
 }
 
+/* The line, or what is wrong with it. */
+static char *line_text(const json_t *line)
+{
+    char *text = line ? json_dumps(line, JSON_COMPACT | JSON_REAL_PRECISION(9)) : NULL;
+
+    if (!text)
+        return strdup("{\"type\":\"error\",\"code\":1,\"message\":\"out of memory\"}");
+    if (strlen(text) <= QUEUED_MAX)
+        return text;
+    free(text);
+    return strdup(
+        "{\"type\":\"error\",\"code\":1,\"message\":\"the answer is longer than the 64 MiB "
+        "that the service gives at once: ask for less, as with --recent N\"}");
+}
+
 void peer_line(struct peer *p, json_t *line)
 {
-    char *text = NULL;
+    char *text = p->state != PEER_CLOSED ? line_text(line) : NULL;
 
-    if (p->state != PEER_CLOSED) {
-        text = line ? json_dumps(line, JSON_COMPACT | JSON_REAL_PRECISION(9)) : NULL;
-        if (!text)
-            text = strdup("{\"type\":\"error\",\"code\":1,\"message\":\"out of memory\"}");
-    }
     json_decref(line);
     if (text)
         send_text(p, text);

@@ -47,7 +47,8 @@ void control_stop(struct control *c);
  * be used any more. NULL is fine. */
 void control_close(struct control *c);
 
-/* Send a line: takes the reference; NULL is told as lack of memory. What is sent to a peer that has
+/* Send a line: takes the reference; NULL is told as lack of memory, one longer than 64 MiB as such.
+ * What is sent to a peer that has
  * gone, or that does not read, is dropped. */
 void peer_line(struct peer *p, json_t *line);
 /* The last line has been sent: close when it has been read. The peer is invalid after this. */

@@ -489,7 +489,8 @@ json_t *report_save_summary(const struct save_result *s, const char *gap, int ex
 {
     json_t *o = json_object();
     bool ok = o && set(o, "type", json_string("summary")) && set_saved(o, s) &&
-              set(o, "gap", text_or_null(gap)) && set(o, "exit", json_integer(exit_code));
+              set(o, "gap", text_or_null(gap)) && set(o, "suspect", json_boolean(s->suspect)) &&
+              set(o, "exit", json_integer(exit_code));
 
     return finished(o, ok);
 }

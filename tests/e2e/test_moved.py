@@ -77,10 +77,30 @@ def a_save_right_after_the_root_was_replaced(scratch):
         wk.write(os.path.join(root, "imp%d" % turn), "imp")
         r = s.cli("--json", "save", "app", code=None)
         assert r.code == 0, r
-        assert s.cli("ls", str(r.summary["current"])).out == "imp%d\n" % turn
+        assert s.cli("ls", "latest").out == "imp%d\n" % turn
+    s.stop()
+
+
+def a_root_replaced_by_an_almost_empty_one(scratch):
+    """What it holds is saved, but told as suspect and never taken for latest."""
+    root = os.path.join(scratch, "src")
+    os.mkdir(root)
+    for i in range(60):
+        wk.write(os.path.join(root, "f%d" % i), "x%d" % i)
+    s = wk.Service(scratch, {"app": {"path": root, "settle": "1h", "max_delay": "2h"}})
+    os.rename(root, root + "-away")
+    os.mkdir(root)
+    wk.write(os.path.join(root, "imp"), "imp")
+    r = s.cli("save", "app")
+    assert "suddenly almost empty: snapshot 2 is suspect" in r.err, r
+    assert s.cli("ls", "2").out == "imp\n"
+    assert s.cli("ls", "latest").out.count("\n") == 60
+    wk.write(os.path.join(root, "imp"), "imp2")
+    r = s.cli("--json", "save", "app")
+    assert r.summary["snapshot"] == 3, r
     s.stop()
 
 
 wk.main(a_root_that_moved_goes_on_with_its_history,
         a_repository_that_moves_away_leaves_nothing_behind,
-        a_save_right_after_the_root_was_replaced)
+        a_save_right_after_the_root_was_replaced, a_root_replaced_by_an_almost_empty_one)

@@ -21,7 +21,7 @@
 
 #include <cmocka.h>
 
-enum { WAIT_MS = 30000, LINES = 3, BIG = 200000 };
+enum { WAIT_MS = 30000, LINES = 3, BIG = 200000, HUGE_TEXT = 65 * 1024 * 1024 };
 
 struct fixture {
     struct scratch *scratch;
@@ -37,6 +37,16 @@ struct fixture {
     bool stuck;       /* the work does not get on */
 };
 
+static json_t *huge_text(void)
+{
+    char *text = malloc(HUGE_TEXT);
+
+    memset(text, 'x', HUGE_TEXT);
+    json_t *string = json_stringn(text, HUGE_TEXT);
+    free(text);
+    return string;
+}
+
 static void on_request(void *ctx, struct peer *peer, enum control_right right,
                        const json_t *request)
 {
@@ -47,6 +57,11 @@ static void on_request(void *ctx, struct peer *peer, enum control_right right,
     f->right = right;
     if (f->hold) {
         f->held = peer;
+        return;
+    }
+    if (command && strcmp(command, "huge") == 0) {
+        peer_line(peer, json_pack("{s:s,s:o}", "type", "summary", "text", huge_text()));
+        peer_end(peer);
         return;
     }
     if (command && strcmp(command, "fail") == 0) {
@@ -252,6 +267,10 @@ static void requests_are_answered_line_by_line(void **state)
     call(f, &c, "big");
     assert_int_equal(c.rc, 0);
     assert_int_equal(c.lines, LINES + 21);
+    call(f, &c, "huge");
+    assert_int_equal(c.rc, 0);
+    assert_string_equal(c.last, "error");
+    assert_int_equal(c.code, 1);
 }
 
 static void a_service_that_goes_away_is_an_error(void **state)
