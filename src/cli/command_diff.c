@@ -27,16 +27,12 @@ struct differences {
 
 static int visit(void *ctx, const struct diff_entry *d, struct error *e)
 {
-    static const char signs[] = {[DIFF_ADDED] = '+',
-                                 [DIFF_REMOVED] = '-',
-                                 [DIFF_CHANGED] = 'M',
-                                 [DIFF_METADATA] = 'U',
-                                 [DIFF_MOVED] = 'R'};
-    static const enum paint paints[] = {[DIFF_ADDED] = PAINT_GREEN,
-                                        [DIFF_REMOVED] = PAINT_RED,
-                                        [DIFF_CHANGED] = PAINT_YELLOW,
-                                        [DIFF_METADATA] = PAINT_DIM,
-                                        [DIFF_MOVED] = PAINT_YELLOW};
+    static const char signs[] = {
+        [DIFF_ADDED] = '+',    [DIFF_REMOVED] = '-', [DIFF_CHANGED] = 'M',
+        [DIFF_METADATA] = 'U', [DIFF_MOVED] = 'R',   [DIFF_EXCLUDED] = 'X'};
+    static const enum paint paints[] = {
+        [DIFF_ADDED] = PAINT_GREEN,  [DIFF_REMOVED] = PAINT_RED,  [DIFF_CHANGED] = PAINT_YELLOW,
+        [DIFF_METADATA] = PAINT_DIM, [DIFF_MOVED] = PAINT_YELLOW, [DIFF_EXCLUDED] = PAINT_DIM};
     struct differences *all = ctx;
     char path[4200], old[4200];
 
@@ -105,6 +101,8 @@ const struct command command_diff = {
     .min_operands = 2,
     .max_operands = 3,
     .flags = flags,
-    .about = "+ added, - removed, M changed, U only owner, mode or the like, R moved.",
+    .about =
+        "+ added, - removed, M changed, U only owner, mode or the like, R moved, X left out by\n"
+        "changed rules.",
     .run = run,
 };

@@ -101,8 +101,9 @@ static int every_watch(struct saver *s, struct save_targets *all, struct error *
 /* Add one watch's result to the summary of all. */
 static void add_to_total(json_t *total, const json_t *saved)
 {
-    static const char *const sums[] = {"files_new",       "files_changed", "files_removed",
-                                       "files_unchanged", "bytes_read",    "bytes_stored"};
+    static const char *const sums[] = {"files_new",      "files_changed",   "files_removed",
+                                       "files_excluded", "files_unchanged", "bytes_read",
+                                       "bytes_stored"};
     static const char *const latest[] = {"snapshot", "current"};
 
     for (size_t i = 0; i < sizeof(sums) / sizeof(sums[0]); i++)

@@ -8,12 +8,13 @@
 
 static void counts_text(const json_t *saved, char *out, size_t cap)
 {
-    static const char *const keys[] = {"files_new", "files_changed", "files_removed"};
-    static const char *const words[] = {"new", "changed", "removed"};
+    static const char *const keys[] = {"files_new", "files_changed", "files_removed",
+                                       "files_excluded"};
+    static const char *const words[] = {"new", "changed", "removed", "excluded"};
     size_t len = 0;
 
     out[0] = 0;
-    for (size_t i = 0; i < 3; i++) {
+    for (size_t i = 0; i < sizeof(keys) / sizeof(keys[0]); i++) {
         uint64_t n = json_count(saved, keys[i]);
         if (n > 0 && len < cap)
             len += (size_t)snprintf(out + len, cap - len, "%s%llu %s", len ? ", " : "",

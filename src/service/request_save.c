@@ -89,6 +89,7 @@ static void add_result(struct save_result *sum, const struct save_result *r)
     sum->files_new += r->files_new;
     sum->files_changed += r->files_changed;
     sum->files_removed += r->files_removed;
+    sum->files_excluded += r->files_excluded;
     sum->files_unchanged += r->files_unchanged;
     sum->bytes_read += r->bytes_read;
     sum->bytes_stored += r->bytes_stored;

@@ -6,6 +6,7 @@
 #include "snapshot/compare.h"
 
 #include "base/text.h"
+#include "snapshot/left_out.h"
 #include "snapshot/number_set.h"
 #include "snapshot/tree.h"
 
@@ -54,6 +55,9 @@ struct deferred {
 };
 
 struct diff {
+    struct repo *repo;
+    const struct snapshot_row *a, *b;
+    struct left_out *left_out; /* of b, once asked */
     struct catalog *catalog;
     int64_t watch, at_a, at_b;
     struct pair *pairs;
@@ -555,6 +559,25 @@ static bool moved_away(const struct diff *d, const struct found *f)
     return f->kind == DIFF_REMOVED && number_set_has(&d->moved, f->node);
 }
 
+/* Was what is gone left out by changed rules? From one snapshot to the next they are only looked at
+ * where they have changed. */
+static int judge_removed(struct diff *d, struct found *f, struct error *e)
+{
+    bool same_rules =
+        d->b->commit.parent == d->a->commit.number && !(d->b->commit.flags & COMMIT_RULES);
+    int rc = 0;
+
+    if (f->kind != DIFF_REMOVED || same_rules)
+        return 0;
+    if (!d->left_out)
+        rc = left_out_open(d->repo, d->b, &d->left_out, e);
+    if (rc == 0)
+        rc = left_out_is(d->left_out, f->path, f->type == NODE_FOLDER, e);
+    if (rc == 1)
+        f->kind = DIFF_EXCLUDED;
+    return rc < 0 ? rc : 0;
+}
+
 static int show(struct diff *d, diff_visit visit, void *ctx, struct error *e)
 {
     int rc = 0;
@@ -562,14 +585,17 @@ static int show(struct diff *d, diff_visit visit, void *ctx, struct error *e)
     if (d->found_count > 0)
         qsort(d->found, d->found_count, sizeof(*d->found), by_path);
     for (size_t i = 0; i < d->found_count && rc == 0; i++) {
-        const struct found *f = &d->found[i];
+        struct found *f = &d->found[i];
+        if (moved_away(d, f))
+            continue;
+        rc = judge_removed(d, f, e);
         struct diff_entry entry = {.kind = f->kind,
                                    .path = f->path,
                                    .old_path = f->old_path,
                                    .type = f->type,
                                    .old_size = f->old_size,
                                    .new_size = f->new_size};
-        if (!moved_away(d, f))
+        if (rc == 0)
             rc = visit(ctx, &entry, e);
     }
     return rc;
@@ -589,12 +615,16 @@ static void diff_release(struct diff *d)
     free(d->found);
     free(d->deferred);
     number_set_release(&d->moved);
+    left_out_close(d->left_out);
 }
 
 int diff_run(struct repo *r, const struct snapshot_row *a, const struct snapshot_row *b,
              const char *prefix, diff_visit visit, void *ctx, struct error *e)
 {
-    struct diff d = {.catalog = repo_catalog(r),
+    struct diff d = {.repo = r,
+                     .a = a,
+                     .b = b,
+                     .catalog = repo_catalog(r),
                      .watch = b->watch_serial,
                      .at_a = (int64_t)a->commit.number,
                      .at_b = (int64_t)b->commit.number};

@@ -5,11 +5,18 @@
 #include "base/error.h"
 #include "store/repository.h"
 
-enum diff_kind { DIFF_ADDED, DIFF_REMOVED, DIFF_CHANGED, DIFF_METADATA, DIFF_MOVED };
+enum diff_kind {
+    DIFF_ADDED,
+    DIFF_REMOVED,
+    DIFF_CHANGED,
+    DIFF_METADATA,
+    DIFF_MOVED,
+    DIFF_EXCLUDED, /* not in B because B's rules leave it out */
+};
 
 struct diff_entry {
     enum diff_kind kind;
-    const char *path;     /* in B; for removed: in A */
+    const char *path;     /* in B; for removed and excluded: in A */
     const char *old_path; /* DIFF_MOVED: where it was, else NULL */
     uint8_t type;         /* enum node_type */
     uint64_t old_size, new_size;

@@ -316,6 +316,7 @@ static bool set_details(json_t *o, const struct commit *c, const struct snapshot
            set(o, "folders", number(c->folders)) && set(o, "files_new", number(c->files_new)) &&
            set(o, "files_changed", number(c->files_changed)) &&
            set(o, "files_removed", number(c->files_removed)) &&
+           set(o, "files_excluded", number(c->files_excluded)) &&
            set(o, "bytes_read", number(c->bytes_read)) &&
            set(o, "sound", json_boolean(!(c->flags & COMMIT_UNSOUND))) &&
            set(o, "whole", json_boolean(s->whole)) &&
@@ -370,7 +371,7 @@ const char *report_change_word(int diff_kind)
 {
     static const char *const words[] = {
         [DIFF_ADDED] = "added",       [DIFF_REMOVED] = "removed", [DIFF_CHANGED] = "changed",
-        [DIFF_METADATA] = "metadata", [DIFF_MOVED] = "moved",
+        [DIFF_METADATA] = "metadata", [DIFF_MOVED] = "moved",     [DIFF_EXCLUDED] = "excluded",
     };
     int count = (int)(sizeof(words) / sizeof(words[0]));
 
@@ -435,7 +436,9 @@ json_t *report_diff_entry(const struct diff_entry *d)
         ok = ok && set_path(o, "old_path", d->old_path);
     ok = ok && set(o, "type", json_string(report_type_word(d->type)));
     ok = ok && set(o, "old_size", d->kind == DIFF_ADDED ? json_null() : number(d->old_size));
-    ok = ok && set(o, "size", d->kind == DIFF_REMOVED ? json_null() : number(d->new_size));
+    ok = ok && set(o, "size",
+                   d->kind == DIFF_REMOVED || d->kind == DIFF_EXCLUDED ? json_null()
+                                                                       : number(d->new_size));
     return finished(o, ok);
 }
 
@@ -468,6 +471,7 @@ static bool set_saved(json_t *o, const struct save_result *s)
            set(o, "files_new", number(s->files_new)) &&
            set(o, "files_changed", number(s->files_changed)) &&
            set(o, "files_removed", number(s->files_removed)) &&
+           set(o, "files_excluded", number(s->files_excluded)) &&
            set(o, "files_unchanged", number(s->files_unchanged)) &&
            set(o, "bytes_read", number(s->bytes_read)) &&
            set(o, "bytes_stored", number(s->bytes_stored)) &&

@@ -34,8 +34,9 @@ int report_show(struct repo *r, const struct snapshot_row *s, size_t max, json_t
  * "target":"..." (links), "flags":["sqlite"], "reason":"..." (incomplete)}. NULL on no memory or
  * when meta does not decode. */
 json_t *report_ls_entry(const char *path, const void *meta, size_t len);
-/* diff: {"change":"added|removed|changed|metadata|moved","path":"...","old_path":"..." (moved),
- * "type":"file","old_size":1,"size":2}; old_size is null for added, size for removed. */
+/* diff: {"change":"added|removed|excluded|changed|metadata|moved","path":"...","old_path":"..."
+ * (moved), "type":"file","old_size":1,"size":2}; old_size is null for added, size for removed and
+ * excluded. */
 json_t *report_diff_entry(const struct diff_entry *d);
 /* history: the keys of report_ls_entry plus "id" (newest snapshot that holds it), "from" (first),
  * "to" (first that does not, or null) and "time". */

@@ -342,30 +342,35 @@ static bool grow(struct rules *r)
     return true;
 }
 
-/* Lines of the ignore file that stands in dirfd; what cannot be used is said and left out. */
+/* The lines of an ignore file (text is used up); what cannot be used is said and left out. */
+static void take_patterns(struct ignore *g, struct buffer *text)
+{
+    struct error e = ERROR_INIT;
+    char *save = NULL;
+
+    buffer_append(text, "", 1);
+    for (char *line = buffer_ok(text) ? strtok_r((char *)text->data, "\n", &save) : NULL; line;
+         line = strtok_r(NULL, "\n", &save)) {
+        if (patterns_add(&g->patterns, g->folder, line, &e) < 0)
+            log_warn("ignore file in '%s': %s", g->folder, e.message);
+    }
+}
+
+/* Those of the ignore file that stands in dirfd. */
 static void read_patterns(struct ignore *g, int dirfd)
 {
     struct buffer b = BUFFER_INIT;
     struct error e = ERROR_INIT;
 
-    if (small_file_read(dirfd, IGNORE_FILE_NAME, IGNORE_FILE_MAX, &b, &e) < 0) {
+    if (small_file_read(dirfd, IGNORE_FILE_NAME, IGNORE_FILE_MAX, &b, &e) < 0)
         log_warn("ignore file in '%s': %s", g->folder, e.message);
-        buffer_release(&b);
-        return;
-    }
-    char *save = NULL;
-    buffer_append(&b, "", 1);
-    for (char *line = buffer_ok(&b) ? strtok_r((char *)b.data, "\n", &save) : NULL; line;
-         line = strtok_r(NULL, "\n", &save)) {
-        if (patterns_add(&g->patterns, g->folder, line, &e) < 0)
-            log_warn("ignore file in '%s': %s", g->folder, e.message);
-    }
+    else
+        take_patterns(g, &b);
     buffer_release(&b);
 }
 
-/* Keep what is known of a folder; NULL on no memory (then nothing is kept). */
-static struct ignore *learn(struct rules *r, const char *folder, size_t n, int dirfd,
-                            const struct stat *st)
+/* NULL on no memory. To be filled, then kept. */
+static struct ignore *ignore_new(struct rules *r, const char *folder, size_t n)
 {
     if (r->ignore_count >= 2 * r->bucket_count && !grow(r) && r->bucket_count == 0)
         return NULL;
@@ -374,18 +379,35 @@ static struct ignore *learn(struct rules *r, const char *folder, size_t n, int d
         return NULL;
     memcpy(g->folder, folder, n);
     g->len = n;
+    return g;
+}
+
+static struct ignore *keep(struct rules *r, struct ignore *g)
+{
+    struct ignore **at = slot(r, g->folder, g->len);
+
+    g->next = *at;
+    *at = g;
+    r->ignore_count++;
+    r->with_patterns += g->patterns.count > 0;
+    r->empty_bytes += g->exists ? 0 : g->len;
+    return g;
+}
+
+/* Keep what is known of a folder; NULL on no memory (then nothing is kept). */
+static struct ignore *learn(struct rules *r, const char *folder, size_t n, int dirfd,
+                            const struct stat *st)
+{
+    struct ignore *g = ignore_new(r, folder, n);
+
+    if (!g)
+        return NULL;
     if (st && S_ISREG(st->st_mode)) {
         g->exists = true;
         signature_of(st, &g->signature);
         read_patterns(g, dirfd);
     }
-    struct ignore **at = slot(r, folder, n);
-    g->next = *at;
-    *at = g;
-    r->ignore_count++;
-    r->with_patterns += g->patterns.count > 0;
-    r->empty_bytes += g->exists ? 0 : n;
-    return g;
+    return keep(r, g);
 }
 
 /* Go and look whether the folder has an ignore file. */
@@ -435,6 +457,72 @@ bool rules_see(struct rules *r, int dirfd, const char *folder, const struct stat
     }
     pthread_mutex_unlock(&r->lock);
     return news;
+}
+
+/* ---- of a snapshot ---- */
+
+static int take_line(struct rules *r, const char *line, size_t len, struct error *e)
+{
+    static const char include[] = "include ", exclude[] = "exclude ";
+    const size_t word = sizeof(include) - 1;
+    bool is_include = len > word && memcmp(line, include, word) == 0;
+    int rc = 0;
+
+    if (!is_include && !(len > word && memcmp(line, exclude, word) == 0))
+        return 0;
+    char *pattern = strndup(line + word, len - word);
+    if (!pattern)
+        return no_memory(e);
+    rc = patterns_add(is_include ? &r->include : &r->exclude, "", pattern, e);
+    free(pattern);
+    return rc;
+}
+
+int rules_from_text(const char *text, struct rules **out, struct error *e)
+{
+    struct rules *r = calloc(1, sizeof(*r));
+    int rc = r ? 0 : no_memory(e);
+
+    *out = NULL;
+    if (rc < 0)
+        return rc;
+    pthread_mutex_init(&r->lock, NULL);
+    for (const char *line = text ? text : ""; rc == 0 && *line; line += *line == '\n') {
+        size_t len = strcspn(line, "\n");
+        rc = take_line(r, line, len, e);
+        line += len;
+    }
+    if (rc == 0)
+        *out = r;
+    else
+        rules_free(r);
+    return rc;
+}
+
+bool rules_knows(struct rules *r, const char *folder)
+{
+    pthread_mutex_lock(&r->lock);
+    bool known = find(r, folder, strlen(folder)) != NULL;
+    pthread_mutex_unlock(&r->lock);
+    return known;
+}
+
+int rules_teach(struct rules *r, const char *folder, const char *text, size_t len, struct error *e)
+{
+    struct buffer b = BUFFER_INIT;
+
+    pthread_mutex_lock(&r->lock);
+    forget(r, folder, strlen(folder));
+    struct ignore *g = ignore_new(r, folder, strlen(folder));
+    if (g) {
+        g->exists = len > 0;
+        buffer_append(&b, text, len);
+        take_patterns(g, &b);
+        keep(r, g);
+    }
+    pthread_mutex_unlock(&r->lock);
+    buffer_release(&b);
+    return g ? 0 : no_memory(e);
 }
 
 /* ---- in or out ---- */

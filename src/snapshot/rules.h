@@ -22,7 +22,8 @@ void rules_free(struct rules *r);
 
 /* In or out? path is relative to the root ("" is the root: in). st may be NULL when the caller
  * knows only the kind. *why (may be NULL) gets a static or rules-owned text: the pattern that
- * decided (valid until the rules change). dirfd of the root is used to read ignore files. */
+ * decided (valid until the rules change). dirfd of the root is used to read ignore files; -1: by
+ * those that are known. */
 bool rules_want(struct rules *r, int rootfd, const char *path, bool is_dir, const struct stat *st,
                 const char **why);
 /* Whether the ignore file of this folder (path, "" = root) changed since it was loaded; drops it
@@ -53,6 +54,16 @@ const char *rules_text(const struct rules *r);
 #define RULES_SQLITE_OFF "sqlite off"
 /* Whether such a text, or NULL, has that line. */
 bool rules_text_sqlite_off(const char *text);
+
+/* ---- for a snapshot, whose ignore files are not in any folder ---- */
+
+/* From such a text, or NULL: no rules. */
+int rules_from_text(const char *text, struct rules **out, struct error *e);
+/* Is it known whether this folder (path, "" = root) has an ignore file? */
+bool rules_knows(struct rules *r, const char *folder);
+/* It has this one; len 0: none. Then rules_want with rootfd -1 goes by what was taught. ERR_FAILED
+ * without memory. */
+int rules_teach(struct rules *r, const char *folder, const char *text, size_t len, struct error *e);
 
 #define IGNORE_FILE_NAME ".watchkeepignore"
 

@@ -348,6 +348,7 @@ static int commit(struct save *s, uint64_t started, struct error *e)
         .files_new = r->files_new,
         .files_changed = r->files_changed,
         .files_removed = r->files_removed,
+        .files_excluded = r->files_excluded,
         .bytes_read = atomic_load(&s->work.bytes_read),
         .incomplete_count = moved_by(row->incomplete_count, s->incomplete_count),
         .name = s->req->name,

@@ -60,6 +60,7 @@ struct save_result {
     uint64_t snapshot; /* the one made, 0 when nothing had changed */
     uint64_t current;  /* the one that holds the state now (0: the watch has none) */
     uint64_t files_new, files_changed, files_removed, files_unchanged;
+    uint64_t files_excluded; /* not removed: changed rules leave them out */
     uint64_t bytes_read, bytes_stored;
     uint64_t files, bytes; /* totals of the watch */
     double seconds;

@@ -153,14 +153,31 @@ int names_gone(struct save *s, uint64_t parent, const char *name, const struct k
     return note_gone(s, parent, name, row, false, e);
 }
 
-static int drop_name(struct save *s, uint64_t parent, const char *name, uint8_t type,
+static int drop_name(struct save *s, uint64_t parent, const char *name, uint8_t type, bool left_out,
                      struct error *e)
 {
     int rc = txn_name_remove(s->txn, parent, name, strlen(name), e);
 
     count_name(s, type, -1);
-    s->res->files_removed += type != NODE_FOLDER;
+    s->res->files_removed += type != NODE_FOLDER && !left_out;
+    s->res->files_excluded += type != NODE_FOLDER && left_out;
     return rc;
+}
+
+/* Is it gone because the rules have changed? Then it was not removed. */
+static bool left_out(struct save *s, uint64_t parent, const char *name, uint8_t type)
+{
+    struct buffer folder = BUFFER_INIT;
+    struct error ignored = ERROR_INIT;
+    bool out = false;
+
+    if (s->rules_changed &&
+        catalog_node_path(s->cat, s->watch, parent, CATALOG_OPEN, &folder, &ignored) == 0) {
+        const char *path = save_path(s, buffer_cstr(&folder), name);
+        out = path && !rules_want(s->req->rules, s->rootfd, path, type == NODE_FOLDER, NULL, NULL);
+    }
+    buffer_release(&folder);
+    return out;
 }
 
 int names_displace(struct save *s, uint64_t parent, const char *name, const struct known *row,
@@ -169,7 +186,7 @@ int names_displace(struct save *s, uint64_t parent, const char *name, const stru
     int rc = note_gone(s, parent, name, row, true, e);
 
     if (rc == 0)
-        rc = drop_name(s, parent, name, s->gone[s->gone_count - 1].type, e);
+        rc = drop_name(s, parent, name, s->gone[s->gone_count - 1].type, false, e);
     if (rc == 0)
         rc = note_removed(s, parent, name, e);
     return rc < 0 ? rc : gain(s, row->node, -1, e);
@@ -194,32 +211,37 @@ static int lose_name(struct save *s, const struct gone *g, struct error *e)
     return version_remove(s, g->node, g->type, g->flags, g->size, e);
 }
 
-struct below { /* folders whose content is to be removed */
-    uint64_t *v;
+struct removed_folder { /* its content is to be removed */
+    uint64_t node;
+    bool left_out; /* and so is all in it */
+};
+
+struct below {
+    struct removed_folder *v;
     size_t count, cap;
 };
 
-static bool push_below(struct below *b, uint64_t node)
+static bool push_below(struct below *b, uint64_t node, bool left_out)
 {
     if (b->count == b->cap) {
         size_t cap = b->cap ? 2 * b->cap : 16;
-        uint64_t *v = reallocarray(b->v, cap, sizeof(*v));
+        struct removed_folder *v = reallocarray(b->v, cap, sizeof(*v));
         if (!v)
             return false;
         b->v = v;
         b->cap = cap;
     }
-    b->v[b->count++] = node;
+    b->v[b->count++] = (struct removed_folder){node, left_out};
     return true;
 }
 
-static int remove_child(struct save *s, uint64_t parent, const struct name_row *row,
+static int remove_child(struct save *s, const struct removed_folder *in, const struct name_row *row,
                         struct below *below, struct error *e)
 {
-    struct gone g = {.parent = parent, .node = row->node};
+    struct gone g = {.parent = in->node, .node = row->node};
     struct node_brief b;
 
-    if (names_removed(s, parent, row->name))
+    if (names_removed(s, in->node, row->name))
         return 0;
     int rc = node_brief_decode(row->meta, row->meta_len, &b, e);
     if (rc < 0)
@@ -227,8 +249,9 @@ static int remove_child(struct save *s, uint64_t parent, const struct name_row *
     g.type = b.type;
     g.flags = b.flags;
     g.size = b.size;
-    rc = drop_name(s, parent, row->name, b.type, e);
-    if (rc == 0 && b.type == NODE_FOLDER && !push_below(below, row->node))
+    bool out = in->left_out || left_out(s, in->node, row->name, b.type);
+    rc = drop_name(s, in->node, row->name, b.type, out, e);
+    if (rc == 0 && b.type == NODE_FOLDER && !push_below(below, row->node, out))
         rc = save_no_memory(e);
     if (rc < 0)
         return rc;
@@ -236,29 +259,30 @@ static int remove_child(struct save *s, uint64_t parent, const struct name_row *
                                  : lose_name(s, &g, e);
 }
 
-static int remove_children(struct save *s, uint64_t folder, struct below *below, struct error *e)
+static int remove_children(struct save *s, const struct removed_folder *in, struct below *below,
+                           struct error *e)
 {
     struct name_iter *it = NULL;
     struct name_row row;
-    int rc = catalog_children(s->cat, s->watch, folder, CATALOG_OPEN, &it, e);
+    int rc = catalog_children(s->cat, s->watch, in->node, CATALOG_OPEN, &it, e);
 
     while (rc == 0 && (rc = name_iter_step(it, &row, e)) == 1)
-        rc = remove_child(s, folder, &row, below, e);
+        rc = remove_child(s, in, &row, below, e);
     name_iter_close(it);
     return rc;
 }
 
-static int remove_below(struct save *s, uint64_t folder, struct error *e)
+static int remove_below(struct save *s, uint64_t folder, bool out, struct error *e)
 {
     struct below below = {0};
-    int rc = push_below(&below, folder) ? 0 : save_no_memory(e);
+    int rc = push_below(&below, folder, out) ? 0 : save_no_memory(e);
 
     while (rc == 0 && below.count > 0) {
-        uint64_t node = below.v[--below.count];
+        const struct removed_folder in = below.v[--below.count];
         rc = save_work_check(&s->work, e);
         if (rc == 0)
-            rc = remove_children(s, node, &below, e);
-        if (rc == 0 && !pair_map_put(&s->fate, node, 0, FATE_DEAD))
+            rc = remove_children(s, &in, &below, e);
+        if (rc == 0 && !pair_map_put(&s->fate, in.node, 0, FATE_DEAD))
             rc = save_no_memory(e);
     }
     free(below.v);
@@ -267,6 +291,7 @@ static int remove_below(struct save *s, uint64_t folder, struct error *e)
 
 static int finish_gone(struct save *s, const struct gone *g, struct error *e)
 {
+    bool out = false;
     int rc = 0;
 
     if (g->name_removed && has_fate(s, g->node, FATE_MOVED))
@@ -274,7 +299,8 @@ static int finish_gone(struct save *s, const struct gone *g, struct error *e)
     if (!g->name_removed) {
         if (names_removed(s, g->parent, g->name) || has_fate(s, g->parent, FATE_DEAD))
             return 0;
-        rc = drop_name(s, g->parent, g->name, g->type, e);
+        out = left_out(s, g->parent, g->name, g->type);
+        rc = drop_name(s, g->parent, g->name, g->type, out, e);
         if (rc == 0)
             rc = note_removed(s, g->parent, g->name, e);
     }
@@ -282,7 +308,7 @@ static int finish_gone(struct save *s, const struct gone *g, struct error *e)
         return rc;
     if (g->type != NODE_FOLDER)
         return lose_name(s, g, e);
-    rc = remove_below(s, g->node, e);
+    rc = remove_below(s, g->node, out, e);
     return rc < 0 ? rc : version_remove(s, g->node, g->type, g->flags, 0, e);
 }
 

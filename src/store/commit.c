@@ -30,6 +30,7 @@ enum commit_tag {
     COMMIT_GAP = 6,
     COMMIT_VERSION = 7,
     COMMIT_NEEDS = 8,
+    COMMIT_FILES_EXCLUDED = 9,
 };
 enum mark_tag { MARK_TEXT = 1 };
 
@@ -160,6 +161,11 @@ void commit_encode(const struct commit *c, struct buffer *out)
     field_put_text(out, COMMIT_GAP, c->gap, TEXT_MAX);
     field_put_text(out, COMMIT_VERSION, c->version, TEXT_MAX);
     commit_encode_needs(c, out);
+    if (c->files_excluded > 0) {
+        uint8_t count[8];
+        store_u64(count, c->files_excluded);
+        field_put(out, COMMIT_FILES_EXCLUDED, count, sizeof(count), sizeof(count));
+    }
 }
 
 static void commit_take_fixed(struct reader *r, struct commit *c)
@@ -232,6 +238,12 @@ static int commit_take_field(struct commit *c, const struct field *f, struct are
 {
     if (f->tag == COMMIT_NEEDS)
         return commit_take_needs(c, f, a, e);
+    if (f->tag == COMMIT_FILES_EXCLUDED && f->len != 8)
+        return damaged("the number of files left out in a commit", e);
+    if (f->tag == COMMIT_FILES_EXCLUDED) {
+        c->files_excluded = load_u64(f->p);
+        return 0;
+    }
     const char **text = commit_text(c, f->tag);
     if (!text)
         return field_unknown(f, e);

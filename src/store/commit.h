@@ -51,6 +51,7 @@ struct commit {
     uint32_t flags;
     uint64_t files, folders, bytes; /* totals in the snapshot */
     uint64_t files_new, files_changed, files_removed;
+    uint64_t files_excluded; /* optional: left out by changed rules */
     uint64_t bytes_read, bytes_stored;
     uint64_t duration_ns;
     uint64_t incomplete_count;

@@ -188,6 +188,47 @@ def rules_hold_for_scan_and_events(scratch):
     s.stop()
 
 
+def a_change_of_rules_is_no_deletion(scratch):
+    root = os.path.join(scratch, "data")
+    os.makedirs(os.path.join(root, "cache", "deep"))
+    os.makedirs(os.path.join(root, "sub"))
+    for name in ("keep", "gone", "a.tmp", "cache/x", "cache/deep/y", "sub/b.tmp", "sub/secret"):
+        wk.write(os.path.join(root, name), name)
+    s = wk.Service(scratch, {"data": {"path": root, "settle": "50ms"}})
+    s.stop()
+    s.watches["data"]["exclude"] = ["cache/", "*.tmp"]
+    s.write_config()
+    os.remove(os.path.join(root, "gone"))
+    r = wk.wk("-c", s.conf, "save")
+    assert "1 removed, 4 excluded" in r.out, r
+    want = {"gone": "removed", "a.tmp": "excluded", "cache": "excluded", "cache/x": "excluded",
+            "cache/deep": "excluded", "cache/deep/y": "excluded", "sub/b.tmp": "excluded"}
+
+    def told(doc):
+        return {c["path"]: c["change"] for c in doc["changes"]}
+    show = s.cli("--json", "show", "latest").json
+    assert told(show) == want and show["rules_changed"], show
+    assert (show["files_removed"], show["files_excluded"]) == (1, 4), show
+    assert told(s.cli("--json", "diff", "1", "2").json) == want
+    assert told(s.cli("--json", "diff", "2", "1").json) == {p: "added" for p in want}
+    assert "X  cache/x" in s.cli("diff", "1", "2").out.splitlines()
+    # An ignore file is a rule as well; what goes afterwards is removed all the same.
+    wk.write(os.path.join(root, "sub", ".watchkeepignore"), "secret\n")
+    summary = s.save("data")
+    assert (summary["files_removed"], summary["files_excluded"]) == (0, 1), summary
+    want = {"sub/secret": "excluded", "sub/.watchkeepignore": "added"}
+    assert told(s.cli("--json", "show", "latest").json) == want
+    os.remove(os.path.join(root, "keep"))
+    summary = s.save("data")
+    assert (summary["files_removed"], summary["files_excluded"]) == (1, 0), summary
+    assert told(s.cli("--json", "show", "latest").json) == {"keep": "removed"}
+    want = dict(want, keep="removed", gone="removed", **{"a.tmp": "excluded"})
+    across = told(s.cli("--json", "diff", "1", "latest").json)
+    assert {p: across[p] for p in want} == want, across
+    wk.wk("-r", s.repo, "rebuild")
+    assert s.cli("--json", "show", "2").json["files_excluded"] == 4
+
+
 def a_change_of_sqlite_is_one_of_rules(scratch):
     root = os.path.join(scratch, "data")
     os.mkdir(root)
@@ -264,4 +305,4 @@ def unreadable_is_no_deletion(scratch):
 
 wk.main(save_list_restore, nothing_changed_costs_nothing, live_database, stop_saves_what_is_dirty,
         vanished_root_is_no_change, reload_applies_or_keeps, rules_hold_for_scan_and_events,
-        unreadable_is_no_deletion, a_change_of_sqlite_is_one_of_rules)
+        unreadable_is_no_deletion, a_change_of_rules_is_no_deletion, a_change_of_sqlite_is_one_of_rules)

@@ -100,8 +100,16 @@ static void test_commit_round_trip(void **state)
     assert_int_equal(commit_decode(b.data, b.len, &back, &e), 0);
     assert_null(back.watch_name);
     assert_null(back.needs);
+    assert_true(back.files_excluded == 0);
     commit_release(&back);
     commit_release(&back);
+    c.files_excluded = 14;
+    commit_encode(&c, &b);
+    assert_int_equal(commit_decode(b.data + 224, b.len - 224, &back, &e), 0);
+    assert_true(back.files_excluded == 14);
+    commit_release(&back);
+    b.data[224 + 224 + 4] = 7; /* a length that is none of a number */
+    assert_int_equal(commit_decode(b.data + 224, b.len - 224 - 1, &back, &e), ERR_DAMAGED);
     buffer_release(&b);
     buffer_release(&again);
 }
