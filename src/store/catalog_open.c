@@ -331,6 +331,7 @@ int catalog_checkpoint(struct catalog *c, struct error *e)
         return error_set(e, ERR_CATALOG, "catalog: it is not open");
     int rc = sqlite3_wal_checkpoint_v2(c->db, NULL, SQLITE_CHECKPOINT_PASSIVE, NULL, NULL);
 
+    sqlite3_db_release_memory(c->db); /* the system's cache has the pages that are needed again */
     return rc == SQLITE_OK || rc == SQLITE_BUSY || rc == SQLITE_LOCKED
                ? 0
                : cat_error(c, rc, "checkpoint", e);

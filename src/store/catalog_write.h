@@ -38,7 +38,8 @@ void catalog_keep_wal(struct catalog *c);
 int catalog_begin(struct catalog *c, struct error *e);
 int catalog_commit(struct catalog *c, struct error *e);
 void catalog_rollback(struct catalog *c);
-int catalog_checkpoint(struct catalog *c, struct error *e); /* WAL back into the file, when idle */
+int catalog_checkpoint(struct catalog *c, struct error *e); /* WAL back into the file, when idle;
+                                                               cached pages are let go */
 
 /* How far into the packs the catalog reaches. */
 struct catalog_position {
