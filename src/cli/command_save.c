@@ -19,11 +19,12 @@
 
 #include "base/banned.h"
 
-enum { NAME, NOTE, MOVED };
+enum { NAME, NOTE, MOVED, ACCEPT };
 static const struct command_flag flags[] = {
     {"name", 0, "NAME", "give the snapshot a name; it is made even if nothing changed"},
     {"note", 0, "TEXT", "and a note"},
     {"moved", 0, NULL, "the watch's root has moved: go on with its history"},
+    {"accept", 0, NULL, "that hardly a file is left is right: the snapshot is not suspect"},
     {NULL, 0, NULL, NULL},
 };
 enum { LOCK_SLICE_MS = 250 };
@@ -127,8 +128,9 @@ static json_t *request_of(const struct cli *cli, const struct save_targets *targ
                           const struct save_wish *wish)
 {
     bool paths = false;
-    json_t *r = json_pack("{s:s,s:s?,s:s?,s:b,s:b}", "command", "save", "name", wish->name, "note",
-                          wish->note, "moved", wish->moved, "progress", progress_wanted(cli));
+    json_t *r = json_pack("{s:s,s:s?,s:s?,s:b,s:b,s:b}", "command", "save", "name", wish->name,
+                          "note", wish->note, "moved", wish->moved, "accept", wish->accept,
+                          "progress", progress_wanted(cli));
 
     for (size_t i = 0; i < targets->count; i++)
         paths = paths || targets->list[i].path;
@@ -212,7 +214,10 @@ static int check_wish(const struct save_wish *wish, struct error *e)
 static int run(struct cli *cli, struct error *e)
 {
     struct save_targets targets = {0};
-    struct save_wish wish = {cli->given[NAME], cli->given[NOTE], cli->given[MOVED] != NULL};
+    struct save_wish wish = {.name = cli->given[NAME],
+                             .note = cli->given[NOTE],
+                             .moved = cli->given[MOVED] != NULL,
+                             .accept = cli->given[ACCEPT] != NULL};
     int rc = check_wish(&wish, e);
 
     if (rc == 0)

@@ -171,6 +171,7 @@ static int save_spec(struct saver *s, const struct watch_spec *spec, struct save
         .kind = SNAPSHOT_MANUAL,
         .name = s->wish->name,
         .note = s->wish->note,
+        .accept = s->wish->accept,
         .progress = &s->progress,
         .cancel = interrupt_watch(),
     };

@@ -8,6 +8,7 @@
 struct save_wish {
     const char *name, *note; /* of the snapshot, or NULL */
     bool moved;              /* a root may differ from the one on record */
+    bool accept;             /* what is left of an almost empty root is right */
 };
 
 /* The exit code, or a negative one with *e. Prints "saved" lines and the summary. */

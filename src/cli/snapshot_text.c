@@ -62,12 +62,11 @@ void tell_incomplete(const struct cli *cli, const json_t *saved, const char *wat
                 json_text(entry, "reason"));
     }
     if (json_flag(saved, "suspect") && json_is_integer(json_object_get(saved, "snapshot")))
-        out_note(
-            cli,
-            "the folder%s%s is suddenly almost empty: snapshot %llu is suspect and will not be "
-            "taken for latest",
-            watch ? " of " : "", watch ? watch : "",
-            (unsigned long long)json_count(saved, "snapshot"));
+        out_note(cli,
+                 "hardly a file is left%s%s: snapshot %llu is suspect, and 'latest' stays the one "
+                 "before; if that is right: watchkeep save --accept",
+                 watch ? " in " : "", watch ? watch : "",
+                 (unsigned long long)json_count(saved, "snapshot"));
     if (json_is_string(gap))
         out_note(cli, "changes may have been missed: %s", json_string_value(gap));
 }

@@ -17,6 +17,7 @@ struct save_ask {
     char *name, *note; /* or NULL; the asker's */
     bool whole;        /* the whole tree, trusting no event */
     bool moved;        /* the root may differ from the one on record */
+    bool accept;       /* what is left of an almost empty root is right */
     const char *gap;   /* or NULL */
     /* Called once, from the loop. result is NULL when nothing was tried. */
     void (*done)(struct save_ask *ask, int rc, const struct save_result *result,
@@ -29,6 +30,7 @@ enum keeper_problem {
     PROBLEM_POLLED, /* no inotify watches left */
     PROBLEM_SAVE,   /* the last save failed */
     PROBLEM_INCOMPLETE,
+    PROBLEM_SUSPECT, /* hardly a file is left */
     PROBLEM_COUNT
 };
 

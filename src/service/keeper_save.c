@@ -46,6 +46,7 @@ static void run_save(struct job *job)
         .name = j->ask ? j->ask->name : NULL,
         .note = j->ask ? j->ask->note : NULL,
         .gap = j->ask ? j->ask->gap : NULL,
+        .accept = j->ask && j->ask->accept,
         .progress = progress_of(j),
         .cancel = &j->cancel,
     };
@@ -96,6 +97,19 @@ static void tell_incomplete(struct keeper *k, const struct save_result *r)
         k->since[PROBLEM_INCOMPLETE] = clock_wall();
 }
 
+static void tell_suspect(struct keeper *k, const struct save_result *r)
+{
+    struct wall_time *since = &k->since[PROBLEM_SUSPECT];
+
+    if (!r->suspect) {
+        *since = (struct wall_time){0};
+    } else if (since->s == 0) {
+        *since = clock_wall();
+        log_warn("%s: hardly a file is left of %llu: what is saved now is suspect", k->spec.name,
+                 (unsigned long long)r->trusted_files);
+    }
+}
+
 static void saved(struct keeper *k, const struct save_job *j)
 {
     uint64_t now = clock_mono_ns();
@@ -112,6 +126,7 @@ static void saved(struct keeper *k, const struct save_job *j)
     if (j->result.snapshot)
         tell_snapshot(k, &j->result);
     tell_incomplete(k, &j->result);
+    tell_suspect(k, &j->result);
     service_store_used(k->service);
 }
 

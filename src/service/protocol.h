@@ -10,7 +10,7 @@
  * wait knows that the service does not answer, however long the work itself may take.
  *
  * {"command":"save","watches":["bot"]|null,"name":..|null,"note":..|null,"moved":bool,
- *  "progress":bool}
+ *  "accept":bool,"progress":bool}
  *     A barrier first: every change that the kernel reported before the request is in it. With
  *     "progress" lines {"type":"progress","files":N,"bytes":N,"files_total":N,"bytes_total":N}.
  *     "paths" instead of "watches": [{"name":..|null,"path":..}] of watches the service may not

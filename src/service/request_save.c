@@ -29,7 +29,7 @@ struct saving {
     struct watch_barrier barrier;
     struct request_progress progress;
     char *name, *note;
-    bool moved;
+    bool moved, accept;
     struct part *parts;
     size_t count;
     size_t open; /* parts that are not done */
@@ -97,6 +97,7 @@ static void add_result(struct save_result *sum, const struct save_result *r)
     sum->bytes += r->bytes;
     sum->seconds += r->seconds;
     sum->suspect = sum->suspect || r->suspect;
+    sum->trusted_files += r->trusted_files;
     sum->incomplete_total += r->incomplete_total;
     add_incomplete(sum, r);
 }
@@ -170,6 +171,7 @@ static void run_path(struct job *job)
                                    .kind = SNAPSHOT_MANUAL,
                                    .name = p->ask.name,
                                    .note = p->ask.note,
+                                   .accept = p->ask.accept,
                                    .progress = &p->ask.progress,
                                    .cancel = &s->cancel};
     if (p->rc == 0)
@@ -263,6 +265,7 @@ static bool add_part(struct saving *w, struct keeper *k, char *name, char *path)
     p->ask.name = w->name;
     p->ask.note = w->note;
     p->ask.whole = p->ask.moved = w->moved;
+    p->ask.accept = w->accept;
     p->ask.done = on_asked;
     return p->name != NULL;
 }
@@ -363,6 +366,7 @@ static int take_request(struct saving *w, enum control_right right, const json_t
     w->name = name ? strdup(name) : NULL;
     w->note = note ? strdup(note) : NULL;
     w->moved = json_is_true(json_object_get(request, "moved"));
+    w->accept = json_is_true(json_object_get(request, "accept"));
     w->parts = calloc(max, sizeof(*w->parts));
     if (!w->parts || (name && !w->name) || (note && !w->note))
         return no_memory(e);

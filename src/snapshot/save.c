@@ -286,32 +286,45 @@ static int count_folder(void *ctx, uint64_t node, int64_t from, int64_t to, cons
 }
 
 struct before { /* the snapshot before this one */
+    bool found;
     uint64_t folders;
+    bool suspect;
+    uint64_t trusted_files; /* in it, or where it is suspect in the last one that was not */
 };
 
-static int load_before(struct save *s, uint64_t last, struct before *b, struct error *e)
+static int load_before(struct save *s, struct before *b, struct error *e)
 {
+    const struct watch_row *w = txn_watch_row(s->txn);
     struct snapshot_row row;
 
-    *b = (struct before){0};
-    if (last == 0)
+    *b = (struct before){.trusted_files = w->files};
+    if (w->last == 0)
         return 0;
-    int rc = catalog_snapshot(s->cat, last, &row, e);
+    int rc = catalog_snapshot(s->cat, w->last, &row, e);
     if (rc == 0) {
+        b->found = true;
         b->folders = row.commit.folders;
+        b->suspect = row.commit.flags & COMMIT_SUSPECT;
+        if (b->suspect && row.commit.trusted_files > 0)
+            b->trusted_files = row.commit.trusted_files;
         snapshot_row_release(&row);
-        return 0;
     }
-    if (rc != ERR_NOTFOUND)
-        return rc;
-    return catalog_nodes(s->cat, s->watch, count_folder, &b->folders, e);
+    return rc == ERR_NOTFOUND ? 0 : rc;
 }
 
+/* Compared with the last snapshot that was not suspect: what is gone does not become right by being
+ * gone for a while. */
 static bool is_suspect(const struct save *s, uint64_t before, uint64_t now)
 {
-    if (s->fresh || s->rules_changed || before == 0)
+    if (s->fresh || s->rules_changed || s->req->accept || before == 0)
         return false;
     return now == 0 || (before >= SUSPECT_FILES_MIN && now <= before / SUSPECT_SHARE);
+}
+
+static void tell_suspect(struct save_result *r, bool suspect, uint64_t trusted_files)
+{
+    r->suspect = suspect;
+    r->trusted_files = suspect ? trusted_files : 0;
 }
 
 static void fill_result(struct save *s, uint64_t files, uint64_t bytes)
@@ -325,16 +338,15 @@ static void fill_result(struct save *s, uint64_t files, uint64_t bytes)
     r->bytes_read = atomic_load(&s->work.bytes_read);
 }
 
-static int commit(struct save *s, uint64_t started, struct error *e)
+static int commit(struct save *s, struct before *before, uint64_t started, struct error *e)
 {
     const struct watch_row *row = txn_watch_row(s->txn);
     struct save_result *r = s->res;
-    struct before before;
     bool unsound = false;
     int rc = version_put_times(s, e);
 
-    if (rc == 0)
-        rc = load_before(s, row->last, &before, e);
+    if (rc == 0 && !before->found && row->last > 0)
+        rc = catalog_nodes(s->cat, s->watch, count_folder, &before->folders, e);
     if (rc == 0)
         rc = version_unsound(s, &unsound, e);
     if (rc < 0)
@@ -343,7 +355,7 @@ static int commit(struct save *s, uint64_t started, struct error *e)
         .kind = (uint8_t)s->req->kind,
         .time = clock_wall(),
         .files = moved_by(row->files, s->files),
-        .folders = moved_by(before.folders, s->folders),
+        .folders = moved_by(before->folders, s->folders),
         .bytes = moved_by(row->bytes, s->bytes),
         .files_new = r->files_new,
         .files_changed = r->files_changed,
@@ -356,7 +368,8 @@ static int commit(struct save *s, uint64_t started, struct error *e)
         .gap = s->req->gap,
     };
     c.utc_offset = clock_utc_offset(c.time.s);
-    r->suspect = is_suspect(s, row->files, c.files);
+    tell_suspect(r, is_suspect(s, before->trusted_files, c.files), before->trusted_files);
+    c.trusted_files = r->trusted_files;
     c.flags = (c.incomplete_count > 0 ? COMMIT_INCOMPLETE : 0u) | (unsound ? COMMIT_UNSOUND : 0u) |
               (r->suspect ? COMMIT_SUSPECT : 0u) | (s->rules_changed ? COMMIT_RULES : 0u);
     c.duration_ns = clock_mono_ns() - started;
@@ -449,7 +462,7 @@ static void list_after_commit(struct save *s)
     repo_catalog_close(s->req->repo, cat);
 }
 
-static int end_unchanged(struct save *s, struct error *e)
+static int end_unchanged(struct save *s, const struct before *before, struct error *e)
 {
     const struct watch_row *row = txn_watch_row(s->txn);
     struct save_result *r = s->res;
@@ -457,6 +470,7 @@ static int end_unchanged(struct save *s, struct error *e)
 
     r->current = row->last;
     r->incomplete_total = row->incomplete_count;
+    tell_suspect(r, before->suspect, before->trusted_files);
     fill_result(s, row->files, row->bytes);
     if (r->incomplete_total > 0)
         rc = list_incomplete(s, s->cat, e);
@@ -471,13 +485,17 @@ static int end_unchanged(struct save *s, struct error *e)
 
 static int finish(struct save *s, uint64_t started, struct error *e)
 {
+    struct before before;
     int rc = check_root(s, e);
 
+    if (rc == 0)
+        rc = load_before(s, &before, e);
     if (rc < 0)
         return rc;
+    s->must_commit |= s->req->accept && before.suspect;
     if (!s->must_commit && !txn_changed(s->txn))
-        return end_unchanged(s, e);
-    rc = commit(s, started, e);
+        return end_unchanged(s, &before, e);
+    rc = commit(s, &before, started, e);
     if (rc == 0)
         list_after_commit(s);
     return rc;

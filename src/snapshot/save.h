@@ -46,6 +46,7 @@ struct save_request {
     bool rehash;                    /* trust no signature: read everything */
     int kind;                       /* enum snapshot_kind */
     const char *name, *note, *gap;  /* or NULL. A name always makes a snapshot, with all times */
+    bool accept;                    /* what is left of an almost empty root is right: not suspect */
     unsigned workers;               /* 0 = number of processors, at most 4 */
     struct save_progress *progress; /* or NULL */
     const atomic_bool *cancel;      /* or NULL: stop soon, ERR_CANCELLED, nothing saved */
@@ -64,7 +65,8 @@ struct save_result {
     uint64_t bytes_read, bytes_stored;
     uint64_t files, bytes; /* totals of the watch */
     double seconds;
-    bool suspect;
+    bool suspect;                       /* the state now: the root is almost empty */
+    uint64_t trusted_files;             /* then: files in the last snapshot that was not suspect */
     struct incomplete_path *incomplete; /* of the state now, at most 1000 */
     size_t incomplete_count;            /* in the list */
     uint64_t incomplete_total;

@@ -31,6 +31,7 @@ enum commit_tag {
     COMMIT_VERSION = 7,
     COMMIT_NEEDS = 8,
     COMMIT_FILES_EXCLUDED = 9,
+    COMMIT_TRUSTED_FILES = 10,
 };
 enum mark_tag { MARK_TEXT = 1 };
 
@@ -150,6 +151,15 @@ static void commit_encode_needs(const struct commit *c, struct buffer *out)
     }
 }
 
+static void put_count(struct buffer *out, uint16_t tag, uint64_t count)
+{
+    uint8_t bytes[8];
+
+    store_u64(bytes, count);
+    if (count > 0)
+        field_put(out, tag, bytes, sizeof(bytes), sizeof(bytes));
+}
+
 void commit_encode(const struct commit *c, struct buffer *out)
 {
     commit_encode_fixed(c, out);
@@ -161,11 +171,8 @@ void commit_encode(const struct commit *c, struct buffer *out)
     field_put_text(out, COMMIT_GAP, c->gap, TEXT_MAX);
     field_put_text(out, COMMIT_VERSION, c->version, TEXT_MAX);
     commit_encode_needs(c, out);
-    if (c->files_excluded > 0) {
-        uint8_t count[8];
-        store_u64(count, c->files_excluded);
-        field_put(out, COMMIT_FILES_EXCLUDED, count, sizeof(count), sizeof(count));
-    }
+    put_count(out, COMMIT_FILES_EXCLUDED, c->files_excluded);
+    put_count(out, COMMIT_TRUSTED_FILES, c->trusted_files);
 }
 
 static void commit_take_fixed(struct reader *r, struct commit *c)
@@ -238,10 +245,13 @@ static int commit_take_field(struct commit *c, const struct field *f, struct are
 {
     if (f->tag == COMMIT_NEEDS)
         return commit_take_needs(c, f, a, e);
-    if (f->tag == COMMIT_FILES_EXCLUDED && f->len != 8)
-        return damaged("the number of files left out in a commit", e);
-    if (f->tag == COMMIT_FILES_EXCLUDED) {
-        c->files_excluded = load_u64(f->p);
+    uint64_t *count = f->tag == COMMIT_FILES_EXCLUDED  ? &c->files_excluded
+                      : f->tag == COMMIT_TRUSTED_FILES ? &c->trusted_files
+                                                       : NULL;
+    if (count && f->len != 8)
+        return damaged("a count of files in a commit", e);
+    if (count) {
+        *count = load_u64(f->p);
         return 0;
     }
     const char **text = commit_text(c, f->tag);

@@ -32,7 +32,7 @@ const char *snapshot_kind_word(int kind); /* "change", ... or "unknown" */
 enum commit_flag {
     COMMIT_INCOMPLETE = 1 << 0, /* some source was not read whole (incomplete_count > 0) */
     COMMIT_UNSOUND = 1 << 1,    /* something an earlier sound snapshot held is unreadable in it */
-    COMMIT_SUSPECT = 1 << 2,    /* the root was suddenly almost empty */
+    COMMIT_SUSPECT = 1 << 2,    /* the root was suddenly almost empty, and still is */
     COMMIT_RULES = 1 << 3,      /* first snapshot under changed rules */
 };
 
@@ -64,7 +64,8 @@ struct commit {
     const char *name, *note, *gap, *version;
     uint32_t need_count;
     struct pack_need *needs;
-    void *owned; /* decoder's allocation */
+    uint64_t trusted_files; /* of a suspect one: files in the last one before it that was not */
+    void *owned;            /* decoder's allocation */
 };
 void commit_encode(const struct commit *c, struct buffer *out);
 int commit_decode(const void *p, size_t n, struct commit *c, struct error *e);

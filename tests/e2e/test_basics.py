@@ -141,6 +141,47 @@ def vanished_root_is_no_change(scratch):
     s.stop()
 
 
+def almost_empty_is_never_latest(scratch):
+    """By hand and through the service, until the user says that it is right."""
+    for through_service in (False, True):
+        place = os.path.join(scratch, "service" if through_service else "hand")
+        root, repo = os.path.join(place, "data"), os.path.join(place, "repo")
+        os.makedirs(root)
+        for i in range(20):
+            wk.write(os.path.join(root, "f%d" % i), str(i))
+        full = wk.tree(root)
+        if through_service:
+            s = wk.Service(place, {"data": {"path": root, "settle": "20ms"}})
+
+            def save(*args):
+                return s.cli("--json", "save", "data", *args)
+        else:
+            wk.wk("-r", repo, "init")
+
+            def save(*args):
+                return wk.wk("-r", repo, "--json", "save", root, *args)
+        save()
+        for name in os.listdir(root):
+            os.remove(os.path.join(root, name))
+        for i in range(3):
+            wk.write(os.path.join(root, "app.log"), "line %d" % i)
+            r = save("--name", "empty%d" % i)
+            assert r.summary["suspect"] and "--accept" in r.err, r
+            wk.same(full, wk.restored(repo, "latest", place))
+        flags = {x["name"]: x["suspect"]
+                 for x in wk.wk("-r", repo, "--json", "list", "--all").json["snapshots"]}
+        assert all(flags["empty%d" % i] for i in range(3)), flags
+        if through_service:
+            problems = s.status()["problems"]
+            assert [p["code"] for p in problems] == ["suspect"], problems
+        r = save("--accept")
+        assert r.summary["snapshot"] and not r.summary["suspect"] and not r.err, r
+        wk.same(wk.tree(root), wk.restored(repo, "latest", place))
+        if through_service:
+            assert s.status()["problems"] == []
+            s.stop()
+
+
 def reload_applies_or_keeps(scratch):
     one, two = os.path.join(scratch, "one"), os.path.join(scratch, "two")
     os.mkdir(one)
@@ -304,5 +345,6 @@ def unreadable_is_no_deletion(scratch):
 
 
 wk.main(save_list_restore, nothing_changed_costs_nothing, live_database, stop_saves_what_is_dirty,
-        vanished_root_is_no_change, reload_applies_or_keeps, rules_hold_for_scan_and_events,
-        unreadable_is_no_deletion, a_change_of_rules_is_no_deletion, a_change_of_sqlite_is_one_of_rules)
+        vanished_root_is_no_change, almost_empty_is_never_latest, reload_applies_or_keeps,
+        rules_hold_for_scan_and_events, unreadable_is_no_deletion,
+        a_change_of_rules_is_no_deletion, a_change_of_sqlite_is_one_of_rules)

@@ -479,6 +479,76 @@ static void two_of_twenty_left_is_suspect(void **state)
     saver_close(&v);
 }
 
+static void what_stays_almost_empty_stays_suspect(void **state)
+{
+    const struct place *p = *state;
+    struct save_request accepted = {.accept = true};
+    struct saver v;
+    char path[32];
+
+    for (unsigned i = 0; i < 20; i++) {
+        snprintf(path, sizeof(path), "f%u", i);
+        put_text(p, path, path);
+    }
+    saver_open(&v, p, "repo");
+    save_all(&v);
+    for (unsigned i = 0; i < 20; i++) {
+        snprintf(path, sizeof(path), "f%u", i);
+        SYS(unlinkat(p->rootfd, path, 0));
+    }
+    save_all(&v);
+    assert_true(v.last.suspect);
+    for (unsigned i = 0; i < 3; i++) { /* a log or two that are written again prove nothing */
+        put_text(p, "new", i == 0 ? "a" : i == 1 ? "b" : "c");
+        uint64_t number = save_all(&v);
+        assert_true(v.last.suspect);
+        assert_int_equal(v.last.trusted_files, 20);
+        struct commit c = commit_of(&v, number, NULL);
+        assert_true(c.flags & COMMIT_SUSPECT);
+        assert_int_equal(c.trusted_files, 20);
+    }
+    assert_int_equal(save_all(&v), 0);
+    assert_true(v.last.suspect);
+
+    /* Accepted, though nothing changed. */
+    MUST(try_save(&v, &accepted), v.error);
+    assert_int_equal(v.last.snapshot, 6);
+    assert_false(v.last.suspect);
+    put_text(p, "new", "d");
+    save_all(&v);
+    assert_false(v.last.suspect);
+    MUST(try_save(&v, &accepted), v.error); /* there is nothing to accept */
+    assert_int_equal(v.last.snapshot, 0);
+    saver_close(&v);
+}
+
+static void data_that_comes_back_ends_suspicion(void **state)
+{
+    const struct place *p = *state;
+    struct saver v;
+    char path[32];
+
+    for (unsigned i = 0; i < 20; i++) {
+        snprintf(path, sizeof(path), "f%u", i);
+        put_text(p, path, path);
+    }
+    saver_open(&v, p, "repo");
+    save_all(&v);
+    for (unsigned i = 1; i < 20; i++) {
+        snprintf(path, sizeof(path), "f%u", i);
+        SYS(unlinkat(p->rootfd, path, 0));
+    }
+    save_all(&v);
+    assert_true(v.last.suspect);
+    put_text(p, "f1", "back");
+    save_all(&v);
+    assert_true(v.last.suspect); /* 2 of 20 */
+    put_text(p, "f2", "back");
+    save_all(&v);
+    assert_false(v.last.suspect);
+    saver_close(&v);
+}
+
 static void a_cancelled_save_saves_nothing(void **state)
 {
     const struct place *p = *state;
@@ -623,6 +693,8 @@ int main(void)
         PLACE_TEST(a_missing_root_is_no_snapshot),
         PLACE_TEST(almost_empty_at_once_is_suspect),
         PLACE_TEST(two_of_twenty_left_is_suspect),
+        PLACE_TEST(what_stays_almost_empty_stays_suspect),
+        PLACE_TEST(data_that_comes_back_ends_suspicion),
         PLACE_TEST(a_cancelled_save_saves_nothing),
         PLACE_TEST(a_change_of_rules_is_said_to_be_one),
         PLACE_TEST(an_ignore_file_rules_its_folder),

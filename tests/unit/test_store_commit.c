@@ -50,6 +50,7 @@ static struct commit sample_commit(void)
         .version = "0.1.0",
         .need_count = 2,
         .needs = needs,
+        .trusted_files = 1000,
     };
 
     memcpy(c.watch_id, watch_id, WATCH_ID_LEN);
@@ -87,6 +88,7 @@ static void test_commit_round_trip(void **state)
     expect_text(back.version, "0.1.0");
     assert_int_equal(back.need_count, 2);
     assert_memory_equal(back.needs, needs, sizeof(needs));
+    assert_int_equal(back.trusted_files, 1000);
     commit_encode(&back, &again); /* and so every field came back */
     assert_int_equal(again.len, b.len);
     assert_memory_equal(again.data, b.data, b.len);
@@ -94,6 +96,7 @@ static void test_commit_round_trip(void **state)
 
     c.watch_name = c.root = c.rules = c.name = c.note = c.gap = c.version = NULL;
     c.need_count = 0;
+    c.trusted_files = 0;
     buffer_clear(&b);
     commit_encode(&c, &b);
     assert_int_equal(b.len, 224);
@@ -132,7 +135,7 @@ static void test_commit_golden(void **state)
                "000000040000000e0000006265666f72652d7570677261646505000000060000"
                "0061206e6f746506000000080000006f766572666c6f77070000000500000030"
                "2e312e3008000000200000000300000000000000e80300000000000004000000"
-               "000000000000000000010000");
+               "0000000000000000000100000900000008000000e803000000000000");
     buffer_release(&b);
 }
 
@@ -179,7 +182,7 @@ static void test_broken_commits(void **state)
     struct buffer b = BUFFER_INIT;
 
     commit_encode(&c, &b);
-    assert_int_equal(survive(&b, decode_commit), 8); /* cut before each field it is whole */
+    assert_int_equal(survive(&b, decode_commit), 9); /* cut before each field it is whole */
     store_u64(b.data, 0);                            /* number */
     assert_int_equal(decode_commit(b.data, b.len), ERR_DAMAGED);
     store_u64(b.data, 42);
