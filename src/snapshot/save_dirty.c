@@ -5,6 +5,7 @@
 
 #include "base/bytes.h"
 #include "io/safe_path.h"
+#include "store/hash.h"
 
 #include <errno.h>
 #include <fcntl.h>
@@ -37,6 +38,7 @@ struct dirty {
     struct step *steps;
     size_t step_count, step_cap;
     struct buffer meta, sig; /* of the row being checked */
+    struct pair_map sides;   /* (parent, hash of name): side files looked at with their database */
 };
 
 /* ---- the list ---- */
@@ -524,6 +526,11 @@ static bool says_database(const struct known *row)
            b.flags & NODE_SQLITE;
 }
 
+static uint64_t side_key(const struct save *s, const char *name)
+{
+    return hash_guard(name, strlen(name), s->name_seed);
+}
+
 /* Where a database begins or ends to be one, its side files become files or cease to be. */
 static int check_sides(struct dirty *d, struct folder *f, const char *name, bool was, bool there,
                        struct error *e)
@@ -553,6 +560,8 @@ static int check_sides(struct dirty *d, struct folder *f, const char *name, bool
         struct known row;
         bool ignored;
         rc = check_name(d, f, side, DIRTY_ENTRY, &row, &ignored, e);
+        if (rc == 0 && !pair_map_put(&d->sides, f->node, side_key(s, side), 1))
+            rc = save_no_memory(e);
     }
     return rc;
 }
@@ -562,6 +571,10 @@ static int check_item(struct dirty *d, struct folder *f, const char *name, unsig
 {
     struct known row;
     bool there = false;
+
+    /* It comes behind its database in the set; looked at twice, it would be two. */
+    if (d->sides.count > 0 && pair_map_get(&d->sides, f->node, side_key(d->s, name)))
+        return 0;
     int rc = check_name(d, f, name, how, &row, &there, e);
 
     if (rc < 0)
@@ -662,5 +675,6 @@ int dirty_run(struct save *s, const struct dirty_set *set, struct error *e)
     buffer_release(&d.way);
     buffer_release(&d.meta);
     buffer_release(&d.sig);
+    pair_map_release(&d.sides);
     return rc;
 }

@@ -215,6 +215,44 @@ static void what_only_looks_like_a_side_file_is_a_file(void **state)
     saver_close(&v);
 }
 
+/* When its database ends to be one, a side file is looked at for two reasons. */
+static void a_side_file_is_counted_once(void **state)
+{
+    const struct place *p = *state;
+    struct saver v;
+
+    with_helper(&v, p);
+    put_text(p, "other", "x");
+    sqlite3 *db = open_db(p, "a.db", "WAL");
+    run_sql(db, "CREATE TABLE t(x)");
+    save_all(&v);
+    assert_int_equal(v.last.files, 2);
+    put_text(p, "a.db", "no database any more");
+    SAVE_DIRTY(&v, {"a.db-wal", DIRTY_ENTRY}, {"a.db-shm", DIRTY_ENTRY}, {"a.db", DIRTY_ENTRY});
+    assert_int_equal(v.last.files, 4);
+    assert_int_equal(v.last.files_new, 2);
+    assert_holds(&v, p, true);
+    assert_counted(&v);
+    sqlite3_close(db);
+
+    /* And the other way round. */
+    SYS(unlinkat(p->rootfd, "a.db", 0));
+    put_text(p, "b.db", "plain");
+    put_text(p, "b.db-wal", "plain too");
+    save_all(&v);
+    uint64_t files = v.last.files;
+    SYS(unlinkat(p->rootfd, "b.db", 0));
+    SYS(unlinkat(p->rootfd, "b.db-wal", 0));
+    db = open_db(p, "b.db", "WAL");
+    run_sql(db, "CREATE TABLE t(x)");
+    SAVE_DIRTY(&v, {"b.db", DIRTY_ENTRY}, {"b.db-wal", DIRTY_ENTRY}, {"b.db-shm", DIRTY_ENTRY});
+    assert_int_equal(v.last.files, files - 1);
+    assert_int_equal(v.last.files_removed, 1);
+    assert_int_equal(save_all(&v), 0);
+    sqlite3_close(db);
+    saver_close(&v);
+}
+
 static void without_sqlite_all_are_files(void **state)
 {
     const struct place *p = *state;
@@ -281,6 +319,7 @@ int main(void)
         PLACE_TEST(a_malformed_database_is_kept_and_marked),
         PLACE_TEST(few_rows_cost_little),
         PLACE_TEST(what_only_looks_like_a_side_file_is_a_file),
+        PLACE_TEST(a_side_file_is_counted_once),
         PLACE_TEST(without_sqlite_all_are_files),
     };
 
