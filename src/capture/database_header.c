@@ -8,11 +8,17 @@
 enum {
     AT_PAGE_SIZE = 16,
     AT_WRITE_VERSION = 18,
+    AT_READ_VERSION = 19,
+    AT_RESERVED = 20, /* bytes of each page */
+    AT_FRACTIONS = 21,
     AT_CHANGES = 24,
     AT_PAGES = 28,
     AT_VALID_FOR = 92
 };
 
+enum { VERSION_MAX = 2, USABLE_MIN = 480 };
+
+static const uint8_t fractions[3] = {64, 32, 32};
 static const char magic[16] = "SQLite format 3";
 
 static uint32_t load_be32(const uint8_t *p)
@@ -27,7 +33,10 @@ int database_header_check(const uint8_t header[DATABASE_HEADER_LEN], uint64_t fi
 
     if (size == 1)
         size = 65536;
-    if (memcmp(header, magic, sizeof(magic)) != 0 || size < 512 || (size & (size - 1)) != 0)
+    /* What SQLite itself asks for; it takes anything else for no database. */
+    if (memcmp(header, magic, sizeof(magic)) != 0 || size < 512 || (size & (size - 1)) != 0 ||
+        size - header[AT_RESERVED] < USABLE_MIN || header[AT_READ_VERSION] > VERSION_MAX ||
+        memcmp(header + AT_FRACTIONS, fractions, sizeof(fractions)) != 0)
         return error_set(e, ERR_USAGE, "not an SQLite database");
     *page_size = size;
     /* Writers before 3.7.0 left the count alone: then the length decides, as in SQLite itself. */

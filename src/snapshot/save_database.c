@@ -17,18 +17,6 @@
 
 enum { DEADLINE_MS = 5000 };
 
-bool database_header(int dirfd, const char *name)
-{
-    struct file_read f;
-    struct error e = ERROR_INIT;
-
-    if (file_read_open(&f, dirfd, name, false, &e) < 0)
-        return false;
-    bool database = file_read_is_database(&f);
-    file_read_close(&f);
-    return database;
-}
-
 /* ---- side files ---- */
 
 static bool look_at(int dirfd, const char *name, const char *suffix, struct wall_time at,
@@ -120,6 +108,18 @@ static struct header read_header(struct file_read *f)
     h.whole = database_header_check(p, f->len, &h.page_size, &image_len, &e) == 0;
     h.wal = database_header_is_wal(p);
     return h;
+}
+
+bool database_header(int dirfd, const char *name)
+{
+    struct file_read f;
+    struct error e = ERROR_INIT;
+
+    if (file_read_open(&f, dirfd, name, false, &e) < 0)
+        return false;
+    bool yes = f.sqlite && read_header(&f).page_size != 0;
+    file_read_close(&f);
+    return yes;
 }
 
 /* 1: somebody came while it was read. */

@@ -513,7 +513,7 @@ static int check_name(struct dirty *d, struct folder *f, const char *name, unsig
         *row = (struct known){0};
     if (sys == 0 && S_ISDIR(st.st_mode) && !known)
         how |= DIRTY_TREE;
-    bool absent = sys != 0 || is_side_file(d->s, f->dir->fd, name);
+    bool absent = sys != 0 || (S_ISREG(st.st_mode) && is_side_file(d->s, f->dir->fd, name));
     return entry_check(d->s, f, name, absent ? NULL : &st, known ? row : NULL, how, true, e);
 }
 

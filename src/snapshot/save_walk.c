@@ -257,14 +257,15 @@ static int merge_entry(struct merge *m, struct list_entry *x, const struct known
 {
     struct stat st;
 
-    if (x->base && m->l->v[x->base - 1].database)
-        return entry_check(m->s, m->f, x->name, NULL, row, 0, false, e);
     if (fstatat(m->f->dir->fd, x->name, &st, AT_SYMLINK_NOFOLLOW) < 0) {
         if (errno == ENOENT)
             return entry_check(m->s, m->f, x->name, NULL, row, 0, false, e);
         m->failed = errno;
         return 0;
     }
+    /* A folder or link by that name is nothing of SQLite's. */
+    if (x->base && m->l->v[x->base - 1].database && S_ISREG(st.st_mode))
+        return entry_check(m->s, m->f, x->name, NULL, row, 0, false, e);
     x->database = is_database(m, x, &st, row);
     return entry_check(m->s, m->f, x->name, &st, row, DIRTY_ENTRY | DIRTY_TREE, x->database, e);
 }

@@ -151,7 +151,7 @@ def almost_empty_is_never_latest(scratch):
             wk.write(os.path.join(root, "f%d" % i), str(i))
         full = wk.tree(root)
         if through_service:
-            s = wk.Service(place, {"data": {"path": root, "settle": "20ms"}})
+            s = wk.Service(place, {"data": {"path": root, "settle": "1h", "max_delay": "1h"}})
 
             def save(*args):
                 return s.cli("--json", "save", "data", *args)

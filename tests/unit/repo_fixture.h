@@ -52,15 +52,6 @@ struct model {
     size_t count;
 };
 
-#define OK(call, e)                                                                         \
-    do {                                                                                    \
-        int rc_ = (call);                                                                   \
-        if (rc_ < 0) {                                                                      \
-            print_error("%s:%d: %s: %d %s\n", __FILE__, __LINE__, #call, rc_, (e).message); \
-            fail();                                                                         \
-        }                                                                                   \
-    } while (0)
-
 static inline void tree_set(struct model_tree *t, const char *name, uint64_t seed, uint64_t len)
 {
     size_t i = 0;

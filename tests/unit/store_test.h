@@ -59,4 +59,13 @@ static inline void assert_hex(const void *p, size_t n, const char *want)
     free(got);
 }
 
+#define OK(call, e)                                                                         \
+    do {                                                                                    \
+        int rc_ = (call);                                                                   \
+        if (rc_ < 0) {                                                                      \
+            print_error("%s:%d: %s: %d %s\n", __FILE__, __LINE__, #call, rc_, (e).message); \
+            fail();                                                                         \
+        }                                                                                   \
+    } while (0)
+
 #endif

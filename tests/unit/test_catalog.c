@@ -16,15 +16,6 @@
 
 #include "base/banned.h"
 
-#define OK(call, e)                                                                         \
-    do {                                                                                    \
-        int rc_ = (call);                                                                   \
-        if (rc_ < 0) {                                                                      \
-            print_error("%s:%d: %s: %d %s\n", __FILE__, __LINE__, #call, rc_, (e).message); \
-            fail();                                                                         \
-        }                                                                                   \
-    } while (0)
-
 enum { NAMES = 12, COMMITS = 60 };
 
 static const uint8_t repo_id[16] = {1, 2, 3};

@@ -428,22 +428,36 @@ static void a_missing_root_is_no_snapshot(void **state)
     saver_close(&v);
 }
 
+/* f0, f1, ... */
+static void put_files(const struct place *p, unsigned count)
+{
+    char path[32];
+
+    for (unsigned i = 0; i < count; i++) {
+        snprintf(path, sizeof(path), "f%u", i);
+        put_text(p, path, path);
+    }
+}
+
+static void remove_files(const struct place *p, unsigned from, unsigned to)
+{
+    char path[32];
+
+    for (unsigned i = from; i < to; i++) {
+        snprintf(path, sizeof(path), "f%u", i);
+        SYS(unlinkat(p->rootfd, path, 0));
+    }
+}
+
 static void almost_empty_at_once_is_suspect(void **state)
 {
     const struct place *p = *state;
     struct saver v;
-    char path[32];
 
-    for (unsigned i = 0; i < 20; i++) {
-        snprintf(path, sizeof(path), "f%u", i);
-        put_text(p, path, path);
-    }
+    put_files(p, 20);
     saver_open(&v, p, "repo");
     save_all(&v);
-    for (unsigned i = 0; i < 17; i++) {
-        snprintf(path, sizeof(path), "f%u", i);
-        SYS(unlinkat(p->rootfd, path, 0));
-    }
+    remove_files(p, 0, 17);
     save_all(&v);
     assert_false(v.last.suspect); /* 3 of 20 */
     SYS(unlinkat(p->rootfd, "f17", 0));
@@ -461,18 +475,11 @@ static void two_of_twenty_left_is_suspect(void **state)
 {
     const struct place *p = *state;
     struct saver v;
-    char path[32];
 
-    for (unsigned i = 0; i < 20; i++) {
-        snprintf(path, sizeof(path), "f%u", i);
-        put_text(p, path, path);
-    }
+    put_files(p, 20);
     saver_open(&v, p, "repo");
     save_all(&v);
-    for (unsigned i = 0; i < 18; i++) {
-        snprintf(path, sizeof(path), "f%u", i);
-        SYS(unlinkat(p->rootfd, path, 0));
-    }
+    remove_files(p, 0, 18);
     save_all(&v);
     assert_true(v.last.suspect);
     assert_int_equal(v.last.files_removed, 18);
@@ -484,18 +491,11 @@ static void what_stays_almost_empty_stays_suspect(void **state)
     const struct place *p = *state;
     struct save_request accepted = {.accept = true};
     struct saver v;
-    char path[32];
 
-    for (unsigned i = 0; i < 20; i++) {
-        snprintf(path, sizeof(path), "f%u", i);
-        put_text(p, path, path);
-    }
+    put_files(p, 20);
     saver_open(&v, p, "repo");
     save_all(&v);
-    for (unsigned i = 0; i < 20; i++) {
-        snprintf(path, sizeof(path), "f%u", i);
-        SYS(unlinkat(p->rootfd, path, 0));
-    }
+    remove_files(p, 0, 20);
     save_all(&v);
     assert_true(v.last.suspect);
     for (unsigned i = 0; i < 3; i++) { /* a log or two that are written again prove nothing */
@@ -526,18 +526,11 @@ static void data_that_comes_back_ends_suspicion(void **state)
 {
     const struct place *p = *state;
     struct saver v;
-    char path[32];
 
-    for (unsigned i = 0; i < 20; i++) {
-        snprintf(path, sizeof(path), "f%u", i);
-        put_text(p, path, path);
-    }
+    put_files(p, 20);
     saver_open(&v, p, "repo");
     save_all(&v);
-    for (unsigned i = 1; i < 20; i++) {
-        snprintf(path, sizeof(path), "f%u", i);
-        SYS(unlinkat(p->rootfd, path, 0));
-    }
+    remove_files(p, 1, 20);
     save_all(&v);
     assert_true(v.last.suspect);
     put_text(p, "f1", "back");

@@ -215,6 +215,55 @@ static void what_only_looks_like_a_side_file_is_a_file(void **state)
     saver_close(&v);
 }
 
+static void a_folder_named_like_a_side_file_is_saved(void **state)
+{
+    const struct place *p = *state;
+    struct saver v;
+
+    with_helper(&v, p);
+    sqlite3 *db = open_db(p, "a.db", "DELETE");
+    run_sql(db, "CREATE TABLE t(x)");
+    make_dir(p, "a.db-wal");
+    put_text(p, "a.db-wal/inside", "precious");
+    save_all(&v);
+    assert_int_not_equal(node_at(&v, "a.db-wal/inside"), 0);
+    put_text(p, "a.db-wal/inside", "precious, again");
+    SAVE_DIRTY(&v, {"a.db-wal/inside", DIRTY_ENTRY}, {"a.db-wal", DIRTY_ENTRY});
+    struct node n = version_at(&v, "a.db-wal/inside");
+    assert_int_equal(n.size, 15);
+    node_release(&n);
+    sqlite3_close(db);
+    saver_close(&v);
+}
+
+/* The first words of a header alone make no database: the file is saved as a plain one, and what
+ * lies beside it is no part of it. */
+static void beside_a_header_alone_all_are_files(void **state)
+{
+    const struct place *p = *state;
+    struct saver v;
+
+    with_helper(&v, p);
+    put_text(p, "x.db", "SQLite format 3");
+    int fd = openat(p->rootfd, "x.db", O_WRONLY | O_CLOEXEC);
+    SYS(fd);
+    assert_int_equal(pwrite(fd, "zzzzzz", 6, 16), 6);
+    close(fd);
+    put_text(p, "x.db-wal", "one");
+    save_all(&v);
+    assert_holds(&v, p, true);
+    put_text(p, "x.db-wal", "three");
+    SAVE_DIRTY(&v, {"x.db-wal", DIRTY_ENTRY});
+    assert_holds(&v, p, true);
+    fd = openat(p->rootfd, "x.db", O_WRONLY | O_CLOEXEC);
+    assert_int_equal(pwrite(fd, "yyyyyyy", 7, 100), 7);
+    close(fd);
+    SAVE_DIRTY(&v, {"x.db", DIRTY_ENTRY});
+    assert_holds(&v, p, true);
+    assert_int_equal(save_all(&v), 0);
+    saver_close(&v);
+}
+
 /* When its database ends to be one, a side file is looked at for two reasons. */
 static void a_side_file_is_counted_once(void **state)
 {
@@ -319,6 +368,8 @@ int main(void)
         PLACE_TEST(a_malformed_database_is_kept_and_marked),
         PLACE_TEST(few_rows_cost_little),
         PLACE_TEST(what_only_looks_like_a_side_file_is_a_file),
+        PLACE_TEST(a_folder_named_like_a_side_file_is_saved),
+        PLACE_TEST(beside_a_header_alone_all_are_files),
         PLACE_TEST(a_side_file_is_counted_once),
         PLACE_TEST(without_sqlite_all_are_files),
     };
