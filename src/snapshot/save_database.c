@@ -117,7 +117,7 @@ bool database_header(int dirfd, const char *name)
 
     if (file_read_open(&f, dirfd, name, false, &e) < 0)
         return false;
-    bool yes = f.sqlite && read_header(&f).page_size != 0;
+    bool yes = file_read_is_database(&f) && read_header(&f).page_size != 0;
     file_read_close(&f);
     return yes;
 }
