@@ -1,6 +1,7 @@
 #include "service/keeper.h"
 
 #include "base/log.h"
+#include "capture/database_header.h"
 #include "io/safe_path.h"
 
 #include <errno.h>
@@ -16,8 +17,6 @@
 #define CHECK_NS (2000 * MS)
 /* Polling takes no more than a small part of the time. */
 enum { POLL_COST_FACTOR = 20 };
-
-static const char sqlite_magic[16] = "SQLite format 3";
 
 /* ---- what the watched tree tells ---- */
 
@@ -41,14 +40,17 @@ static bool on_want(void *ctx, const char *path, bool is_dir, const struct stat 
 static bool is_database(struct keeper *k, const char *path)
 {
     struct error ignored = ERROR_INIT;
-    char head[sizeof(sqlite_magic)];
+    uint8_t header[DATABASE_HEADER_LEN];
+    uint32_t page_size;
+    uint64_t image_len;
     int fd =
         safe_open(rootfd_of(k), path, O_RDONLY | O_NOFOLLOW | O_NONBLOCK | O_NOCTTY, 0, &ignored);
 
     if (fd < 0)
         return false;
-    bool yes = pread(fd, head, sizeof(head), 0) == (ssize_t)sizeof(head) &&
-               memcmp(head, sqlite_magic, sizeof(head)) == 0;
+    bool yes =
+        pread(fd, header, sizeof(header), 0) == (ssize_t)sizeof(header) &&
+        database_header_check(header, UINT64_MAX, &page_size, &image_len, &ignored) != ERR_USAGE;
     close(fd);
     return yes;
 }
@@ -62,22 +64,24 @@ static void touch(struct keeper *k, const char *path, unsigned how)
 }
 
 /* An event on "x-wal" or "x-journal" is a change of the database x, whatever the rules say of the
- * side file; what happens to "x-shm" says nothing. False: no side file of a database. */
+ * side file; should x be none by the time of the save, it is one of that file. What happens to
+ * "x-shm" says nothing: true where x is a database. */
 static bool touch_database(struct keeper *k, const char *path)
 {
     const char *slash = strrchr(path, '/');
     size_t folder = slash ? (size_t)(slash + 1 - path) : 0;
     size_t base_len;
+    bool done = false;
 
     if (!k->spec.spec.sqlite || !sqlite_side_name(path + folder, &base_len))
         return false;
     char *base = strndup(path, folder + base_len);
-    bool known = base && (settle_has(k->settle, base) || is_database(k, base));
-    const char *side = path + folder + base_len;
-    if (base && strcmp(side, "-shm") != 0)
+    if (base && strcmp(path + folder + base_len, "-shm") == 0)
+        done = is_database(k, base);
+    else if (base)
         touch(k, base, WATCH_ENTRY);
     free(base);
-    return known;
+    return done;
 }
 
 static bool is_rules_file(const char *path)

@@ -30,7 +30,6 @@ enum keeper_problem {
     PROBLEM_POLLED, /* no inotify watches left */
     PROBLEM_SAVE,   /* the last save failed */
     PROBLEM_INCOMPLETE,
-    PROBLEM_SUSPECT, /* hardly a file is left */
     PROBLEM_COUNT
 };
 
@@ -57,6 +56,7 @@ struct keeper {
     unsigned failures;     /* in a row */
     struct error failure;
     uint64_t incomplete;
+    bool suspect; /* hardly a file is left, and the log says so */
     struct wall_time last_change, last_checked;
     struct wall_time since[PROBLEM_COUNT]; /* s = 0: no such problem */
 };

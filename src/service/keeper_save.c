@@ -99,15 +99,10 @@ static void tell_incomplete(struct keeper *k, const struct save_result *r)
 
 static void tell_suspect(struct keeper *k, const struct save_result *r)
 {
-    struct wall_time *since = &k->since[PROBLEM_SUSPECT];
-
-    if (!r->suspect) {
-        *since = (struct wall_time){0};
-    } else if (since->s == 0) {
-        *since = clock_wall();
+    if (r->suspect && !k->suspect)
         log_warn("%s: hardly a file is left of %llu: what is saved now is suspect", k->spec.name,
                  (unsigned long long)r->trusted_files);
-    }
+    k->suspect = r->suspect;
 }
 
 static void saved(struct keeper *k, const struct save_job *j)

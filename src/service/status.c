@@ -116,10 +116,6 @@ static void keeper_problems(json_t *doc, const struct keeper *k, uint64_t lag_ms
                              "/etc/sysctl.d); the service takes it up by itself");
     if (k->since[PROBLEM_SAVE].s)
         save_problem(doc, k);
-    if (k->since[PROBLEM_SUSPECT].s)
-        status_problem(doc, "suspect", k->spec.name, k->since[PROBLEM_SUSPECT],
-                       "hardly a file is left: 'latest' stays what it was",
-                       "bring the files back; if it is right: watchkeep save NAME --accept");
     if (k->since[PROBLEM_INCOMPLETE].s) {
         snprintf(message, sizeof(message), "%llu %s could not be read whole",
                  (unsigned long long)k->incomplete, k->incomplete == 1 ? "file" : "files");
@@ -298,8 +294,7 @@ static int add_row(json_t *doc, struct catalog *c, const struct watch_row *row, 
         status_problem(doc, "suspect", row->name, (struct wall_time){0},
                        "the folder was almost empty at the newest snapshot, which is not taken for "
                        "latest",
-                       "bring back what is missing, or see what was there: watchkeep -w @ ls "
-                       "latest");
+                       "bring back what is missing, or if it is right: watchkeep save @ --accept");
     return 0;
 }
 
