@@ -150,12 +150,13 @@ static int save_there(struct cli *cli, const char *socket, const struct save_tar
     int rc;
 
     interrupt_watch();
-    interrupt_at_once(true, cli->json);
+    interrupt_at_once(true, cli->json,
+                      "interrupted here; the service goes on with the save and finishes it");
     t.bar = progress_start(cli, "saving", read_progress, &t);
     rc = request ? client_request(socket, request, cli->wait_ms, take_line, &t, e)
                  : error_sys(e, ENOMEM, "cannot ask the service");
     progress_stop(t.bar);
-    interrupt_at_once(false, false);
+    interrupt_at_once(false, false, NULL);
     json_decref(request);
     *answered = t.answered || rc != ERR_NOTFOUND;
     return rc != 0 ? rc : t.code;

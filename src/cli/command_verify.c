@@ -122,12 +122,12 @@ static int verify_there(struct cli *cli, const char *socket, bool *answered, str
     int rc;
 
     interrupt_watch();
-    interrupt_at_once(true, cli->json);
+    interrupt_at_once(true, cli->json, NULL);
     struct progress *bar = progress_start(cli, "verifying", read_progress, &t.progress);
     rc = request ? client_request(socket, request, cli->wait_ms, take_line, &t, e)
                  : error_sys(e, ENOMEM, "cannot ask the service");
     progress_stop(bar);
-    interrupt_at_once(false, false);
+    interrupt_at_once(false, false, NULL);
     json_decref(request);
     if (rc == 0)
         rc = t.summary ? tell(cli, t.summary, e)

@@ -2,6 +2,7 @@
 
 #include <signal.h>
 #include <stddef.h>
+#include <string.h>
 #include <unistd.h>
 
 #include "base/banned.h"
@@ -9,6 +10,7 @@
 static atomic_bool cancel;
 static atomic_int came; /* the signal's number */
 static atomic_bool end_at_once, print_summary;
+static _Atomic(const char *) goes_on; /* said at the end */
 
 /* Async-signal-safe: the line is ready made. */
 static void write_summary(int signal_number)
@@ -24,6 +26,25 @@ static void write_summary(int signal_number)
     (void)ignored;
 }
 
+static void say(const char *text)
+{
+    ssize_t ignored = write(STDERR_FILENO, text, strlen(text));
+
+    (void)ignored;
+}
+
+static void tell_goes_on(void)
+{
+    bool json = atomic_load(&print_summary);
+    const char *text = atomic_load(&goes_on);
+
+    if (!text)
+        return;
+    say(json ? "{\"type\":\"note\",\"message\":\"" : "\n");
+    say(text);
+    say(json ? "\"}\n" : "\n");
+}
+
 static void on_signal(int signal_number)
 {
     bool hangup = signal_number == SIGHUP;
@@ -35,6 +56,7 @@ static void on_signal(int signal_number)
     atomic_store(&came, signal_number);
     if (!second && !atomic_load(&end_at_once))
         return;
+    tell_goes_on();
     if (atomic_load(&print_summary))
         write_summary(signal_number);
     _exit(128 + signal_number);
@@ -53,9 +75,10 @@ const atomic_bool *interrupt_watch(void)
     return &cancel;
 }
 
-void interrupt_at_once(bool at_once, bool summary)
+void interrupt_at_once(bool at_once, bool json, const char *still)
 {
-    atomic_store(&print_summary, summary);
+    atomic_store(&print_summary, json);
+    atomic_store(&goes_on, at_once ? still : NULL);
     atomic_store(&end_at_once, at_once);
 }
 

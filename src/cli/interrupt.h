@@ -10,8 +10,8 @@
 const atomic_bool *interrupt_watch(void);
 
 /* While we only wait for the service: a signal ends the program at once, with the summary line
- * when `summary`. */
-void interrupt_at_once(bool at_once, bool summary);
+ * when `json`. still: what the service goes on with, told on stderr; static text or NULL. */
+void interrupt_at_once(bool at_once, bool json, const char *still);
 
 /* 130 or 143 once a signal came, else 0. */
 int interrupt_exit_code(void);

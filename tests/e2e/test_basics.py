@@ -2,6 +2,7 @@
 import os
 import signal
 import sqlite3
+import subprocess
 
 import wk
 
@@ -182,6 +183,36 @@ def almost_empty_is_never_latest(scratch):
             s.stop()
 
 
+def interrupted_save_goes_on_in_the_service(scratch):
+    """Ctrl-C ends the command that waits; it says that the service saves all the same."""
+    root = os.path.join(scratch, "data")
+    os.mkdir(root)
+    wk.write(os.path.join(root, "a"), "1")
+    s = wk.Service(scratch, {"data": {"path": root, "settle": "1h", "max_delay": "1h"}})
+    for flags in ([], ["--json"]):
+        wk.write(os.path.join(root, "a"), "%d" % len(flags))
+        count = len(s.snapshots())
+        os.kill(s.pid(), signal.SIGSTOP)
+        p = subprocess.Popen([wk.BIN, "-c", s.conf, *flags, "save", "data"], env=wk.environment(),
+                             stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+
+        def waits():
+            """It sleeps with a socket open: the request is sent, the answer is to come."""
+            of = "/proc/%d/" % p.pid
+            return open(of + "stat").read().rpartition(")")[2].split()[0] == "S" and any(
+                os.readlink(of + "fd/" + fd).startswith("socket:") for fd in os.listdir(of + "fd"))
+        wk.until(waits, "the command to wait")
+        p.send_signal(signal.SIGINT)
+        out, err = p.communicate(timeout=wk.PATIENCE)
+        os.kill(s.pid(), signal.SIGCONT)
+        assert p.returncode == 130, (p.returncode, err)
+        assert "the service goes on with the save" in err, err
+        if flags:
+            assert out.endswith('"exit":130}\n'), out
+        wk.until(lambda: len(s.snapshots()) > count, "the service to finish the save")
+    s.stop()
+
+
 def reload_applies_or_keeps(scratch):
     one, two = os.path.join(scratch, "one"), os.path.join(scratch, "two")
     os.mkdir(one)
@@ -345,6 +376,7 @@ def unreadable_is_no_deletion(scratch):
 
 
 wk.main(save_list_restore, nothing_changed_costs_nothing, live_database, stop_saves_what_is_dirty,
-        vanished_root_is_no_change, almost_empty_is_never_latest, reload_applies_or_keeps,
+        vanished_root_is_no_change, almost_empty_is_never_latest,
+        interrupted_save_goes_on_in_the_service, reload_applies_or_keeps,
         rules_hold_for_scan_and_events, unreadable_is_no_deletion,
         a_change_of_rules_is_no_deletion, a_change_of_sqlite_is_one_of_rules)
