@@ -92,7 +92,7 @@ def a_root_replaced_by_an_almost_empty_one(scratch):
     os.mkdir(root)
     wk.write(os.path.join(root, "imp"), "imp")
     r = s.cli("save", "app")
-    assert "hardly a file is left: snapshot 2 is suspect" in r.err, r
+    assert "hardly a file is left in app: snapshot 2 is suspect" in r.err, r
     assert s.cli("ls", "2").out == "imp\n"
     assert s.cli("ls", "latest").out.count("\n") == 60
     wk.write(os.path.join(root, "imp"), "imp2")
