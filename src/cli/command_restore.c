@@ -28,10 +28,11 @@ static const struct command_flag flags[] = {
 
 static int refuse_root(const char *target, const char *name, const char *root, struct error *e)
 {
-    const char *how = place_inside(target, root) ? "lies in" : "holds";
+    bool inside = place_inside(target, root), around = place_inside(root, target);
+    const char *how = inside && around ? "is" : inside ? "lies in" : "holds";
     char quoted[300];
 
-    if (!place_inside(target, root) && !place_inside(root, target))
+    if (!inside && !around)
         return 0;
     return error_set(
         e, ERR_REFUSED,

@@ -64,7 +64,7 @@ static void program_text(char *out, size_t cap)
         snprintf(out, cap, "watchkeep");
 }
 
-static void tell_watches(const struct config *c)
+static void tell_watches(void *ctx, const struct config *c)
 {
     struct error ignored = ERROR_INIT;
     char program[4096];
@@ -130,6 +130,7 @@ static int serve(struct cli *cli, struct config *c, struct error *e)
     struct service_options opt = {
         .config = c,
         .reload = reload,
+        .started = tell && !cli->json ? tell_watches : NULL,
         .saved = tell ? saved : NULL,
         .ctx = cli,
         .may_init = cli->operand_count > 0 || (paths && *paths),
@@ -137,8 +138,6 @@ static int serve(struct cli *cli, struct config *c, struct error *e)
 
     log_setup(c->log_level, c->log_format);
     config_warnings(c, warn, NULL);
-    if (tell && !cli->json)
-        tell_watches(c);
     return service_run(&opt, e);
 }
 

@@ -27,6 +27,10 @@ static void print_service(const json_t *doc)
     else
         printf("service     does not run\n");
     uint64_t snapshots = json_count(repository, "snapshots");
+    if (!json_is_string(json_object_get(repository, "id"))) {
+        printf("repository  %s: cannot be read\n", json_text(repository, "path"));
+        return;
+    }
     printf("repository  %s: %llu %s, %s; %s free (%.0f %%)\n", json_text(repository, "path"),
            (unsigned long long)snapshots, snapshots == 1 ? "snapshot" : "snapshots",
            size_text(json_count(repository, "bytes"), bytes, sizeof(bytes)),

@@ -45,6 +45,10 @@ static int spec_of(struct saver *s, const struct save_target *t, struct watch_sp
     } else if (catalog_watch_by_name(repo_catalog(s->repo), t->name, &row, e) == 0) {
         rc = specs_from_row(&row, c, spec, e);
         watch_row_release(&row);
+    } else if (!t->path && e->code == ERR_NOTFOUND) {
+        return error_set(e, ERR_NOTFOUND,
+                         "no watch '%s' in the repository; a folder is named as './%s'", t->name,
+                         t->name);
     } else if (!t->path) {
         return e->code;
     } else {

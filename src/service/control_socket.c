@@ -94,7 +94,11 @@ static int clear_stale(const struct control_socket *s, struct error *e)
     if (sys == ENOENT)
         return 0;
     if (sys != ECONNREFUSED)
-        return error_set(e, ERR_BUSY, "a service is already running on '%s'", s->addr.sun_path);
+        return error_set(
+            e, ERR_BUSY,
+            "a service is already running on '%s'; give this one another socket: 'socket' in "
+            "[service], or WATCHKEEP_SERVICE_SOCKET",
+            s->addr.sun_path);
     if (unlink(s->addr.sun_path) != 0 && errno != ENOENT)
         return error_sys(e, errno, "cannot remove the stale socket '%s'", s->addr.sun_path);
     return 0;

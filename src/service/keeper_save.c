@@ -1,6 +1,7 @@
 #include "base/log.h"
 #include "base/text.h"
 #include "service/keeper.h"
+#include "service/place.h"
 #include "snapshot/report.h"
 
 #include <errno.h>
@@ -58,6 +59,9 @@ static void run_save(struct job *job)
     else
         j->rc = save_run(&request, &j->result, &j->error);
     pthread_rwlock_unlock(&k->service->store_lock);
+    if (j->rc != 0 && j->rc != ERR_CANCELLED && place_lost(k->service->repo))
+        j->rc = error_set(&j->error, ERR_NOREPO, "repository '%s' is not there (not mounted?)",
+                          repo_path(k->service->repo));
 }
 
 /* ---- in the loop, afterwards ---- */

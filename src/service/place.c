@@ -11,6 +11,7 @@
 #include <limits.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/stat.h>
 
 #include "base/banned.h"
 
@@ -109,6 +110,15 @@ int place_open(const struct config *c, bool may_init, struct repo **out, struct 
     if (rc == 0)
         remember(*out);
     return rc;
+}
+
+bool place_lost(const struct repo *r)
+{
+    struct stat opened, there;
+
+    return fstat(repo_dirfd(r), &opened) == 0 &&
+           (stat(repo_path(r), &there) != 0 || opened.st_dev != there.st_dev ||
+            opened.st_ino != there.st_ino);
 }
 
 int place_note_socket(struct repo *r, const char *socket_path, struct error *e)

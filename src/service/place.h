@@ -12,6 +12,9 @@
  * has it. ERR_USAGE: a watch lies in it. */
 int place_open(const struct config *c, bool may_init, struct repo **out, struct error *e);
 
+/* Does its path not lead to it any more (unmounted, moved)? Any thread. */
+bool place_lost(const struct repo *r);
+
 /* Note in `lock` where the service listens; NULL: it does no more. */
 int place_note_socket(struct repo *r, const char *socket_path, struct error *e);
 

@@ -296,7 +296,10 @@ static int add_watches(struct saving *w, const json_t *names, struct error *e)
             return error_set(e, ERR_USAGE, "a watch's name must be a text");
         k = find_keeper(w->service, text);
         if (!k)
-            return error_set(e, ERR_NOTFOUND, "no watch '%s'", text);
+            return error_set(e, ERR_NOTFOUND,
+                             "the service watches no '%s'; to save a folder all the same, name it: "
+                             "%s=PATH",
+                             text, text);
         if (!add_part(w, k, strdup(text), NULL))
             return no_memory(e);
     }

@@ -442,6 +442,8 @@ int service_run(struct service_options *opt, struct error *e)
     s->manager.data = s;
     set_manager_timer(s);
     int rc = open_all(s, e);
+    if (rc == 0 && opt->started)
+        opt->started(opt->ctx, s->config);
     if (rc == 0) {
         service_ready_on(s);
         service_rearm(s);

@@ -9,6 +9,8 @@ struct service_options {
     struct config *config; /* taken over */
     /* Load the configuration again (SIGHUP, reload); NULL result: keep the old, *e says why. */
     struct config *(*reload)(void *ctx, struct error *e);
+    /* Once repository and socket are ours; or NULL. */
+    void (*started)(void *ctx, const struct config *c);
     /* After each snapshot, in the loop thread: one "saved" line as JSON (quickstart prints it). */
     void (*saved)(void *ctx, const char *watch, const char *json);
     void *ctx;

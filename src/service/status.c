@@ -75,6 +75,8 @@ static void save_problem(json_t *doc, const struct keeper *k)
         what = "make room on the repository's file system; saving resumes by itself";
     } else if (k->failure.code == ERR_REFUSED) {
         what = "if the folder was moved on purpose: watchkeep save @ --moved";
+    } else if (k->failure.code == ERR_NOREPO) {
+        what = "mount its disk, or bring it back; saving resumes by itself";
     } else if (k->failure.code == ERR_DENIED) {
         code = "denied";
         what = "let the service's user read the folder and write the repository; saving resumes by "

@@ -89,6 +89,22 @@ def nobody_takes_the_output(scratch):
             assert told in p.stderr if told else p.stderr == "", (args, told, p)
 
 
+def a_second_service(scratch):
+    """It says what it would need, and promises nothing that it does not do."""
+    root, repo = ready(scratch)
+    s = wk.Service(scratch, {"data": {"path": root}}, repo=repo)
+    env = dict(s.environment(), WATCHKEEP_SERVICE_SOCKET=s.socket)
+    r = wk.wk("-r", repo, "run", root, code=11, env=env)
+    clear(r, "already running", repo)
+    assert r.out == "", r
+    r = wk.wk("-r", repo + "2", "run", root, code=11, env=env)
+    clear(r, "already running", "WATCHKEEP_SERVICE_SOCKET")
+    assert r.out == "", r
+    clear(s.cli("save", "other", code=6), "'other'", "other=PATH")
+    s.stop()
+    clear(s.cli("save", "other", code=6), "'other'", "./other")
+
+
 def unreadable(scratch):
     wk.need_root()
     root, repo = ready(scratch)
@@ -238,5 +254,5 @@ def inside_itself(scratch):
     s.stop()
 
 
-wk.main(command_lines, nobody_takes_the_output, unreadable, repositories, configuration, two_at_once, disk_full,
+wk.main(command_lines, nobody_takes_the_output, a_second_service, unreadable, repositories, configuration, two_at_once, disk_full,
         inside_itself)

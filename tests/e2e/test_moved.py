@@ -52,6 +52,8 @@ def a_repository_that_moves_away_leaves_nothing_behind(scratch):
              "the service to try a save")
     assert os.listdir(s.repo) == [], os.listdir(s.repo)
     os.rmdir(s.repo)
+    status = s.cli("status", code=7).out
+    assert "repository  %s: cannot be read" % s.repo in status, status
     os.rename(away, s.repo)
     assert s.save("data")["exit"] == 0
     _, back = wk.restored(s.repo, "latest", scratch, keep=True)
@@ -61,6 +63,21 @@ def a_repository_that_moves_away_leaves_nothing_behind(scratch):
     db.close()
     s.stop()
     wk.wk("-r", s.repo, "verify")
+
+
+def a_repository_that_is_gone_is_told(scratch):
+    root = os.path.join(scratch, "data")
+    os.mkdir(root)
+    wk.write(os.path.join(root, "a"), "1")
+    s = wk.Service(scratch, {"data": {"path": root, "settle": "1h", "max_delay": "2h"}})
+    s.cli("rebuild")  # so that files of it have to be opened anew
+    os.rename(s.repo, s.repo + "-away")
+    wk.write(os.path.join(root, "a"), "2")
+    r = s.cli("save", "data", code=10)
+    assert "'%s' is not there (not mounted?)" % s.repo in r.err, r
+    os.rename(s.repo + "-away", s.repo)
+    assert s.save("data")["snapshot"] == 2
+    s.stop()
 
 
 def a_save_right_after_the_root_was_replaced(scratch):
@@ -103,4 +120,4 @@ def a_root_replaced_by_an_almost_empty_one(scratch):
 
 wk.main(a_root_that_moved_goes_on_with_its_history,
         a_repository_that_moves_away_leaves_nothing_behind,
-        a_save_right_after_the_root_was_replaced, a_root_replaced_by_an_almost_empty_one)
+        a_repository_that_is_gone_is_told, a_save_right_after_the_root_was_replaced, a_root_replaced_by_an_almost_empty_one)
