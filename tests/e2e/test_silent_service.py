@@ -3,6 +3,7 @@ import contextlib
 import json
 import os
 import signal
+import socket
 import time
 
 import wk
@@ -83,4 +84,31 @@ def a_long_save_is_not_cut_off(scratch):
     s.stop()
 
 
-wk.main(who_asks_is_told, reading_goes_on, status_tells, a_long_save_is_not_cut_off)
+def the_service_manager_hears_of_it(scratch):
+    root = os.path.join(scratch, "data")
+    os.mkdir(root)
+    wk.write(os.path.join(root, "a"), "1")
+    manager = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
+    manager.settimeout(wk.PATIENCE)
+    manager.bind(os.path.join(scratch, "notify"))
+    heard = []
+
+    def hear(what):
+        while what not in heard:
+            heard.extend(manager.recv(4096).decode().splitlines())
+        heard.clear()
+    env = wk.environment(STATE_DIRECTORY=os.path.join(scratch, "state"), WATCHDOG_USEC="400000",
+                         NOTIFY_SOCKET=os.path.join(scratch, "notify"))
+    s = wk.Service(scratch, {"data": {"path": root, "settle": "50ms"}}, env=env)
+    hear("READY=1")
+    for _ in range(3):
+        hear("WATCHDOG=1")
+    for i in range(20): # events and saves do not keep it from answering
+        wk.write(os.path.join(root, "a"), str(i))
+        s.save("data")
+    hear("WATCHDOG=1")
+    s.stop()
+    hear("STOPPING=1")
+
+
+wk.main(the_service_manager_hears_of_it, who_asks_is_told, reading_goes_on, status_tells, a_long_save_is_not_cut_off)
