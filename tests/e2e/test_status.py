@@ -74,7 +74,8 @@ def suddenly_empty(scratch):
         os.remove(os.path.join(scratch, "two", n))
     s.start()
     p = problem(s, "suspect")
-    assert p["watch"] == "two" and "-w two ls latest" in p["do"], p
+    assert p["watch"] == "two" and "watchkeep save two --accept" in p["do"], p
+    assert [p["code"] for p in s.status()["problems"]] == ["suspect"], s.status()
     assert len(s.cli("-w", "two", "ls", "latest").out.splitlines()) == 101
     s.stop()
 
