@@ -254,6 +254,8 @@ struct txn {
     uint64_t bytes_stored;
     struct pack_need *touched; /* data packs that hold blocks of it; under write_lock */
     size_t touched_count;
+    uint64_t *reused; /* data packs with blocks of saves that came to nothing, which it needs */
+    size_t reused_count;
 };
 
 struct list_chunk {

@@ -186,6 +186,7 @@ void txn_free(struct txn *t)
     free(t->cache_lens);
     free(t->spilled);
     free(t->touched);
+    free(t->reused);
     pthread_mutex_destroy(&t->lock);
     free(t);
 }
@@ -219,11 +220,26 @@ static int claims_catalog(struct txn *t, struct error *e)
     return rc;
 }
 
+/* The commit must name the packs of blocks that no commit named so far. */
+static int note_reused(struct txn *t, uint64_t pack_id, struct error *e)
+{
+    for (size_t i = 0; i < t->reused_count; i++)
+        if (t->reused[i] == pack_id)
+            return 0;
+    uint64_t *list = realloc(t->reused, (t->reused_count + 1) * sizeof(*list));
+    if (!list)
+        return repo_no_memory(e);
+    t->reused = list;
+    list[t->reused_count++] = pack_id;
+    return 0;
+}
+
 /* 1: it has a place in a pack that is there. */
 static int chunk_is_known(struct txn *t, const struct hash *id, struct error *e)
 {
     struct error absent = ERROR_INIT;
     struct chunk_place at;
+    struct pack_file f;
 
     int rc = claims_catalog(t, e);
     if (rc < 0 || t->none_known)
@@ -235,7 +251,11 @@ static int chunk_is_known(struct txn *t, const struct hash *id, struct error *e)
         *e = absent;
         return rc;
     }
-    return at.pack_id != 0 && repo_file_known(t->repo, at.pack_id, NULL);
+    if (at.pack_id == 0 || !repo_file_known(t->repo, at.pack_id, &f))
+        return 0;
+    if (at.refs == 0 && f.kind == PACK_DATA)
+        rc = note_reused(t, at.pack_id, e);
+    return rc < 0 ? rc : 1;
 }
 
 static int claim(struct txn *t, const struct hash *id, struct error *e)

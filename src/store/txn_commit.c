@@ -27,7 +27,8 @@ struct save {
     struct log_batch batch;
     struct buffer commit; /* encoded */
     uint64_t commit_offset;
-    bool wrote; /* its number may have reached the disk */
+    struct pack_need *needs; /* malloc'ed */
+    bool wrote;              /* its number may have reached the disk */
 };
 
 /* ---- before anything is written ---- */
@@ -84,10 +85,45 @@ static void fill_commit(struct save *s, const struct commit *in)
     m->note = in->note && *in->note ? in->note : NULL;
     m->gap = in->gap && *in->gap ? in->gap : NULL;
     m->version = in->version ? in->version : WK_VERSION;
-    m->need_count = t->big ? (uint32_t)r->grown_count : 0;
-    m->needs = t->big ? r->grown : NULL;
     m->list_count = t->spilled_count;
     m->list_first = t->spilled_count ? t->spilled[0].sequence : 0;
+}
+
+static bool is_needed(const struct commit *m, uint64_t pack_id)
+{
+    for (uint32_t i = 0; i < m->need_count; i++)
+        if (m->needs[i].pack_id == pack_id)
+            return true;
+    return false;
+}
+
+/* Data packs that this save's blocks went to, and those with blocks it found there that no commit
+ * had named: all that is known of them is on the disk. */
+static int fill_needs(struct save *s, struct error *e)
+{
+    const struct repo *r = s->repo;
+    const struct txn *t = s->txn;
+    size_t grown = t->big ? r->grown_count : 0;
+    struct catalog_pack row;
+    int rc = 0;
+
+    s->needs = malloc((grown + t->reused_count + 1) * sizeof(*s->needs));
+    if (!s->needs)
+        return repo_no_memory(e);
+    if (grown > 0)
+        memcpy(s->needs, r->grown, grown * sizeof(*s->needs));
+    s->m.needs = s->needs;
+    s->m.need_count = (uint32_t)grown;
+    for (size_t i = 0; rc == 0 && i < t->reused_count; i++) {
+        if (is_needed(&s->m, t->reused[i]))
+            continue;
+        rc = catalog_pack(r->writer, t->reused[i], &row, e);
+        if (rc == 0)
+            s->needs[s->m.need_count++] = (struct pack_need){.pack_id = row.id, .len = row.len};
+        else if (rc == ERR_NOTFOUND)
+            rc = 0;
+    }
+    return rc;
 }
 
 /* ---- into the catalog's open transaction ---- */
@@ -391,7 +427,9 @@ static int commit_locked(struct save *s, struct commit *c, struct error *e)
     }
     fill_commit(s, c);
     s->repo->committing = s->txn;
-    rc = write_save(s, e);
+    rc = fill_needs(s, e);
+    if (rc == 0)
+        rc = write_save(s, e);
     if (rc == 0)
         acknowledge(s);
     s->repo->committing = NULL;
@@ -428,6 +466,7 @@ int txn_commit(struct txn *t, struct commit *c, struct error *e)
     pthread_mutex_unlock(&r->write_lock);
     repo_batch_release(&s.batch);
     buffer_release(&s.commit);
+    free(s.needs);
     if (rc < 0)
         txn_abort(t);
     else
