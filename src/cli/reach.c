@@ -53,6 +53,7 @@ static int open_repository(struct cli *cli, enum repo_mode mode, unsigned wait_m
         return rc;
     struct repo_options opt = {.wait_ms = wait_ms,
                                .codec = codec_of(cli->config),
+                               .reserve = mode == REPO_WRITE,
                                .distrust = cli->distrust,
                                .notice = notice,
                                .ctx = cli};

@@ -11,6 +11,11 @@ static int system_openat(int dirfd, const char *path, int flags, mode_t mode)
     return openat(dirfd, path, flags | O_CLOEXEC, mode);
 }
 
+static int system_fallocate(int fd, off_t from, off_t len)
+{
+    return fallocate(fd, 0, from, len);
+}
+
 static int system_gate(int op, const char *path)
 {
     return 0;
@@ -24,6 +29,7 @@ const struct fileops fileops_system = {
     .fdatasync = fdatasync,
     .fsync = fsync,
     .ftruncate = ftruncate,
+    .fallocate = system_fallocate,
     .renameat2 = renameat2,
     .unlinkat = unlinkat,
     .mkdirat = mkdirat,

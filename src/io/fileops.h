@@ -26,6 +26,7 @@ struct fileops {
     int (*fdatasync)(int fd);
     int (*fsync)(int fd);
     int (*ftruncate)(int fd, off_t len);
+    int (*fallocate)(int fd, off_t from, off_t len); /* mode 0 */
     int (*renameat2)(int olddir, const char *old, int newdir, const char *new_, unsigned flags);
     int (*unlinkat)(int dirfd, const char *path, int flags);
     int (*mkdirat)(int dirfd, const char *path, mode_t mode);

@@ -91,8 +91,10 @@ static int check_watches(const struct config *c, struct error *e)
 int place_open(const struct config *c, bool may_init, struct repo **out, struct error *e)
 {
     int codec = codec_by_name(c->codec);
-    struct repo_options opt = {
-        .wait_ms = WAIT_MS, .codec = codec < 0 ? CODEC_ZSTD : (enum codec)codec, .notice = notice};
+    struct repo_options opt = {.wait_ms = WAIT_MS,
+                               .codec = codec < 0 ? CODEC_ZSTD : (enum codec)codec,
+                               .reserve = true,
+                               .notice = notice};
     int rc = repo_exists(c->repository) ? 0 : make(c, may_init, e);
 
     if (rc == 0)

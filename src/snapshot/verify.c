@@ -536,6 +536,8 @@ static int run(const struct verify_request *req, struct verify_result *result, b
         *deeper = rc == 0 && req->level == VERIFY_QUICK && j.bad.count > 0;
         if (rc == 0 && !*deeper && req->record)
             rc = record(&j, e);
+        if (rc == ERR_NOSPACE) /* what was found is told, if not recorded */
+            rc = 0;
         end_leases(&j, j.snapshot_count);
     }
     job_release(&j);

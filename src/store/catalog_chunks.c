@@ -443,6 +443,79 @@ int cat_node_refs(struct catalog *c, const void *meta, size_t len, int sign, str
     return rc;
 }
 
+/* ---- packs that are cut ---- */
+
+int catalog_last_blocks(struct catalog *c, block_visit visit, void *ctx, struct error *e)
+{
+    int rc = cat_state_load(c, e);
+
+    if (rc == 0 && c->uncounted > 0)
+        rc = error_set(e, ERR_FAILED, "what is needed of the packs is not known");
+    sqlite3_stmt *s =
+        rc < 0 ? NULL
+               : cat_prepare(
+                     c, "SELECT pack,max(offset) FROM chunks WHERE refs>0 AND pack>0 GROUP BY pack",
+                     e);
+    if (!s)
+        return e->code;
+    while ((rc = cat_step(c, s, e)) == 1) {
+        rc = visit(ctx, (uint64_t)sqlite3_column_int64(s, 0), (uint64_t)sqlite3_column_int64(s, 1));
+        if (rc != 0)
+            break;
+    }
+    sqlite3_finalize(s);
+    return rc;
+}
+
+/* Deltas go with their blocks, and what they were based on loses a reference. */
+static int release_bases(struct catalog *c, uint64_t id, uint64_t end, struct error *e)
+{
+    struct hash base;
+    int rc;
+
+    sqlite3_stmt *s = cat_prepare(c, "SELECT base FROM deltas WHERE pack=?1 AND offset>=?2", e);
+    if (!s)
+        return e->code;
+    sqlite3_bind_int64(s, 1, (int64_t)id);
+    sqlite3_bind_int64(s, 2, (int64_t)end);
+    while ((rc = cat_step(c, s, e)) == 1) {
+        if (sqlite3_column_bytes(s, 0) != HASH_LEN)
+            continue;
+        memcpy(base.b, sqlite3_column_blob(s, 0), HASH_LEN);
+        rc = cat_pending_add(c, &base, -1, e);
+        if (rc < 0)
+            break;
+    }
+    sqlite3_finalize(s);
+    if (rc == 0)
+        rc = cat_run(c, e, CAT_DELTAS_CUT, "ii", (int64_t)id, (int64_t)end);
+    return rc == 0 ? cat_flush_chunks(c, e) : rc;
+}
+
+int catalog_pack_cut(struct catalog *c, const struct catalog_pack *row, uint64_t end,
+                     struct error *e)
+{
+    int64_t id = (int64_t)row->id, live = 0;
+    struct catalog_pack cut = *row;
+
+    assert(c->in_write);
+    int rc = cat_flush_chunks(c, e);
+    if (rc == 0)
+        rc = cat_number(c, e, &live, CAT_CHUNKS_BEHIND, "ii", id, (int64_t)end);
+    if (rc == 0 && live == 0)
+        rc = release_bases(c, row->id, end, e);
+    if (rc == 0)
+        rc = cat_run(c, e, CAT_CHUNKS_CUT, "ii", id, (int64_t)end);
+    if (rc < 0)
+        return rc;
+    c->chunk_count -= (uint64_t)sqlite3_changes(c->db);
+    if (live > 0)
+        return 0;
+    cut.len = end;
+    cut.sealed = false;
+    return end == 0 ? cat_run(c, e, CAT_PACK_DELETE, "i", id) : catalog_pack_put(c, &cut, e);
+}
+
 /* ---- audit ---- */
 
 struct count {

@@ -92,6 +92,8 @@ static int error_code_of(int rc)
     case SQLITE_ERROR: /* a table that is not there */
         return ERR_CATALOG;
     case SQLITE_IOERR:
+        if (rc == SQLITE_IOERR_SHMSIZE)
+            return ERR_NOSPACE;
         return rc == SQLITE_IOERR_NOMEM ? ERR_FAILED : ERR_CATALOG;
     case SQLITE_FULL:
         return ERR_NOSPACE;

@@ -113,6 +113,9 @@
     X(DELTA_PUT, "INSERT OR IGNORE INTO deltas(pack,offset,base) VALUES(?1,?2,?3)")                \
     X(DELTA_GET, "SELECT base FROM deltas WHERE pack=?1 AND offset=?2")                            \
     X(DELTAS_GONE, "DELETE FROM deltas WHERE pack=?1")                                             \
+    X(CHUNKS_CUT, "DELETE FROM chunks WHERE pack=?1 AND offset>=?2 AND refs=0")                    \
+    X(CHUNKS_BEHIND, "SELECT count(*) FROM chunks WHERE pack=?1 AND offset>=?2 AND refs>0")        \
+    X(DELTAS_CUT, "DELETE FROM deltas WHERE pack=?1 AND offset>=?2")                               \
     X(MARK_PUT, "INSERT OR REPLACE INTO marks(sequence,type,body) VALUES(?1,?2,?3)")               \
     X(PACK_PUT, "INSERT OR REPLACE INTO packs(id,kind,len,fence,sealed) VALUES(?1,?2,?3,?4,?5)")   \
     X(PACK_GET, "SELECT id,kind,len,fence,sealed FROM packs WHERE id=?1")                          \

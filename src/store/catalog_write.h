@@ -113,6 +113,14 @@ int catalog_pack(struct catalog *c, uint64_t id, struct catalog_pack *p,
                  struct error *e); /* ERR_NOTFOUND. Reading too */
 /* All by id; *rows malloc'ed. Reading too. */
 int catalog_packs(struct catalog *c, struct catalog_pack **rows, size_t *count, struct error *e);
+/* The last block of each pack in which a chunk is referenced. ERR_FAILED: not known, since a list
+ * of chunks could not be read. A non-zero return of visit stops and is returned. */
+typedef int (*block_visit)(void *ctx, uint64_t pack_id, uint64_t offset);
+int catalog_last_blocks(struct catalog *c, block_visit visit, void *ctx, struct error *e);
+/* The pack ends at `end` now (0: it is gone): chunks behind it that nothing references are
+ * forgotten; while others stand there its row is left, since that is damage. */
+int catalog_pack_cut(struct catalog *c, const struct catalog_pack *row, uint64_t end,
+                     struct error *e);
 int catalog_pack_gone(struct catalog *c, uint64_t id, struct error *e); /* and what lived in it */
 
 int catalog_cache_put(struct catalog *c, int64_t watch, uint64_t node, const struct cache_key *key,

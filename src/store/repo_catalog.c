@@ -192,7 +192,7 @@ static void retire_readers(struct repo *r)
     pthread_mutex_unlock(&r->pool_lock);
 }
 
-int repo_catalog_renew(struct repo *r, bool keep, struct error *e)
+static int renew(struct repo *r, bool keep, struct error *e)
 {
     if (r->writer)
         catalog_keep_wal(r->writer);
@@ -204,6 +204,19 @@ int repo_catalog_renew(struct repo *r, bool keep, struct error *e)
     retire_readers(r);
     r->catalog_stale = rc < 0;
     r->catalog_broken = rc == ERR_CATALOG;
+    return rc;
+}
+
+int repo_catalog_renew(struct repo *r, bool keep, struct error *e)
+{
+    int rc = renew(r, keep, e);
+
+    if (rc != ERR_NOSPACE)
+        return rc;
+    remove_older_asides(r);
+    repo_reserve_give(r);
+    rc = renew(r, false, e);
+    repo_reserve_keep(r);
     return rc;
 }
 
@@ -226,6 +239,10 @@ int repo_catalog_mend(struct repo *r, struct error *e)
         return rc;
     if (!r->catalog_broken) {
         rc = catch_up(r, e);
+        if (rc == ERR_NOSPACE && repo_reserve_give(r)) {
+            rc = catch_up(r, e);
+            repo_reserve_keep(r);
+        }
         if (rc != ERR_CATALOG) {
             r->catalog_stale = rc < 0;
             return rc;

@@ -163,7 +163,16 @@ static void without_catalog(struct repo *r)
         repo_notice(r, "catalog made anew from the packs: there was none");
 }
 
-static int open_for_writing(struct repo *r, struct error *e)
+/* What a save left that found the disk full goes before the catalog grows. */
+static void give_back_if_short(struct repo *r)
+{
+    struct error ignored = ERROR_INIT;
+
+    if (repo_space_is_short(r))
+        repo_give_back(r, &ignored);
+}
+
+static int open_catalog(struct repo *r, struct error *e)
 {
     struct error why = ERROR_INIT;
     struct stat st;
@@ -176,16 +185,29 @@ static int open_for_writing(struct repo *r, struct error *e)
         rc = repo_replay_needed(r, r->writer, &why);
     if (rc == ERR_CATALOG)
         keep_numbers(r);
-    if (rc >= 0)
+    if (rc >= 0) {
+        give_back_if_short(r);
         rc = repo_replay(r, r->writer, true, &why);
+    }
+    if (rc == 0)
+        rc = repo_forget_cut(r, &why);
     if (rc == ERR_CATALOG) {
         repo_notice(r, "catalog made anew from the packs: %s", why.message);
         rc = repo_catalog_renew(r, true, e);
     } else if (rc < 0) {
         *e = why;
     }
+    return rc;
+}
+
+static int open_for_writing(struct repo *r, struct error *e)
+{
+    int rc = open_catalog(r, e);
+    if (rc == ERR_NOSPACE && repo_reserve_give(r))
+        rc = open_catalog(r, e);
     if (rc < 0)
         return rc;
+    repo_reserve_keep(r);
     /* A fence, or a new log pack, while there is time; else the next write sees to it. */
     repo_fences_flush(r);
     r->catalog_generation = r->generation;
@@ -335,6 +357,7 @@ static struct repo *new_repo(enum repo_mode mode, const struct repo_options *opt
     r->mode = mode;
     r->codec = opt ? opt->codec : CODEC_ZSTD;
     r->distrust = opt && opt->distrust;
+    r->keeps_reserve = opt && opt->reserve;
     r->notice = opt ? opt->notice : NULL;
     r->notice_ctx = opt ? opt->ctx : NULL;
     r->next_sequence = r->next_number = 1;

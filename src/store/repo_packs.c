@@ -202,6 +202,17 @@ void repo_pack_put(struct repo *r, struct pack *p)
     pthread_mutex_unlock(&r->packs_lock);
 }
 
+void repo_pack_forget(struct repo *r, uint64_t id)
+{
+    pthread_mutex_lock(&r->packs_lock);
+    struct open_pack *o = find_open(r, id, NULL);
+    if (o && o->users == 0) {
+        pack_close(o->pack);
+        o->pack = NULL;
+    }
+    pthread_mutex_unlock(&r->packs_lock);
+}
+
 void repo_packs_close(struct repo *r)
 {
     for (int i = 0; i < OPEN_PACKS_MAX; i++) {

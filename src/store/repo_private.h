@@ -8,6 +8,7 @@
  * repo_news.c    has the catalog seen all of the packs?
  * repo_recover.c what a crash left: flushed, fenced, taken over
  * repo_log.c     appending: log batches, data packs, fences, seals
+ * repo_space.c   a full disk: the reserve, bytes that are given back
  * repo_read.c    chunk sources
  * txn.c          a save while it gathers; txn_commit.c its end
  *
@@ -26,10 +27,7 @@
 #define FORMAT_FILE "format"
 #define LOCK_FILE "lock"
 #define CATALOG_FILE "catalog.db"
-
-/* In `lock`: shared by readers that read catalog.db without SQLite's locks, taken by the writer
- * while it changes that file itself (checkpoint, close). Byte 0 is the writer (io/lock.h). */
-#define LOCK_CATALOG 1
+#define RESERVE_FILE "reserve"
 
 enum { POOL_MAX = 16, OPEN_PACKS_MAX = 12 };
 
@@ -94,6 +92,8 @@ struct repo {
     bool catalog_stale;  /* a durable record is not in it */
     bool catalog_broken; /* it failed us: that file is not used again */
     bool refuse;         /* a fence could not be flushed */
+    bool keeps_reserve, reserve_given;
+    bool short_of_space; /* a save failed for it, and left bytes that nothing needs */
     struct pack *log, *data;
     unsigned flushing; /* sealed data packs on their way to the disk */
     uint64_t next_pack, next_sequence, next_number;
@@ -131,6 +131,7 @@ int repo_file_add(struct repo *r, uint8_t kind, uint64_t id, struct error *e);
 int repo_pack_get(struct repo *r, uint64_t id, struct pack **out, struct error *e);
 void repo_pack_put(struct repo *r, struct pack *p);
 void repo_packs_close(struct repo *r);
+void repo_pack_forget(struct repo *r, uint64_t id); /* its descriptor, unless it is in use */
 void repo_leases_free(struct repo *r);
 
 /* ---- repo_open.c ---- */
@@ -166,6 +167,17 @@ int repo_replay(struct repo *r, struct catalog *c, bool recovering, struct error
 /* 1: the packs hold records behind c's position; 0: none; ERR_CATALOG: c's position is not of
  * these packs. */
 int repo_replay_needed(struct repo *r, struct catalog *c, struct error *e);
+
+/* ---- repo_space.c; write_lock is held, or the repository is being opened ---- */
+void repo_reserve_keep(struct repo *r); /* make it where there is room, and what was not used up
+                                           of one that was given */
+bool repo_reserve_give(struct repo *r); /* true: there was one, and its space is free now */
+bool repo_space_is_short(const struct repo *r);
+/* Cut data packs behind what is needed of them. Does nothing while a save is open, or a reader
+ * holds a lease. */
+int repo_give_back(struct repo *r, struct error *e);
+/* Places in data packs that are shorter than the catalog believes, or gone, are forgotten. */
+int repo_forget_cut(struct repo *r, struct error *e);
 
 /* ---- repo_log.c; write_lock is held ---- */
 struct log_batch {

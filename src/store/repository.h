@@ -27,6 +27,7 @@ enum repo_mode { REPO_READ, REPO_WRITE };
 struct repo_options {
     unsigned wait_ms;                            /* for the writer's lock */
     enum codec codec;                            /* of new blocks */
+    bool reserve;                                /* writing: keep space back for a full disk */
     bool distrust;                               /* the catalog failed: made anew, or not used */
     void (*notice)(void *ctx, const char *text); /* "catalog made anew", ...; may be NULL */
     void *ctx;

@@ -191,6 +191,32 @@ void txn_free(struct txn *t)
     free(t);
 }
 
+/* Blocks that reached a data pack stay there: indexed, they serve the next try. On a full disk they
+ * make room for what is smaller. */
+static void after_abort(struct repo *r, bool big)
+{
+    struct error ignored = ERROR_INIT;
+
+    if (r->catalog_stale || r->refuse)
+        return;
+    if (r->short_of_space && !r->txns)
+        repo_give_back(r, &ignored);
+    else if (big)
+        repo_catalog_failed(r, repo_data_index_now(r, &ignored), false);
+}
+
+void txn_abort(struct txn *t)
+{
+    struct repo *r = t->repo;
+    bool big = t->big, full = t->failed && t->failure.code == ERR_NOSPACE;
+
+    txn_free(t);
+    pthread_mutex_lock(&r->write_lock);
+    r->short_of_space |= full;
+    after_abort(r, big);
+    pthread_mutex_unlock(&r->write_lock);
+}
+
 const struct watch_row *txn_watch_row(const struct txn *t)
 {
     return &t->watch;

@@ -463,6 +463,7 @@ int txn_commit(struct txn *t, struct commit *c, struct error *e)
     id_map_release(&t->claims);
     pthread_mutex_lock(&r->write_lock);
     int rc = commit_locked(&s, c, e);
+    r->short_of_space |= rc == ERR_NOSPACE;
     pthread_mutex_unlock(&r->write_lock);
     repo_batch_release(&s.batch);
     buffer_release(&s.commit);
@@ -497,22 +498,6 @@ void txn_end_unchanged(struct txn *t)
         pthread_mutex_unlock(&r->write_lock);
     }
     txn_abort(t);
-}
-
-/* Blocks that reached a data pack stay there: indexed, they serve the next try. */
-void txn_abort(struct txn *t)
-{
-    struct repo *r = t->repo;
-    struct error ignored = ERROR_INIT;
-    bool big = t->big;
-
-    txn_free(t);
-    if (!big)
-        return;
-    pthread_mutex_lock(&r->write_lock);
-    if (!r->catalog_stale && !r->refuse)
-        repo_catalog_failed(r, repo_data_index_now(r, &ignored), false);
-    pthread_mutex_unlock(&r->write_lock);
 }
 
 /* ---- marks and drops: one record, one flush ---- */
@@ -594,6 +579,19 @@ static int write_and_apply(struct repo *r, uint8_t type, const struct buffer *bo
     return 0;
 }
 
+/* Who makes room must have some, and so must what is found out. */
+static int write_small(struct repo *r, uint8_t type, const struct buffer *body, apply_record apply,
+                       const void *what, struct error *e)
+{
+    int rc = write_and_apply(r, type, body, apply, what, e);
+
+    if (rc == ERR_NOSPACE && repo_reserve_give(r)) {
+        rc = write_and_apply(r, type, body, apply, what, e);
+        repo_reserve_keep(r);
+    }
+    return rc;
+}
+
 static int apply_mark(struct catalog *c, uint64_t sequence, const void *what, struct error *e)
 {
     return catalog_apply_mark(c, sequence, what, e);
@@ -633,7 +631,7 @@ int repo_mark(struct repo *r, const struct mark *m, struct error *e)
     if (rc == ERR_CATALOG && (rc = repo_catalog_again(r, e)) == 0)
         rc = check_mark_name(r, m, e);
     if (rc == 0)
-        rc = write_and_apply(r, RECORD_MARK, &body, apply_mark, m, e);
+        rc = write_small(r, RECORD_MARK, &body, apply_mark, m, e);
     pthread_mutex_unlock(&r->write_lock);
     buffer_release(&body);
     return rc;
@@ -665,7 +663,7 @@ int repo_drop(struct repo *r, const uint64_t *snapshots, uint32_t count, struct 
     pthread_mutex_lock(&r->write_lock);
     rc = repo_catalog_mend(r, e);
     if (rc == 0)
-        rc = write_and_apply(r, RECORD_PRUNE, &body, apply_prune, &p, e);
+        rc = write_small(r, RECORD_PRUNE, &body, apply_prune, &p, e);
     pthread_mutex_unlock(&r->write_lock);
     buffer_release(&body);
     free(p.snapshots);
@@ -751,6 +749,9 @@ int repo_idle(struct repo *r, struct error *e)
         repo_catalog_checkpoint(r);
     if (rc == 0 || rc == ERR_CATALOG)
         rc = repo_catalog_mend(r, e);
+    if (rc == 0 && r->short_of_space)
+        rc = repo_give_back(r, e);
+    repo_reserve_keep(r);
     pthread_mutex_unlock(&r->write_lock);
     return rc;
 }

@@ -563,12 +563,14 @@ def losing_flushes(folder, saver_of):
                 problems = {p["code"] for p in saver.service.status()["problems"]}
                 assert problems & {"save-failed", "no-space"}, problems
             image.make_room()
-            if image.gave_up():
+            code, err = saver.attempt()
+            if code:
+                assert image.gave_up(), "save failed: exit %d, %s" % (code, err)
                 saver.power_off()
                 image.power_on()
                 keep.check()
                 saver.power_on()
-            saver.save()
+                saver.save()
             if isinstance(saver, ServiceSaver):
                 wk.until(lambda: saver.service.status()["ok"], "status to be good again")
             if random.random() < 0.5:

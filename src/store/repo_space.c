@@ -1,0 +1,339 @@
+/* Space on a full disk: the reserve, and bytes of data packs that nothing needs.
+ *
+ * The reserve is a file that saves never touch. Work that makes room or that must not fail for want
+ * of a little of it (dropping snapshots, the catalog) removes it, and the writer makes it again
+ * when there is room.
+ *
+ * A save that was given up leaves blocks in data packs. They serve the next try, but when space is
+ * short they go: each data pack is cut behind the last byte that a commit names and the last block
+ * that something references. The file is cut before the catalog forgets, which needs space; a crash
+ * in between is found by the next writer, as a pack that is shorter than its row says. */
+#include "store/repo_private.h"
+
+#include "io/fileops.h"
+#include "io/lock.h"
+
+#include <errno.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/statvfs.h>
+#include <unistd.h>
+
+#include "base/banned.h"
+
+enum { RESERVE_MAX = 16 * 1024 * 1024, RESERVE_SHARE = 64, RESERVE_ROOM = 2, PAGE = 4096 };
+
+/* ---- the reserve ---- */
+
+/* Bytes that are free to us, and what the reserve should have here. */
+static bool look_at_space(const struct repo *r, uint64_t *available, uint64_t *wanted)
+{
+    struct statvfs fs;
+
+    if (fstatvfs(r->dirfd, &fs) < 0 || fs.f_blocks == 0)
+        return false;
+    uint64_t share = (uint64_t)fs.f_blocks * fs.f_frsize / RESERVE_SHARE;
+    *available = (uint64_t)fs.f_bavail * fs.f_frsize;
+    *wanted = (share < RESERVE_MAX ? share : RESERVE_MAX) / PAGE * PAGE;
+    return true;
+}
+
+static uint64_t reserve_size(const struct repo *r)
+{
+    struct stat st;
+
+    return fstatat(r->dirfd, RESERVE_FILE, &st, AT_SYMLINK_NOFOLLOW) == 0 ? (uint64_t)st.st_size
+                                                                          : 0;
+}
+
+/* Where space cannot be set apart, zeros are written. */
+static int fill_reserve(int fd, uint64_t len, struct error *e)
+{
+    static const uint8_t zeros[65536];
+    int rc = 0;
+
+    if (fileops->fallocate(fd, 0, (off_t)len) == 0)
+        return 0;
+    if (errno != EOPNOTSUPP)
+        return error_sys(e, errno, "cannot set space apart");
+    for (uint64_t at = 0; rc == 0 && at < len; at += sizeof(zeros)) {
+        size_t n = len - at < sizeof(zeros) ? (size_t)(len - at) : sizeof(zeros);
+        rc = file_write_all(fd, zeros, n, at, e);
+    }
+    return rc;
+}
+
+void repo_reserve_keep(struct repo *r)
+{
+    struct error ignored = ERROR_INIT;
+    uint64_t available, wanted;
+
+    if (!r->keeps_reserve || !look_at_space(r, &available, &wanted) || reserve_size(r) >= wanted)
+        return;
+    if (available < RESERVE_ROOM * wanted && !r->reserve_given)
+        return;
+    r->reserve_given = false;
+    if (wanted > available)
+        wanted = available / PAGE * PAGE;
+    if (wanted == 0)
+        return;
+    fileops->unlinkat(r->dirfd, RESERVE_FILE, 0);
+    int fd = fileops->openat(r->dirfd, RESERVE_FILE,
+                             O_RDWR | O_CREAT | O_EXCL | O_CLOEXEC | O_NOFOLLOW, 0600);
+    if (fd < 0)
+        return;
+    int rc = fill_reserve(fd, wanted, &ignored);
+    fileops->close(fd);
+    if (rc < 0)
+        fileops->unlinkat(r->dirfd, RESERVE_FILE, 0);
+}
+
+bool repo_reserve_give(struct repo *r)
+{
+    if (r->mode != REPO_WRITE || reserve_size(r) == 0 ||
+        fileops->unlinkat(r->dirfd, RESERVE_FILE, 0) < 0)
+        return false;
+    r->reserve_given = true;
+    return true;
+}
+
+bool repo_space_is_short(const struct repo *r)
+{
+    uint64_t available, wanted;
+
+    return look_at_space(r, &available, &wanted) && available < wanted;
+}
+
+/* ---- what is needed of each data pack ---- */
+
+struct keep {
+    uint64_t id, end;
+};
+
+struct keeps {
+    struct repo *repo;
+    struct keep *list; /* by id: one for each data pack there is */
+    size_t count;
+    struct error *e;
+};
+
+static struct keep *keep_of(struct keeps *k, uint64_t id)
+{
+    for (size_t i = 0; i < k->count; i++)
+        if (k->list[i].id == id)
+            return &k->list[i];
+    return NULL;
+}
+
+static void keep_up_to(struct keeps *k, uint64_t id, uint64_t end)
+{
+    struct keep *p = keep_of(k, id);
+
+    if (p && p->end < end)
+        p->end = end;
+}
+
+static int list_packs(struct keeps *k)
+{
+    struct repo *r = k->repo;
+
+    k->list = calloc(r->file_count + 1, sizeof(*k->list));
+    if (!k->list)
+        return repo_no_memory(k->e);
+    for (size_t i = 0; i < r->file_count; i++)
+        if (r->files[i].kind == PACK_DATA)
+            k->list[k->count++] = (struct keep){r->files[i].id, PACK_HEADER_LEN};
+    return 0;
+}
+
+/* Commits behind a fence count too: more is kept than need be. */
+static int visit_commit(void *ctx, uint64_t from, uint64_t to, const struct record_header *h,
+                        const uint8_t *body)
+{
+    struct error ignored = ERROR_INIT;
+    struct commit m;
+
+    if (!h || h->type != RECORD_COMMIT || commit_decode(body, h->body_len, &m, &ignored) < 0)
+        return 0;
+    for (uint32_t i = 0; i < m.need_count; i++)
+        keep_up_to(ctx, m.needs[i].pack_id, m.needs[i].len);
+    commit_release(&m);
+    return 0;
+}
+
+static int keep_what_commits_name(struct keeps *k)
+{
+    struct repo *r = k->repo;
+    struct pack *p;
+    int rc = 0;
+
+    for (size_t i = 0; rc == 0 && i < r->file_count; i++) {
+        if (r->files[i].kind != PACK_LOG)
+            continue;
+        rc = pack_open(r->packs_fd, PACK_LOG, r->files[i].id, r->id, false, &p, k->e);
+        if (rc == 0) {
+            rc = pack_walk(p, 0, UINT64_MAX, visit_commit, k, NULL, k->e);
+            pack_close(p);
+        }
+    }
+    return rc;
+}
+
+/* A block that is referenced is kept, whoever put it there; where it cannot be read, all of it. */
+static int keep_block(void *ctx, uint64_t pack_id, uint64_t offset)
+{
+    struct error ignored = ERROR_INIT;
+    struct buffer body = BUFFER_INIT;
+    struct keeps *k = ctx;
+    struct record_header h;
+    struct pack *p = NULL;
+
+    if (!keep_of(k, pack_id))
+        return 0;
+    int rc = repo_pack_get(k->repo, pack_id, &p, &ignored);
+    if (rc == 0)
+        rc = pack_read(p, offset, &h, &body, &ignored);
+    keep_up_to(k, pack_id, rc == 0 ? offset + record_span(h.body_len) : UINT64_MAX);
+    repo_pack_put(k->repo, p);
+    buffer_release(&body);
+    return 0;
+}
+
+/* ---- cutting ---- */
+
+static int cut_file(struct repo *r, const struct pack_file *f, uint64_t end, struct error *e)
+{
+    char name[40];
+    int rc = 0;
+
+    pack_file_name(f->kind, f->id, name);
+    if (end == PACK_HEADER_LEN && f->id + 1 < r->next_pack) {
+        if (fileops->unlinkat(r->packs_fd, name, 0) < 0 && errno != ENOENT)
+            rc = error_sys(e, errno, "cannot remove pack '%s'", name);
+        return rc;
+    }
+    int fd = fileops->openat(r->packs_fd, name, O_RDWR | O_CLOEXEC | O_NOFOLLOW, 0);
+    if (fd < 0)
+        return error_sys(e, errno, "cannot open pack '%s'", name);
+    if (fileops->ftruncate(fd, (off_t)end) < 0 || fileops->fsync(fd) < 0)
+        rc = error_sys(e, errno, "cannot cut pack '%s'", name);
+    fileops->close(fd);
+    return rc;
+}
+
+/* The data pack being written, and all that is known of blocks that no commit names, is let go. */
+static void let_go(struct repo *r)
+{
+    for (size_t i = 0; i < r->unindexed_count; i++)
+        free(r->unindexed[i].chunks);
+    r->unindexed_count = 0;
+    r->grown_count = 0;
+    pack_close(r->data);
+    r->data = NULL;
+    repo_rows_done(r, true);
+}
+
+static int cut_files(struct keeps *k, bool *any)
+{
+    struct repo *r = k->repo;
+    int rc = 0;
+
+    for (size_t i = 0; rc == 0 && i < r->file_count; i++) {
+        const struct pack_file *f = &r->files[i];
+        const struct keep *p = f->kind == PACK_DATA ? keep_of(k, f->id) : NULL;
+        if (!p || p->end >= f->size)
+            continue;
+        *any = true;
+        repo_pack_forget(r, f->id);
+        rc = cut_file(r, f, p->end, k->e);
+    }
+    return rc;
+}
+
+/* A cut pack that a reader elsewhere still looks at would seem damaged to it. */
+static bool somebody_reads(const struct repo *r)
+{
+    return r->lock_fd >= 0 && lock_held(r->lock_fd, LOCK_LEASE_BASE, 0, true);
+}
+
+static int give_back(struct keeps *k, bool *any)
+{
+    struct repo *r = k->repo;
+
+    int rc = repo_files_scan(r, k->e);
+    if (rc == 0)
+        rc = list_packs(k);
+    if (rc == 0)
+        rc = catalog_last_blocks(r->writer, keep_block, k, k->e);
+    if (rc == 0)
+        rc = keep_what_commits_name(k);
+    if (rc < 0)
+        return rc;
+    let_go(r);
+    rc = cut_files(k, any);
+    int scanned = repo_files_scan(r, k->e);
+    return rc < 0 ? rc : scanned;
+}
+
+int repo_give_back(struct repo *r, struct error *e)
+{
+    struct keeps k = {.repo = r, .e = e};
+    bool any = false;
+
+    if (r->txns || r->flushing > 0 || !r->writer || r->refuse || somebody_reads(r))
+        return 0;
+    int rc = give_back(&k, &any);
+    free(k.list);
+    if (any) {
+        int forgot = repo_forget_cut(r, e);
+        if (forgot < 0) /* never again believed: it names places that are gone */
+            repo_catalog_failed(r, ERR_CATALOG, true);
+        rc = rc < 0 ? rc : forgot;
+    }
+    r->short_of_space = rc < 0;
+    return rc;
+}
+
+/* ---- and forgetting what was cut ---- */
+
+/* Bytes of a data pack that are there, 0 without the file. */
+static uint64_t size_of_pack(struct repo *r, uint64_t id)
+{
+    struct pack_file f;
+
+    return repo_file_known(r, id, &f) ? f.size : 0;
+}
+
+static int forget_rows(struct repo *r, const struct catalog_pack *rows, size_t count,
+                       struct error *e)
+{
+    int rc = 0;
+
+    for (size_t i = 0; rc == 0 && i < count; i++) {
+        const struct catalog_pack *row = &rows[i];
+        uint64_t size = size_of_pack(r, row->id);
+        if (row->kind != PACK_DATA || row->len <= size)
+            continue;
+        rc = catalog_begin(r->writer, e);
+        if (rc < 0)
+            return rc;
+        rc = catalog_pack_cut(r->writer, row, size, e);
+        if (rc == 0)
+            rc = catalog_commit(r->writer, e);
+        else
+            catalog_rollback(r->writer);
+    }
+    return rc;
+}
+
+int repo_forget_cut(struct repo *r, struct error *e)
+{
+    struct catalog_pack *rows = NULL;
+    size_t count = 0;
+
+    int rc = catalog_packs(r->writer, &rows, &count, e);
+    if (rc == 0)
+        rc = forget_rows(r, rows, count, e);
+    free(rows);
+    return rc;
+}

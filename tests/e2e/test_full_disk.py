@@ -1,0 +1,157 @@
+"""A disk that is full: what fails says so and leaves nothing behind, the rest works, and what makes
+room works at the last byte."""
+import os
+import signal
+import subprocess
+import time
+
+import wk
+
+MIB = 1 << 20
+
+
+class Disk:
+    """A small file system with a repository on it."""
+
+    def __init__(self, scratch, size):
+        wk.need_root()
+        self.at = os.path.join(scratch, "mnt")
+        os.mkdir(self.at)
+        if subprocess.run(["mount", "-t", "tmpfs", "-o", "size=%d" % size, "none", self.at]).returncode:
+            wk.skip("cannot mount a tmpfs here")
+        self.repo = os.path.join(self.at, "repo")
+        self.ballast = os.path.join(self.at, "ballast")
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *_):
+        subprocess.run(["umount", self.at], check=True)
+
+    def free(self):
+        st = os.statvfs(self.at)
+        return st.f_bavail * st.f_frsize
+
+    def fill(self):
+        """To the last byte."""
+        with open(self.ballast, "wb", buffering=0) as f:
+            for size in (65536, 4096):
+                try:
+                    while True:
+                        f.write(bytes(size))
+                except OSError:
+                    pass
+        assert self.free() == 0, self.free()
+
+    def files(self):
+        return sorted(os.path.relpath(os.path.join(d, n), self.repo)
+                      for d, _, names in os.walk(self.repo) for n in names)
+
+
+def data(scratch):
+    root = os.path.join(scratch, "data")
+    os.mkdir(root)
+    for i in range(60):
+        wk.write(os.path.join(root, "file%d" % i), os.urandom(3000))
+    return root
+
+
+def reads(disk, name, state, scratch):
+    names = [x["name"] for x in wk.wk("-r", disk.repo, "--json", "list").json["snapshots"]]
+    assert name in names, names
+    wk.same(state, wk.restored(disk.repo, name, scratch), name)
+    r = wk.wk("-r", disk.repo, "--json", "verify")
+    assert r.summary["errors"] == 0, r
+
+
+def too_big_a_save(scratch):
+    """What a save left that did not fit is given back: the next one fits as before."""
+    root = data(scratch)
+    with Disk(scratch, 24 * MIB) as disk:
+        wk.wk("-r", disk.repo, "init")
+        wk.wk("-r", disk.repo, "save", root, "--name", "before")
+        before, state = disk.free(), wk.tree(root)
+        files, last = disk.files(), "before"
+        for i in range(3):
+            wk.write(os.path.join(root, "big"), os.urandom(40 * MIB))
+            r = wk.wk("-r", disk.repo, "--json", "save", root, "--name", "toobig", code=13)
+            assert r.err, r
+            assert disk.free() > before - MIB, (before, disk.free(), disk.files())
+            reads(disk, last, state, scratch)
+            os.remove(os.path.join(root, "big"))
+            wk.write(os.path.join(root, "more%d" % i), os.urandom(MIB))
+            last = "after%d" % i
+            wk.wk("-r", disk.repo, "save", root, "--name", last)
+            state = wk.tree(root)
+            reads(disk, last, state, scratch)
+            before = disk.free()
+            wk.wk("-r", disk.repo, "rebuild")
+            reads(disk, last, state, scratch)
+        left = set(disk.files()) - set(files)
+        assert all(n.startswith("packs/") for n in left), left
+
+
+def killed_while_full(scratch):
+    """The same when the save was killed and gave nothing back itself."""
+    root = data(scratch)
+    with Disk(scratch, 24 * MIB) as disk:
+        wk.wk("-r", disk.repo, "init")
+        wk.wk("-r", disk.repo, "save", root, "--name", "before")
+        state = wk.tree(root)
+        wk.write(os.path.join(root, "big"), os.urandom(40 * MIB))
+        p = subprocess.Popen([wk.BIN, "-r", disk.repo, "save", root], stdin=subprocess.DEVNULL,
+                             stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
+                             env=wk.environment())
+        while disk.free() > 8 * MIB and p.poll() is None:
+            time.sleep(0.0005)
+        p.send_signal(signal.SIGKILL)
+        p.wait()
+        os.remove(os.path.join(root, "big"))
+        wk.write(disk.ballast, bytes(max(0, disk.free() - 128 * 1024)))
+        wk.write(os.path.join(root, "more"), os.urandom(2 * MIB))
+        wk.wk("-r", disk.repo, "save", root, "--name", "after")
+        reads(disk, "before", state, scratch)
+        reads(disk, "after", wk.tree(root), scratch)
+
+
+def last_byte(scratch):
+    """The reserve: not for saves, but the catalog can be made anew when nothing is free."""
+    root = data(scratch)
+    with Disk(scratch, 24 * MIB) as disk:
+        wk.wk("-r", disk.repo, "init")
+        wk.wk("-r", disk.repo, "save", root, "--name", "before")
+        reserve = os.path.join(disk.repo, "reserve")
+        assert os.path.getsize(reserve) == 24 * MIB // 64
+        assert os.stat(reserve).st_blocks * 512 >= 24 * MIB // 64, "it holds no space"
+        state = wk.tree(root)
+        disk.fill()
+        wk.write(os.path.join(root, "more"), os.urandom(100000))
+        wk.wk("-r", disk.repo, "save", root, code=13)
+        assert os.path.exists(reserve), "a save took the reserve"
+        reads(disk, "before", state, scratch)
+        wk.wk("-r", disk.repo, "rebuild")
+        reads(disk, "before", state, scratch)
+        os.remove(disk.ballast)
+        wk.wk("-r", disk.repo, "save", root, "--name", "after")
+        assert os.path.getsize(reserve) == 24 * MIB // 64, "it was not made again"
+        reads(disk, "after", wk.tree(root), scratch)
+
+
+def the_service_goes_on(scratch):
+    root = data(scratch)
+    with Disk(scratch, 24 * MIB) as disk:
+        s = wk.Service(scratch, {"data": {"path": root, "settle": "1ms"}}, repo=disk.repo)
+        s.save("data", "--name", "before")
+        state = wk.tree(root)
+        wk.write(os.path.join(root, "big"), os.urandom(40 * MIB))
+        wk.until(lambda: not s.status()["ok"], "status to tell of the failure")
+        reads(disk, "before", state, scratch)
+        os.remove(os.path.join(root, "big"))
+        wk.write(os.path.join(root, "more"), os.urandom(MIB))
+        wk.until(lambda: s.status()["ok"], "saves to go on by themselves")
+        s.save("data", "--name", "after")
+        reads(disk, "after", wk.tree(root), scratch)
+        s.stop()
+
+
+wk.main(too_big_a_save, killed_while_full, last_byte, the_service_goes_on)

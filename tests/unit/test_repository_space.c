@@ -1,0 +1,219 @@
+/* At the last byte: the disk takes nothing while the reserve stands, and a little once it is gone.
+ */
+#include "repo_fixture.h"
+
+#include <fcntl.h>
+
+#include "base/banned.h"
+
+#define LARGE (SMALL_SAVE_MAX + 20000u)
+
+static struct {
+    bool full;
+    char reserve[160];
+} disk;
+
+static bool refuses(void)
+{
+    return disk.full && access(disk.reserve, F_OK) == 0;
+}
+
+static ssize_t full_pwrite(int fd, const void *p, size_t n, off_t off)
+{
+    if (!refuses())
+        return fileops_system.pwrite(fd, p, n, off);
+    errno = ENOSPC;
+    return -1;
+}
+
+static int full_gate(int op, const char *path)
+{
+    return op == FILEOP_WRITE && refuses() ? ENOSPC : 0;
+}
+
+static struct fileops table;
+
+struct world {
+    struct scratch *scratch;
+    char path[128];
+    struct model model;
+};
+
+static int setup(void **state)
+{
+    struct world *w = calloc(1, sizeof(*w));
+    struct error e = ERROR_INIT;
+
+    if (!w || scratch_setup((void **)&w->scratch) != 0)
+        return -1;
+    snprintf(w->path, sizeof(w->path), "%s/repo", w->scratch->path);
+    snprintf(disk.reserve, sizeof(disk.reserve), "%s/reserve", w->path);
+    disk.full = false;
+    table = fileops_system;
+    table.pwrite = full_pwrite;
+    table.gate = full_gate;
+    fileops = &table;
+    OK(repo_init(w->path, &e), e);
+    *state = w;
+    return 0;
+}
+
+static int teardown(void **state)
+{
+    struct world *w = *state;
+    int rc = scratch_teardown((void **)&w->scratch);
+
+    fileops = &fileops_system;
+    free(w);
+    return rc;
+}
+
+static struct repo *open_with_reserve(const struct world *w)
+{
+    struct repo_options opt = {.codec = CODEC_ZSTD, .reserve = true};
+    struct error e = ERROR_INIT;
+    struct repo *r;
+
+    OK(repo_open(w->path, REPO_WRITE, &opt, &r, &e), e);
+    return r;
+}
+
+static struct repo *with_two_saves(struct world *w)
+{
+    struct model_tree tree = {.count = 0};
+    struct error e = ERROR_INIT;
+    struct repo *r = open_with_reserve(w);
+
+    tree_set(&tree, "large", 5, LARGE);
+    OK(save(r, &w->model, "app", &tree, &e), e);
+    tree_set(&tree, "small", 6, 4000);
+    OK(save(r, &w->model, "app", &tree, &e), e);
+    assert_int_equal(access(disk.reserve, F_OK), 0);
+    return r;
+}
+
+/* A save leaves the reserve alone; dropping a snapshot takes it, and it comes back with room. */
+static void test_a_drop_at_the_last_byte(void **state)
+{
+    struct world *w = *state;
+    struct error e = ERROR_INIT;
+    struct repo *r = with_two_saves(w);
+    struct model_tree more = *last_tree(&w->model, "app");
+
+    disk.full = true;
+    tree_set(&more, "more", 8, 5000);
+    assert_int_equal(save(r, &w->model, "app", &more, &e), ERR_NOSPACE);
+    assert_true(refuses());
+    OK(repo_drop(r, &w->model.snapshots[0].number, 1, &e), e);
+    w->model.snapshots[0].dropped = true;
+    assert_int_equal(snapshot_count(r), 1);
+    disk.full = false;
+    OK(save(r, &w->model, "app", &more, &e), e);
+    OK(repo_idle(r, &e), e);
+    assert_int_equal(access(disk.reserve, F_OK), 0);
+    repo_close(r);
+    r = open_with_reserve(w);
+    check_model(r, &w->model);
+    check_refs(r);
+    repo_close(r);
+}
+
+static void test_a_rebuild_at_the_last_byte(void **state)
+{
+    struct world *w = *state;
+    struct error e = ERROR_INIT;
+    struct repo *r = with_two_saves(w);
+
+    disk.full = true;
+    OK(repo_rebuild(r, &e), e);
+    check_model(r, &w->model);
+    check_refs(r);
+    repo_close(r);
+}
+
+static off_t bytes_of_packs(const struct world *w)
+{
+    struct error e = ERROR_INIT;
+    struct pack_row *rows;
+    struct repo *r;
+    size_t count;
+    off_t sum = 0;
+
+    OK(open_repo(w->path, REPO_READ, NULL, &r, &e), e);
+    OK(repo_packs(r, &rows, &count, NULL, NULL, &e), e);
+    for (size_t i = 0; i < count; i++)
+        sum += (off_t)rows[i].bytes;
+    free(rows);
+    repo_close(r);
+    return sum;
+}
+
+/* A save that the full disk stopped gives its blocks back, and what it had put there is not taken
+ * for stored afterwards. */
+static void test_a_save_that_does_not_fit(void **state)
+{
+    struct world *w = *state;
+    struct error e = ERROR_INIT;
+    struct repo *r = with_two_saves(w);
+    struct model_tree more = *last_tree(&w->model, "app");
+    struct txn *t;
+    uint64_t number;
+
+    off_t before = bytes_of_packs(w);
+    tree_set(&more, "too-big", 11, LARGE);
+    OK(begin_save(r, "app", &t, &e), e);
+    OK(put_changes(t, last_tree(&w->model, "app"), &more, &e), e);
+    disk.full = true;
+    assert_int_equal(end_save(t, NULL, &more, &number, &e), ERR_NOSPACE);
+    disk.full = false;
+    assert_true(bytes_of_packs(w) < before + 10000);
+    check_model(r, &w->model);
+    OK(save(r, &w->model, "app", &more, &e), e);
+    check_model(r, &w->model);
+    check_refs(r);
+    OK(repo_rebuild(r, &e), e);
+    check_model(r, &w->model);
+    repo_close(r);
+}
+
+/* While another save is open nothing is cut: its blocks stand there too. */
+static void test_not_beneath_another_save(void **state)
+{
+    struct world *w = *state;
+    struct error e = ERROR_INIT;
+    struct repo *r = with_two_saves(w);
+    struct model_tree a = *last_tree(&w->model, "app"), b = {.count = 0};
+    struct txn *first, *second;
+    uint64_t number;
+
+    tree_set(&a, "a", 11, LARGE);
+    tree_set(&b, "b", 13, LARGE);
+    OK(begin_save(r, "other", &second, &e), e);
+    OK(put_changes(second, &(struct model_tree){.count = 0}, &b, &e), e);
+    OK(begin_save(r, "app", &first, &e), e);
+    OK(put_changes(first, last_tree(&w->model, "app"), &a, &e), e);
+    disk.full = true;
+    assert_int_equal(end_save(first, NULL, &a, &number, &e), ERR_NOSPACE);
+    disk.full = false;
+    OK(end_save(second, NULL, &b, &number, &e), e);
+    model_add(&w->model, "other", number, &b);
+    check_model(r, &w->model);
+    OK(repo_idle(r, &e), e);
+    check_model(r, &w->model);
+    repo_close(r);
+    r = open_with_reserve(w);
+    check_model(r, &w->model);
+    check_refs(r);
+    repo_close(r);
+}
+
+int main(void)
+{
+    const struct CMUnitTest tests[] = {
+        cmocka_unit_test_setup_teardown(test_a_drop_at_the_last_byte, setup, teardown),
+        cmocka_unit_test_setup_teardown(test_a_rebuild_at_the_last_byte, setup, teardown),
+        cmocka_unit_test_setup_teardown(test_a_save_that_does_not_fit, setup, teardown),
+        cmocka_unit_test_setup_teardown(test_not_beneath_another_save, setup, teardown),
+    };
+    return cmocka_run_group_tests(tests, NULL, NULL);
+}
