@@ -41,13 +41,23 @@ static int check_commit(struct replay *p)
     return other ? error_set(p->e, ERR_CATALOG, "the catalog is not of these packs") : 0;
 }
 
-static int check_position(struct replay *p)
+static bool is_there(const struct replay *p)
 {
     struct pack_file f;
 
+    return repo_file_known(p->repo, p->position.log_pack, &f) && f.size >= p->position.log_offset;
+}
+
+/* A writer may have been here since the folder was listed: what is listed after the position was
+ * read is no older. */
+static int check_position(struct replay *p)
+{
     if (p->position.log_pack == 0)
         return 0;
-    if (!repo_file_known(p->repo, p->position.log_pack, &f) || f.size < p->position.log_offset)
+    int rc = is_there(p) ? 0 : repo_files_scan(p->repo, p->e);
+    if (rc < 0)
+        return rc;
+    if (!is_there(p))
         return error_set(p->e, ERR_CATALOG, "the packs are older than the catalog");
     return check_commit(p);
 }
