@@ -232,9 +232,10 @@ static int catch_up(struct repo *r, struct error *e)
 /* Never the same file again after it failed us, unless it only was full. */
 int repo_catalog_mend(struct repo *r, struct error *e)
 {
-    if (!r->catalog_stale)
-        return 0;
-    int rc = repo_files_scan(r, e);
+    int rc = repo_begin_anew(r, e);
+    if (rc < 0 || !r->catalog_stale)
+        return rc;
+    rc = repo_files_scan(r, e);
     if (rc < 0)
         return rc;
     if (!r->catalog_broken) {

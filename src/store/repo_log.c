@@ -510,18 +510,27 @@ int repo_data_index_now(struct repo *r, struct error *e)
     return rc;
 }
 
-void repo_writing_release(struct repo *r)
+void repo_packs_let_go(struct repo *r)
 {
     for (size_t i = 0; i < r->unindexed_count; i++)
         free(r->unindexed[i].chunks);
     free(r->unindexed);
-    free(r->fences);
-    free(r->lost);
     free(r->rows);
     free(r->grown);
     pack_close(r->log);
     pack_close(r->data);
     r->log = r->data = NULL;
+    r->unindexed = NULL;
+    r->rows = NULL;
+    r->grown = NULL;
+    r->unindexed_count = r->unindexed_cap = r->row_count = r->grown_count = 0;
+}
+
+void repo_writing_release(struct repo *r)
+{
+    repo_packs_let_go(r);
+    free(r->fences);
+    free(r->lost);
 }
 
 /* ---- position ---- */

@@ -179,8 +179,8 @@ static int open_catalog(struct repo *r, struct error *e)
 
     if (fstatat(r->dirfd, CATALOG_FILE, &st, AT_SYMLINK_NOFOLLOW) < 0 && errno == ENOENT)
         without_catalog(r);
-    int rc =
-        r->distrust ? error_set(&why, ERR_CATALOG, "it failed") : repo_catalog_open_writer(r, &why);
+    int rc = r->distrust || r->catalog_broken ? error_set(&why, ERR_CATALOG, "it failed")
+                                              : repo_catalog_open_writer(r, &why);
     if (rc == 0)
         rc = repo_replay_needed(r, r->writer, &why);
     if (rc == ERR_CATALOG)
@@ -197,6 +197,22 @@ static int open_catalog(struct repo *r, struct error *e)
     } else if (rc < 0) {
         *e = why;
     }
+    return rc;
+}
+
+int repo_begin_anew(struct repo *r, struct error *e)
+{
+    if (!r->refuse || r->txns || r->flushing > 0)
+        return 0;
+    repo_packs_let_go(r); /* what broke stays broken: its fences go on to wait */
+    r->refuse = false;
+    int rc = repo_files_scan(r, e);
+    if (rc == 0)
+        rc = open_catalog(r, e);
+    r->catalog_stale = rc < 0;
+    if (rc == 0)
+        repo_fences_flush(r);
+    r->refuse |= rc < 0;
     return rc;
 }
 

@@ -141,6 +141,10 @@ int repo_folder_open(const char *path, struct error *e);
 int repo_format_read(int dirfd, bool writing, uint8_t id[16], struct error *e);
 DIR *repo_dir_open(int dirfd, const char *name, struct error *e); /* NULL on error */
 
+/* What the handle knows of the packs' ends is not to be trusted (`refuse`): read them again from
+ * the disk, as an open does, the lock being kept. Not while a save is open. write_lock is held. */
+int repo_begin_anew(struct repo *r, struct error *e);
+
 int repo_catalog_open_writer(struct repo *r, struct error *e); /* catalog.db, for writing */
 void repo_pool_drop(struct pool_entry *p);
 int repo_catalog_lend(struct repo *r, struct catalog **out, struct error *e); /* from the pool */
@@ -213,6 +217,7 @@ int repo_row_note(struct repo *r, const struct catalog_pack *row, struct error *
 int repo_rows_put(struct repo *r, bool data, struct error *e);
 void repo_rows_done(struct repo *r, bool data);
 void repo_writing_release(struct repo *r);
+void repo_packs_let_go(struct repo *r); /* the packs being written, and notes about them */
 /* Where replay has to begin: not behind the lists of an open save, but for the one just done. */
 void repo_safe_position(const struct repo *r, const struct txn *done, struct catalog_position *p);
 

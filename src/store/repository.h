@@ -3,7 +3,8 @@
  * Order of writes (FORMAT.md): blocks -> flush -> file lists and commit -> flush = acknowledged ->
  * catalog. A small save is one write and one flush. A handle opened for writing holds the writer's
  * lock for its life. After a failed write or flush the next pack begins with a fence; if that
- * cannot be flushed the handle refuses writes (ERR_FAILED) until reopened.
+ * cannot be flushed the open saves fail (ERR_FAILED), and before the next one everything is read
+ * from the disk again, as when opening.
  * Thread safety: a struct repo may be used by any threads, as each call says. */
 #ifndef WK_STORE_REPOSITORY_H
 #define WK_STORE_REPOSITORY_H

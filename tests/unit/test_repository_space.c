@@ -31,6 +31,18 @@ static int full_gate(int op, const char *path)
     return op == FILEOP_WRITE && refuses() ? ENOSPC : 0;
 }
 
+static unsigned syncs;         /* so far */
+static uint64_t failing_syncs; /* bit n: the nth one fails */
+
+static int counted_sync(int fd)
+{
+    if (syncs < 64 && failing_syncs >> syncs++ & 1) {
+        errno = EIO;
+        return -1;
+    }
+    return fileops_system.fdatasync(fd);
+}
+
 static struct fileops table;
 
 struct world {
@@ -52,6 +64,8 @@ static int setup(void **state)
     table = fileops_system;
     table.pwrite = full_pwrite;
     table.gate = full_gate;
+    table.fdatasync = counted_sync;
+    failing_syncs = 0;
     fileops = &table;
     OK(repo_init(w->path, &e), e);
     *state = w;
@@ -207,6 +221,36 @@ static void test_not_beneath_another_save(void **state)
     repo_close(r);
 }
 
+/* Whatever flushes fail, one after the other: what was acknowledged stays, and the same handle
+ * saves again as soon as the disk does. */
+static void test_a_fence_that_cannot_be_flushed(void **state)
+{
+    struct world *w = *state;
+    struct error e = ERROR_INIT;
+    struct repo *r = with_two_saves(w);
+    unsigned failed = 0;
+
+    for (uint64_t mask = 1; mask < 32; mask++) {
+        struct model_tree more = *last_tree(&w->model, "app");
+        syncs = 0;
+        failing_syncs = mask;
+        tree_set(&more, "more", 100 + 2 * mask, mask % 2 ? 4000 : LARGE);
+        failed += save(r, &w->model, "app", &more, &e) < 0;
+        failing_syncs = 0;
+        tree_set(&more, "again", 101 + 2 * mask, 3000);
+        OK(save(r, &w->model, "app", &more, &e), e);
+        if (mask % 8 == 0)
+            check_model(r, &w->model);
+    }
+    assert_true(failed > 10);
+    check_refs(r);
+    repo_close(r);
+    r = open_with_reserve(w);
+    check_model(r, &w->model);
+    check_refs(r);
+    repo_close(r);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
@@ -214,6 +258,7 @@ int main(void)
         cmocka_unit_test_setup_teardown(test_a_rebuild_at_the_last_byte, setup, teardown),
         cmocka_unit_test_setup_teardown(test_a_save_that_does_not_fit, setup, teardown),
         cmocka_unit_test_setup_teardown(test_not_beneath_another_save, setup, teardown),
+        cmocka_unit_test_setup_teardown(test_a_fence_that_cannot_be_flushed, setup, teardown),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
