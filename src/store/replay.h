@@ -49,6 +49,9 @@ int replay_find_fences(struct replay *p);
 uint64_t replay_fence_of(const struct replay *p, uint64_t pack_id);
 /* A log pack at or behind the catalog's position. */
 bool replay_log_counts(const struct replay *p, const struct pack_file *f);
+void replay_saw_number(struct replay *p, uint64_t number); /* of a snapshot: it is used up */
+/* Numbers of records from an offset of p->pack to the end of the file, whole or not. */
+int replay_burn(struct replay *p, uint64_t from);
 void replay_release(struct replay *p);
 
 /* What the replay is about to believe is flushed and will be read from the disk. */

@@ -1,9 +1,10 @@
 /* The writer's side of a replay: make durable what is believed, and take over the packs' ends.
  *
  * Packs that end in a torn tail, or that later packs follow, take no more: a fence in a new log
- * pack says how far they count. Numbers that a torn tail may have used up are skipped. */
+ * pack says how far they count. Numbers in it stay used up. */
 #include "store/replay.h"
 
+#include "base/bytes.h"
 #include "io/fileops.h"
 
 #include <errno.h>
@@ -12,7 +13,11 @@
 
 #include "base/banned.h"
 
-enum { SKIPPED_NUMBERS = 16 /* what a torn tail may have used up without our seeing it */ };
+enum {
+    NUMBER_LEN = 8,          /* at the beginning of lists and commits */
+    NUMBERS_AHEAD = 1 << 20, /* more saves than can be open at a time */
+    BURN_WINDOW = 1 << 16,
+};
 
 /* What is about to be believed stands on the disk: flushed, and read again from there. */
 static int secure_file(struct repo *r, const struct pack_file *f, struct error *e)
@@ -125,6 +130,51 @@ static int take_data(struct replay *p)
     return rc;
 }
 
+/* ---- numbers that are used up ---- */
+
+/* The body may be torn: what it says of the number is believed when it is near. */
+static void burn_record(struct replay *p, const struct record_header *h, const uint8_t *number)
+{
+    if (h->type == RECORD_BLOCK)
+        return;
+    if (h->sequence > p->max_sequence)
+        p->max_sequence = h->sequence;
+    if ((h->type == RECORD_FILE_LIST || h->type == RECORD_COMMIT) && h->body_len >= NUMBER_LEN &&
+        load_u64(number) < p->position.next_number + NUMBERS_AHEAD)
+        replay_saw_number(p, load_u64(number));
+}
+
+static void burn_window(struct replay *p, uint64_t at, const uint8_t *bytes, size_t len)
+{
+    struct error ignored = ERROR_INIT;
+    struct record_header h;
+
+    for (size_t i = 0; i + RECORD_HEADER_LEN + NUMBER_LEN <= len; i += RECORD_ALIGN)
+        if (record_header_decode(bytes + i, p->pack->id, at + i, &h, &ignored) == 0)
+            burn_record(p, &h, bytes + i + RECORD_HEADER_LEN);
+}
+
+/* What stands behind a fence or in a torn tail does not exist, but its numbers are used up. Number
+ * and header lie side by side: where the header is not whole no record was written. */
+int replay_burn(struct replay *p, uint64_t from)
+{
+    static const size_t step = BURN_WINDOW - RECORD_HEADER_LEN - NUMBER_LEN;
+    uint8_t *window = malloc(BURN_WINDOW);
+    size_t got = BURN_WINDOW;
+    int rc = 0;
+
+    if (!window)
+        return repo_no_memory(p->e);
+    for (uint64_t at = from / RECORD_ALIGN * RECORD_ALIGN; rc == 0 && got == BURN_WINDOW;
+         at += step) {
+        rc = file_read_some(p->pack->fd, window, BURN_WINDOW, at, &got, p->e);
+        if (rc == 0)
+            burn_window(p, at, window, got);
+    }
+    free(window);
+    return rc;
+}
+
 /* Ids that anything ever named are not given out again. */
 static int raise_next_pack(struct replay *p)
 {
@@ -147,15 +197,13 @@ static int raise_next_pack(struct replay *p)
 int replay_take_over(struct replay *p)
 {
     struct repo *r = p->repo;
-    uint64_t skipped = p->torn ? SKIPPED_NUMBERS : 0;
 
     if (r->next_sequence <= p->position.sequence)
         r->next_sequence = p->position.sequence + 1;
     if (r->next_sequence <= p->max_sequence)
         r->next_sequence = p->max_sequence + 1;
-    r->next_sequence += skipped;
     if (r->next_number < p->position.next_number)
-        r->next_number = p->position.next_number + (p->torn ? 1 : 0);
+        r->next_number = p->position.next_number;
     r->chain = p->position.chain;
     if (p->torn)
         repo_notice(r, "a write that was cut off at the end of the log was discarded");

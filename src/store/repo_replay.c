@@ -256,7 +256,7 @@ static int index_orphans(struct replay *p)
 
 /* ---- lists and commits ---- */
 
-static void saw_number(struct replay *p, uint64_t number)
+void replay_saw_number(struct replay *p, uint64_t number)
 {
     if (number < INT64_MAX && p->position.next_number <= number)
         p->position.next_number = number + 1;
@@ -279,7 +279,7 @@ static int hold_list(struct replay *p, uint64_t offset, const struct record_head
                                                   .sequence = h->sequence,
                                                   .pack_id = p->pack->id,
                                                   .offset = offset};
-    saw_number(p, load_u64(body));
+    replay_saw_number(p, load_u64(body));
     return 0;
 }
 
@@ -375,7 +375,7 @@ static int fold_commit(struct replay *p, uint64_t offset, const struct record_he
         rc = apply_lists(p, &m);
     if (rc == 0)
         rc = catalog_apply_end(p->catalog, &m, p->e);
-    saw_number(p, m.number);
+    replay_saw_number(p, m.number);
     hash_sha256(body, h->body_len, &p->position.chain);
     p->position.commit_pack = p->pack->id;
     p->position.commit_offset = offset;
@@ -543,7 +543,7 @@ static int use_checkpoint(struct replay *p, const struct checkpoint_part *part)
     p->position.chain = part->chain;
     p->position.commit_pack = p->position.commit_offset = 0;
     if (part->next_number > 0)
-        saw_number(p, part->next_number - 1);
+        replay_saw_number(p, part->next_number - 1);
     p->damage = false;
     p->first_sequence = 1; /* nothing before it is missed any more */
     return rc;
@@ -648,21 +648,6 @@ static int visit_log(void *ctx, uint64_t from, uint64_t to, const struct record_
     return rc;
 }
 
-/* What stands behind a fence does not exist, but its numbers are used up. */
-static int visit_burned(void *ctx, uint64_t from, uint64_t to, const struct record_header *h,
-                        const uint8_t *body)
-{
-    struct replay *p = ctx;
-
-    if (!h || h->type == RECORD_BLOCK)
-        return 0;
-    if (h->sequence > p->max_sequence)
-        p->max_sequence = h->sequence;
-    if ((h->type == RECORD_FILE_LIST || h->type == RECORD_COMMIT) && h->body_len >= 8)
-        saw_number(p, load_u64(body));
-    return 0;
-}
-
 /* One without a sound header is what a crash leaves of a pack that was being made. */
 static void tell_log(struct replay *p, uint64_t id, const char *why)
 {
@@ -692,7 +677,9 @@ static int walk_log(struct replay *p, uint64_t id, uint64_t from)
     }
     rc = pack_walk(p->pack, from, end, visit_log, p, &tail, p->e);
     if (rc == 0 && end < p->pack->len)
-        rc = pack_walk(p->pack, end, UINT64_MAX, visit_burned, p, NULL, p->e);
+        rc = replay_burn(p, end);
+    else if (rc == 0 && p->newest && tail < p->pack->len)
+        rc = replay_burn(p, tail);
     if (rc == 0 && p->newest && p->gap_from && p->gap_from < tail) {
         p->cut = p->gap_from; /* no commit stands behind the hole: never acknowledged */
         rc = REPLAY_STOP;

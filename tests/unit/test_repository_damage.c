@@ -211,12 +211,88 @@ static void test_blocks_of_a_run_before(void **state)
     check_one_is_lost(w);
 }
 
+/* Names until a list of them has gone to the log. */
+static void begin_long_save(struct repo *r, const char *watch, struct txn **t)
+{
+    struct node n = {.type = NODE_FILE, .mode = 0600}, root = {.type = NODE_FOLDER};
+    struct error e = ERROR_INIT;
+    char name[32];
+
+    OK(begin_save(r, watch, t, &e), e);
+    OK(txn_node_put(*t, NODE_ROOT, &root, &e), e);
+    for (int i = 0; i < 20000; i++) {
+        uint64_t node = txn_new_node(*t);
+        snprintf(name, sizeof(name), "file-%06d", i);
+        OK(txn_name_put(*t, NODE_ROOT, name, strlen(name), node, &e), e);
+        OK(txn_node_put(*t, node, &n, &e), e);
+    }
+}
+
+static void log_path(const struct world *w, char path[256])
+{
+    snprintf(path, 256, "%s/packs/0-log-0000000000000001.wkp", w->path);
+}
+
+/* Holes in everything behind an offset, but for the first bytes of each sector of 4 KiB. */
+static void tear(const char *path, off_t from)
+{
+    static const uint8_t junk[900] = {0xee};
+    struct stat st;
+
+    int fd = open(path, O_RDWR);
+    assert_int_equal(fstat(fd, &st), 0);
+    assert_true(st.st_size > from + 20000);
+    for (off_t at = from + 1500; at < st.st_size - 900; at += 4096)
+        assert_int_equal(pwrite(fd, junk, sizeof(junk), at), sizeof(junk));
+    close(fd);
+}
+
+/* Power went while several saves had lists in the log, and the catalog is gone too: no number that
+ * stands in the torn tail is given out again. */
+static void test_numbers_of_a_torn_tail(void **state)
+{
+    struct world *w = *state;
+    struct model_tree tree = {.count = 0};
+    struct error e = ERROR_INIT;
+    struct txn *t[3];
+    struct stat st;
+    struct repo *r;
+    char log[256];
+
+    log_path(w, log);
+    OK(open_repo(w->path, REPO_WRITE, NULL, &r, &e), e);
+    tree_set(&tree, "a", 2, 300);
+    OK(save(r, &w->model, "app", &tree, &e), e);
+    uint64_t last = w->model.snapshots[0].number;
+    assert_int_equal(stat(log, &st), 0);
+    begin_long_save(r, "first", &t[0]);
+    begin_long_save(r, "second", &t[1]);
+    begin_long_save(r, "third", &t[2]);
+    for (int i = 0; i < 3; i++)
+        txn_abort(t[i]);
+    repo_close(r);
+    tear(log, st.st_size);
+    remove_catalog(w);
+    for (int i = 0; i < 2; i++) {
+        OK(open_repo(w->path, REPO_WRITE, NULL, &r, &e), e);
+        repo_close(r);
+        remove_catalog(w);
+    }
+    OK(open_repo(w->path, REPO_WRITE, NULL, &r, &e), e);
+    tree_set(&tree, "a", 4, 300);
+    OK(save(r, &w->model, "app", &tree, &e), e);
+    assert_int_equal(w->model.snapshots[1].number, last + 4);
+    check_model(r, &w->model);
+    repo_close(r);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test_setup_teardown(test_blocks_of_a_large_save, setup, teardown),
         cmocka_unit_test_setup_teardown(test_blocks_of_a_save_that_was_given_up, setup, teardown),
         cmocka_unit_test_setup_teardown(test_blocks_of_a_run_before, setup, teardown),
+        cmocka_unit_test_setup_teardown(test_numbers_of_a_torn_tail, setup, teardown),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
