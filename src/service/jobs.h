@@ -1,8 +1,8 @@
 /* jobs.h - a thread that does the work of the store, in order of rank.
  *
- * The loop thread only hands over. The service has two: one for what somebody or some change waits
- * for, one in the background for what takes long (whole scans, verification), so that a small save
- * never waits for them. A job is its owner's memory from jobs_push until its `done` was called. */
+ * The loop thread only hands over. The service has one for what is short, and others for what takes
+ * long (whole scans, verification), so that a small save never waits for them. A job is its owner's
+ * memory from jobs_push until its `done` was called. */
 #ifndef WK_SERVICE_JOBS_H
 #define WK_SERVICE_JOBS_H
 

@@ -212,6 +212,18 @@ static void list_paths(struct save_job *j)
     j->dirty.count = j->paths ? j->set.count : 0;
 }
 
+/* What may take long has threads of its own, so that a small save never waits behind it. */
+static struct jobs *thread_for(const struct save_job *j)
+{
+    struct service *s = j->keeper->service;
+
+    if (j->whole && j->ask)
+        return s->asked;
+    if (j->whole)
+        return jobs_quiet(s->scans) ? s->scans : s->background;
+    return !jobs_quiet(s->jobs) && jobs_quiet(s->asked) ? s->asked : s->jobs;
+}
+
 void keeper_save(struct keeper *k, int kind, bool whole, struct settle_set *set,
                  struct save_ask *ask)
 {
@@ -241,5 +253,5 @@ void keeper_save(struct keeper *k, int kind, bool whole, struct settle_set *set,
     *set = (struct settle_set){0};
     list_paths(j);
     k->job = j;
-    jobs_push(whole && !ask ? k->service->background : k->service->jobs, &j->job);
+    jobs_push(thread_for(j), &j->job);
 }

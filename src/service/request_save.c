@@ -231,7 +231,7 @@ static void on_barrier(void *ctx)
         } else {
             p->job = (struct job){
                 .rank = JOB_SAVE, .pulse = path_pulse, .run = run_path, .done = on_path_saved};
-            jobs_push(s->jobs, &p->job);
+            jobs_push(s->asked, &p->job);
         }
     }
     service_rearm(s);

@@ -40,9 +40,22 @@ static void on_idle_done(struct job *job)
     service_rearm(s);
 }
 
-bool service_quiet(const struct service *s)
+enum { THREADS = 4 };
+
+static struct jobs **thread_at(struct service *s, int i)
 {
-    return jobs_quiet(s->jobs) && jobs_quiet(s->background);
+    struct jobs **const all[THREADS] = {&s->jobs, &s->asked, &s->scans, &s->background};
+
+    return all[i];
+}
+
+bool service_quiet(struct service *s)
+{
+    bool quiet = true;
+
+    for (int i = 0; i < THREADS; i++)
+        quiet &= jobs_quiet(*thread_at(s, i));
+    return quiet;
 }
 
 void service_store_used(struct service *s)
@@ -179,14 +192,17 @@ static void on_mounts(void *ctx)
 
 /* ---- the service manager ---- */
 
-/* A job may wait for one of the other thread; a flush of a slow disk may take minutes. */
+/* A job may wait for one of another thread; a flush of a slow disk may take minutes. */
 bool service_gets_on(struct service *s)
 {
     uint64_t now = clock_mono_ns();
-    uint64_t a = s->jobs ? jobs_silent_ms(s->jobs, now) : JOBS_NONE_AT_WORK;
-    uint64_t b = s->background ? jobs_silent_ms(s->background, now) : JOBS_NONE_AT_WORK;
-    uint64_t silent = a < b ? a : b;
+    uint64_t silent = JOBS_NONE_AT_WORK;
 
+    for (int i = 0; i < THREADS; i++) {
+        struct jobs *j = *thread_at(s, i);
+        uint64_t ms = j ? jobs_silent_ms(j, now) : JOBS_NONE_AT_WORK;
+        silent = ms < silent ? ms : silent;
+    }
     return silent == JOBS_NONE_AT_WORK || silent < SILENT_MAX_MS;
 }
 
@@ -374,10 +390,10 @@ static int open_all(struct service *s, struct error *e)
     /* Before any thread is started: making it changes the umask. */
     if (rc == 0)
         rc = open_control(s, e);
-    if (rc == 0)
-        rc = jobs_open(&s->loop, false, &s->jobs, e);
-    if (rc == 0)
-        rc = jobs_open(&s->loop, true, &s->background, e);
+    for (int i = 0; rc == 0 && i < THREADS; i++) {
+        struct jobs **at = thread_at(s, i);
+        rc = jobs_open(&s->loop, at == &s->scans || at == &s->background, at, e);
+    }
     if (rc == 0)
         rc = open_watching(s, e);
     if (rc == 0)
@@ -390,8 +406,8 @@ static void close_all(struct service *s)
     struct error ignored = ERROR_INIT;
 
     s->ending = true;
-    jobs_close(s->jobs);
-    jobs_close(s->background);
+    for (int i = 0; i < THREADS; i++)
+        jobs_close(*thread_at(s, i));
     while (!LIST_EMPTY(&s->keepers))
         keeper_free(LIST_FIRST(&s->keepers));
     watch_tree_close(s->tree);

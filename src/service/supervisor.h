@@ -32,7 +32,9 @@ struct service {
     uv_signal_t terminate, interrupt, hangup;
     uv_timer_t manager; /* the watchdog, or more time while starting and stopping */
     struct alarm *alarm;
-    struct jobs *jobs, *background;
+    struct jobs *jobs;               /* what is short: saves of what changed, tidying up */
+    struct jobs *asked;              /* saves somebody asked for that may take long */
+    struct jobs *scans, *background; /* whole scans of our own; verification too */
     /* Held for reading by what uses the repository, for writing by what puts it in order. */
     pthread_rwlock_t store_lock;
     struct watch_tree *tree;
@@ -65,7 +67,7 @@ void service_rearm(struct service *s);
  */
 bool service_gets_on(struct service *s);
 /* No job anywhere. */
-bool service_quiet(const struct service *s);
+bool service_quiet(struct service *s);
 /* The store has been written to. */
 void service_store_used(struct service *s);
 /* SIGTERM, or the stop request; the second time: at once. */
