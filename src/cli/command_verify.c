@@ -27,18 +27,22 @@ static const struct command_flag flags[] = {
 static void print_damage(const json_t *d)
 {
     const json_t *all = json_object_get(d, "snapshots");
+    bool named = json_is_string(json_object_get(d, "pack")) ||
+                 json_is_string(json_object_get(d, "path")) || json_array_size(all) > 0;
     char path[4200];
     size_t i;
     json_t *n;
 
-    printf("damaged: pack '%s'", json_text(d, "pack"));
+    printf("damaged:");
+    if (json_is_string(json_object_get(d, "pack")))
+        printf(" pack '%s'", json_text(d, "pack"));
     if (json_is_string(json_object_get(d, "path")))
         printf(" path '%s'", text_escape(json_text(d, "path"), path, sizeof(path)));
     if (json_array_size(all) > 0)
         printf(" snapshots");
     json_array_foreach(all, i, n)
         printf("%s %llu", i ? "," : "", (unsigned long long)json_integer_value(n));
-    printf(": %s\n", json_text(d, "reason"));
+    printf("%s %s\n", named ? ":" : "", json_text(d, "reason"));
 }
 
 static int tell(struct cli *cli, const json_t *summary, struct error *e)

@@ -167,12 +167,8 @@ static int write_range(struct content *c, uint64_t from, uint64_t to, struct err
 int restore_file(struct restore_worker *w, const struct node *n, int dir, const char *name,
                  struct error *e)
 {
-    struct content c = {.worker = w,
-                        .node = n,
-                        .dir = dir,
-                        .fd = -1,
-                        .name = name,
-                        .whole = restore_stream_len(n)};
+    struct content c = {
+        .worker = w, .node = n, .dir = dir, .fd = -1, .name = name, .whole = restore_stream_len(n)};
 
     int rc = write_range(&c, 0, UINT64_MAX, e);
     if (rc == 0 && c.written != c.whole)
@@ -266,11 +262,8 @@ int restore_part(struct restore_worker *w, const struct restore_item *item, cons
                  int dir, bool *last, struct error *e)
 {
     struct restore_split *s = item->split;
-    struct content c = {.worker = w,
-                        .node = n,
-                        .dir = dir,
-                        .name = s->name,
-                        .whole = restore_stream_len(n)};
+    struct content c = {
+        .worker = w, .node = n, .dir = dir, .name = s->name, .whole = restore_stream_len(n)};
     int rc = dir;
 
     if (dir >= 0)

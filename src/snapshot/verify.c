@@ -6,6 +6,7 @@
 #include "store/catalog_write.h"
 
 #include <inttypes.h>
+#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <unistd.h>
@@ -202,7 +203,11 @@ static char *pack_name(const struct verify_job *j, uint64_t pack_id)
 
     if (pack_id == 0)
         return NULL;
-    pack_file_name(pack_kind(j, pack_id), pack_id, name);
+    uint8_t kind = pack_kind(j, pack_id);
+    if (kind == PACK_LOG || kind == PACK_DATA)
+        pack_file_name(kind, pack_id, name);
+    else
+        snprintf(name, sizeof(name), "*-%016" PRIx64 ".wkp", pack_id);
     return strdup(name);
 }
 
@@ -270,10 +275,34 @@ struct loading {
     struct error *e;
 };
 
+/* Commits name the packs that grew, so that the newest are the ones named again. */
+static int add_need(struct verify_job *j, const struct pack_need *n, struct error *e)
+{
+    for (size_t i = j->need_count; i-- > 0;) {
+        if (j->needs[i].pack_id != n->pack_id)
+            continue;
+        if (j->needs[i].len < n->len)
+            j->needs[i].len = n->len;
+        return 0;
+    }
+    struct pack_need *list = reallocarray(j->needs, j->need_count + 1, sizeof(*list));
+    if (!list)
+        return no_memory(e);
+    j->needs = list;
+    list[j->need_count++] = *n;
+    return 0;
+}
+
 static int load_snapshot(void *ctx, const struct snapshot_row *s)
 {
     struct loading *l = ctx;
     struct verify_job *j = l->job;
+
+    for (uint32_t i = 0; i < s->commit.need_count; i++) {
+        int rc = add_need(j, &s->commit.needs[i], l->e);
+        if (rc != 0)
+            return rc;
+    }
 
     if (j->snapshot_count == l->cap) {
         size_t cap = l->cap ? 2 * l->cap : 64;
@@ -364,12 +393,62 @@ static void ignore_problem(void *ctx, uint64_t pack_id, const char *text)
 {
 }
 
+static bool has_fault(const struct verify_job *j, uint64_t pack_id)
+{
+    for (size_t i = 0; i < j->fault_count; i++) {
+        if (j->faults[i].pack_id == pack_id)
+            return true;
+    }
+    return false;
+}
+
+static uint64_t pack_bytes(const struct verify_job *j, uint64_t pack_id)
+{
+    for (size_t i = 0; i < j->pack_count; i++) {
+        if (j->packs[i].id == pack_id)
+            return j->packs[i].bytes;
+    }
+    return 0;
+}
+
+/* A catalog made anew takes a pack for as long as it is; the commits know better. What compaction
+ * removed has no row any more, what was fenced was never acknowledged. */
+static int check_needs(struct verify_job *j, struct error *e)
+{
+    struct catalog *c;
+
+    int rc = repo_catalog_open(j->req->repo, &c, e);
+    if (rc != 0)
+        return rc;
+    for (size_t i = 0; rc == 0 && i < j->need_count; i++) {
+        const struct pack_need *n = &j->needs[i];
+        uint64_t bytes = pack_bytes(j, n->pack_id);
+        struct catalog_pack row;
+        char reason[128];
+        if (bytes >= n->len || has_fault(j, n->pack_id))
+            continue;
+        rc = catalog_pack(c, n->pack_id, &row, e);
+        if (rc == 0 && row.fence == 0) {
+            snprintf(reason, sizeof(reason),
+                     "the pack has %" PRIu64 " bytes of the %" PRIu64 " that snapshots need", bytes,
+                     n->len);
+            verify_fault(j, n->pack_id, 0, 0, true, reason);
+        }
+        if (rc == ERR_NOTFOUND)
+            rc = 0;
+    }
+    repo_catalog_close(j->req->repo, c);
+    return rc;
+}
+
 static int list_packs(struct verify_job *j, struct error *e)
 {
     bool some = j->req->snapshots != NULL;
 
     int rc = repo_packs(j->req->repo, &j->packs, &j->pack_count,
                         some ? ignore_problem : pack_problem, j, e);
+    if (rc == 0 && !some)
+        rc = check_needs(j, e);
     for (size_t i = 0; rc == 0 && i < j->fault_count; i++) {
         struct verify_fault *f = &j->faults[i];
         f->log = f->pack_id != 0 && pack_kind(j, f->pack_id) == PACK_LOG;
@@ -494,6 +573,7 @@ static void job_release(struct verify_job *j)
     free(j->faults);
     free(j->snapshots);
     free(j->packs);
+    free(j->needs);
     id_map_release(&j->bad);
     number_set_release(&j->good);
     number_set_release(&j->seen);

@@ -143,6 +143,15 @@ static int add_bad(struct verify_job *j, const struct hash *id, size_t fault, bo
     return 0;
 }
 
+/* One for all chunks of which nobody knows where they were. */
+static size_t absent_fault(struct verify_job *j)
+{
+    if (!j->has_absent)
+        j->absent = verify_fault(j, 0, 0, 0, true, "content that no pack holds");
+    j->has_absent = true;
+    return j->absent;
+}
+
 /* Read once more; one that cannot be had is bad. Only a full run has to be told twice what the
  * quick one did not look at. */
 static int try_again(struct verify_job *j, struct chunk_source *source, const struct suspect *s,
@@ -159,7 +168,9 @@ static int try_again(struct verify_job *j, struct chunk_source *source, const st
                                                              : add_bad(j, &s->id, fault, false, e);
     if (chunk_source_get(source, &s->id, &p, &len, &why) == 0)
         return fault == NO_FAULT ? 0 : add_bad(j, &s->id, fault, false, e);
-    if (fault == NO_FAULT)
+    if (s->place.pack_id == 0)
+        fault = absent_fault(j);
+    else if (fault == NO_FAULT)
         fault = verify_fault(j, s->place.pack_id, s->place.offset, s->place.offset + 1, true,
                              why.message);
     return add_bad(j, &s->id, fault, true, e);
@@ -224,6 +235,15 @@ static void take_fault(struct audit *a, const struct verify_bad *b)
     }
 }
 
+static int note_bad(struct audit *a, const struct hash *id, size_t fault)
+{
+    int rc = add_bad(a->job, id, fault, true, a->e);
+
+    if (rc == 0)
+        take_fault(a, id_map_find(&a->job->bad, id));
+    return rc;
+}
+
 /* Nothing is known of the chunk: is it there? */
 static int look_up(struct audit *a, const struct hash *id)
 {
@@ -234,11 +254,9 @@ static int look_up(struct audit *a, const struct hash *id)
 
     if (chunk_source_get(a->source, id, &p, &len, &why) == 0)
         return number_set_add(&j->good, verify_key(id)) < 0 ? no_memory(a->e) : 0;
-    size_t fault = verify_fault(j, 0, 0, 0, true, why.message);
-    int rc = add_bad(j, id, fault, true, a->e);
-    if (rc == 0)
-        take_fault(a, id_map_find(&j->bad, id));
-    return rc;
+    return note_bad(a, id,
+                    why.code == ERR_NOTFOUND ? absent_fault(j)
+                                             : verify_fault(j, 0, 0, 0, true, why.message));
 }
 
 static int check_chunk(struct audit *a, const struct hash *id)

@@ -53,6 +53,8 @@ struct verify_job {
     uint64_t newest; /* number of the newest one when the run began */
     struct pack_row *packs;
     size_t pack_count;
+    struct pack_need *needs; /* what the commits say must be there, each pack once */
+    size_t need_count;
     struct id_map bad;      /* struct verify_bad */
     struct number_set good; /* keys of chunks in the catalog that stand in the packs */
 
@@ -60,6 +62,8 @@ struct verify_job {
     struct number_set seen; /* prints of chunks (or, quick, records) found sound */
     struct verify_fault *faults;
     size_t fault_count, fault_cap;
+    bool has_absent;
+    size_t absent; /* the fault of chunks that no pack holds */
     uint64_t chunks;
     int code; /* 0, or why everything stops */
     struct error why;

@@ -42,6 +42,7 @@ struct log_state { /* of the order of all log packs */
     uint64_t sequence;
     struct hash chain; /* of the last commit */
     bool has_chain;
+    uint64_t cut_pack, cut_from, cut_to; /* a first commit that is not the first of the log */
     bool broken; /* something is missing: neither order nor chain can be told any more */
     struct number_set commits, lists;
     bool folded; /* a checkpoint stands for what is gone */
@@ -277,20 +278,26 @@ static int note(struct number_set *s, uint64_t v, struct error *e)
 }
 
 /* A commit follows on the one before by its hash. *why stays NULL when all is well. */
-static int check_commit(struct log_state *log, const uint8_t *body, size_t len, uint64_t *number,
-                        const char **why, struct error *e)
+static int check_commit(struct pack_walk *w, uint64_t from, uint64_t to, const uint8_t *body,
+                        size_t len, const char **why, struct error *e)
 {
+    struct log_state *log = w->log;
     struct commit c;
 
     int rc = commit_decode(body, len, &c, e);
     if (rc != 0)
         return rc;
+    if (!log->has_chain && !log->broken && !hash_is_zero(&c.chain)) {
+        log->cut_pack = w->row->id;
+        log->cut_from = from;
+        log->cut_to = to;
+    }
     if (log->has_chain && !log->broken && !hash_equal(&c.chain, &log->chain))
         *why = "a commit does not follow on the one before it";
     hash_sha256(body, len, &log->chain);
     log->has_chain = true;
     rc = note(&log->commits, c.number, e);
-    *number = c.number;
+    w->last_number = c.number;
     commit_release(&c);
     return rc;
 }
@@ -394,7 +401,7 @@ static int check_record(struct pack_walk *w, uint64_t from, uint64_t to,
 
     switch (h->type) {
     case RECORD_COMMIT:
-        rc = check_commit(w->log, body, h->body_len, &w->last_number, &why, &e);
+        rc = check_commit(w, from, to, body, h->body_len, &why, &e);
         break;
     case RECORD_FILE_LIST:
         rc = check_list(body, h->body_len, &w->last_number, &e);
@@ -605,6 +612,10 @@ static int check_snapshots(struct verify_job *j, const struct log_state *log, st
 {
     int rc = 0;
 
+    /* A checkpoint would stand for what is gone. */
+    if (log->cut_pack && !log->folded && log_fault(j) == NO_FAULT)
+        verify_fault(j, log->cut_pack, log->cut_from, log->cut_to, false,
+                     "commits before the first one of the log are missing");
     for (size_t i = 0; rc == 0 && i < j->snapshot_count; i++) {
         struct verify_snapshot *s = &j->snapshots[i];
         if (s->whole && !record_missing(log, s))

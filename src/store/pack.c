@@ -104,6 +104,14 @@ int pack_create(int packs_dir, const struct pack_header *h, struct pack **out, s
     return 0;
 }
 
+static int wrong_pack(const char *name, const struct pack_header *h, struct error *e)
+{
+    char real[40];
+
+    pack_file_name(h->kind, h->pack_id, real);
+    return error_set(e, ERR_DAMAGED, "pack '%s' is '%s' by its header", name, real);
+}
+
 /* The header says what the name says, and the repository is ours. */
 static int check_header(struct pack *p, const char *name, const uint8_t repo_id[16],
                         bool for_writing, struct error *e)
@@ -119,7 +127,7 @@ static int check_header(struct pack *p, const char *name, const uint8_t repo_id[
     if (rc < 0)
         return rc;
     if (h.pack_id != p->id || h.kind != p->kind)
-        return error_set(e, ERR_DAMAGED, "pack '%s' is another one by its header", name);
+        return wrong_pack(name, &h, e);
     if (memcmp(h.repo_id, repo_id, sizeof(h.repo_id)) != 0)
         return error_set(e, ERR_DAMAGED, "pack '%s' belongs to another repository", name);
     return 0;

@@ -192,6 +192,7 @@ static int open_catalog(struct repo *r, struct error *e)
     if (rc == 0)
         rc = repo_forget_cut(r, &why);
     if (rc == ERR_CATALOG) {
+        repo_losses_note(r);
         repo_notice(r, "catalog made anew from the packs: %s", why.message);
         rc = repo_catalog_renew(r, true, e);
     } else if (rc < 0) {
@@ -226,6 +227,7 @@ static int open_for_writing(struct repo *r, struct error *e)
     repo_reserve_keep(r);
     /* A fence, or a new log pack, while there is time; else the next write sees to it. */
     repo_fences_flush(r);
+    repo_losses_settle(r);
     r->catalog_generation = r->generation;
     return catalog_clone(r->writer, &r->catalog, e);
 }
@@ -487,6 +489,7 @@ void repo_close(struct repo *r)
     repo_writing_release(r);
     repo_packs_close(r);
     repo_leases_free(r);
+    repo_losses_free(r);
     close_fd(r->packs_fd);
     close_fd(r->dirfd);
     close_fd(r->lock_fd); /* last: it holds the lock */

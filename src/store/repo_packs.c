@@ -128,10 +128,17 @@ int repo_file_add(struct repo *r, uint8_t kind, uint64_t id, struct error *e)
 
 static int open_either(struct repo *r, uint64_t id, struct pack **out, struct error *e)
 {
+    struct error why = ERROR_INIT;
     int rc = pack_open(r->packs_fd, PACK_DATA, id, r->id, false, out, e);
 
-    if (rc == ERR_NOTFOUND)
-        rc = pack_open(r->packs_fd, PACK_LOG, id, r->id, false, out, e);
+    /* Something else may bear the name of the other kind. */
+    if (rc < 0 && pack_open(r->packs_fd, PACK_LOG, id, r->id, false, out, &why) == 0) {
+        error_clear(e);
+        rc = 0;
+    } else if (rc == ERR_NOTFOUND) {
+        rc = why.code;
+        *e = why;
+    }
     if (rc < 0)
         return rc;
     /* It may grow while it is open; a read past its end tells by itself. */
@@ -360,6 +367,14 @@ static int row_of_file(struct repo *r, struct catalog *c, const struct pack_file
     return 0;
 }
 
+/* Of a pack that a fence ended behind its header nothing is missed. */
+static bool is_missed(struct repo *r, const struct catalog_pack *row)
+{
+    bool nothing = row->fence && row->fence <= PACK_HEADER_LEN;
+
+    return !nothing && !repo_file_known(r, row->id, NULL) && !repo_loss_known(r, row->id);
+}
+
 static int tell_missing(struct repo *r, struct catalog *c, const struct problems *problems,
                         struct error *e)
 {
@@ -368,7 +383,7 @@ static int tell_missing(struct repo *r, struct catalog *c, const struct problems
 
     int rc = catalog_packs(c, &rows, &count, e);
     for (size_t i = 0; rc == 0 && i < count; i++)
-        if (!repo_file_known(r, rows[i].id, NULL))
+        if (is_missed(r, &rows[i]))
             tell(problems, rows[i].id, "the pack is missing");
     if (rc == 0)
         free(rows);
@@ -441,6 +456,8 @@ int repo_packs(struct repo *r, struct pack_row **out, size_t *count,
         rc = repo_no_memory(e);
     if (rc == 0)
         rc = fill_rows(r, c, &problems, rows, count, e);
+    if (problem)
+        repo_losses_tell(r, problem, ctx);
     if (rc == 0)
         rc = tell_missing(r, c, &problems, e);
     if (rc == 0)

@@ -7,6 +7,7 @@
  * repo_replay.c  packs -> catalog: catching up, rebuilding
  * repo_news.c    has the catalog seen all of the packs?
  * repo_recover.c what a crash left: flushed, fenced, taken over
+ * repo_losses.c  what the catalog knew and the packs hold no more
  * repo_log.c     appending: log batches, data packs, fences, seals
  * repo_space.c   a full disk: the reserve, bytes that are given back
  * repo_read.c    chunk sources
@@ -58,6 +59,14 @@ struct open_pack {
     uint64_t used;
 };
 
+struct loss { /* of a pack that was longer, or is missing */
+    uint64_t pack_id;
+    uint8_t kind;
+    uint64_t was, is; /* bytes */
+    bool missing;
+    bool unlike; /* something else has its name */
+};
+
 struct lease {
     uint64_t snapshot;
     unsigned count;
@@ -83,6 +92,10 @@ struct repo {
     unsigned generation; /* of catalog.db: connections of an older one are not lent again */
     struct lease *leases;
     size_t lease_count;
+    struct loss *losses; /* found when the handle was opened; stands from then on */
+    size_t loss_count;
+    uint64_t *gone; /* snapshots that were lost with them, rising */
+    size_t gone_count;
 
     /* Everything below is the writer's, under write_lock. */
     pthread_mutex_t write_lock;
@@ -182,6 +195,16 @@ bool repo_space_is_short(const struct repo *r);
 int repo_give_back(struct repo *r, struct error *e);
 /* Places in data packs that are shorter than the catalog believes, or gone, are forgotten. */
 int repo_forget_cut(struct repo *r, struct error *e);
+
+/* ---- repo_losses.c; while the handle is being opened ---- */
+/* Before the catalog is made anew: what it knows that the packs do not hold. */
+void repo_losses_note(struct repo *r);
+/* Afterwards: what is really gone, and an event about it in the log. */
+void repo_losses_settle(struct repo *r);
+void repo_losses_tell(struct repo *r, void (*tell)(void *ctx, uint64_t pack_id, const char *text),
+                      void *ctx);
+bool repo_loss_known(const struct repo *r, uint64_t pack_id);
+void repo_losses_free(struct repo *r);
 
 /* ---- repo_log.c; write_lock is held ---- */
 struct log_batch {

@@ -227,6 +227,8 @@ static int index_data(struct replay *p, uint64_t pack_id, uint64_t upto)
     rc = pack_open(p->repo->packs_fd, PACK_DATA, pack_id, p->repo->id, false, &pack, &why);
     if (rc < 0) {
         tell_missing(p, pack_id, why.message);
+        if (!w.orphans && row.len == 0 && ensure_write(p) == 0)
+            catalog_pack_put(p->catalog, &row, p->e); /* so that verify can name it */
         return rc == ERR_NOREPO ? error_set(p->e, rc, "%s", why.message) : 0;
     }
     if (row.len >= pack->len && row.len > 0) {
@@ -480,7 +482,7 @@ static int fold_fence(struct replay *p, const struct record_header *h, const uin
 {
     struct error ignored = ERROR_INIT;
     struct catalog_pack row;
-    struct pack_file file = {.kind = PACK_DATA};
+    struct pack_file file = {.kind = 0}; /* a fence does not tell */
     struct fence f;
 
     if (fence_decode(body, h->body_len, &f, &ignored) < 0)
