@@ -18,7 +18,8 @@
 enum { QUICK, FULL };
 static const struct command_flag flags[] = {
     {"quick", 0, NULL, "lengths, framing and order of all records"},
-    {"full", 0, NULL, "and every stored byte, read from the disk (the default)"},
+    {"full", 0, NULL,
+     "every stored byte, read from the disk; of snapshots also what was verified before"},
     {NULL, 0, NULL, NULL},
 };
 
@@ -114,8 +115,10 @@ static json_t *request_of(const struct cli *cli)
     for (int i = 0; i < cli->operand_count; i++)
         json_array_append_new(snapshots, report_text(cli->operands[i]));
     return json_pack("{s:s,s:s,s:o,s:s?,s:b}", "command", "verify", "level",
-                     cli->given[QUICK] ? "quick" : "full", "snapshots", snapshots, "watch",
-                     cli->watch, "progress", progress_wanted(cli));
+                     cli->given[QUICK]  ? "quick"
+                     : cli->given[FULL] ? "full"
+                                        : "new",
+                     "snapshots", snapshots, "watch", cli->watch, "progress", progress_wanted(cli));
 }
 
 /* *answered: something listened there. */
@@ -187,6 +190,7 @@ static int verify_with(struct cli *cli, struct repo *r, bool record, struct erro
             .level = cli->given[QUICK] ? VERIFY_QUICK : VERIFY_FULL,
             .snapshots = cli->operand_count ? numbers : NULL,
             .count = (size_t)cli->operand_count,
+            .again = cli->given[FULL],
             .record = record,
             .progress = &progress,
             .cancel = interrupt_watch(),

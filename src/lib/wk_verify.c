@@ -34,7 +34,8 @@ static int verify(struct repo *r, uint64_t number, unsigned flags, wk_verify_res
     struct verify_request req = {.repo = r,
                                  .level = flags & WK_VERIFY_QUICK ? VERIFY_QUICK : VERIFY_FULL,
                                  .snapshots = number ? &number : NULL,
-                                 .count = number ? 1 : 0};
+                                 .count = number ? 1 : 0,
+                                 .again = true};
     int rc = verify_run(&req, &v, e);
 
     if (rc == 0)

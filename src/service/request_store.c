@@ -123,6 +123,7 @@ static int verify(struct store_request *q, struct repo *r, struct error *e)
         .level = level && strcmp(level, "quick") == 0 ? VERIFY_QUICK : VERIFY_FULL,
         .snapshots = count > 0 ? numbers : NULL,
         .count = count,
+        .again = level && strcmp(level, "full") == 0,
         .record = true,
         .record_in = q->service->repo,
         .progress = &q->progress,

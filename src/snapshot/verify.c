@@ -558,6 +558,8 @@ static int record(struct verify_job *j, struct error *e)
         rc = mark_all(j, REPAIRED, MARK_REPAIRED, e);
     if (rc == 0 && j->req->level == VERIFY_FULL)
         rc = mark_all(j, VERIFIED, MARK_VERIFIED, e);
+    if (rc == 0 && j->req->level == VERIFY_FULL && !j->req->snapshots)
+        rc = verify_marks_store(j, marked(j->req), e);
     j->result->recorded = rc == 0;
     return rc;
 }
@@ -573,6 +575,7 @@ static void job_release(struct verify_job *j)
     free(j->faults);
     free(j->snapshots);
     free(j->packs);
+    buffer_release(&j->marks);
     free(j->needs);
     id_map_release(&j->bad);
     number_set_release(&j->good);
@@ -585,7 +588,10 @@ static int check(struct verify_job *j, struct error *e)
     int rc = list_packs(j, e);
 
     if (rc == 0 && j->req->snapshots) {
-        rc = verify_some(j, e);
+        if (j->req->level == VERIFY_FULL && !j->req->again)
+            rc = verify_marks_load(j, e);
+        if (rc == 0)
+            rc = verify_some(j, e);
         if (rc == 0)
             rc = verify_audit_nodes(j, false, e);
     } else if (rc == 0) {

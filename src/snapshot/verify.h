@@ -18,7 +18,8 @@ struct verify_request {
     enum verify_level level;
     const uint64_t *snapshots; /* only what these need; NULL = everything stored */
     size_t count;
-    bool record;            /* write verified/damaged marks (needs a writer's handle) */
+    bool again;  /* of `snapshots` also what an earlier run has read since it was written */
+    bool record; /* write verified/damaged marks (needs a writer's handle) */
     struct repo *record_in; /* that handle, where `repo` is another; NULL: `repo` */
     unsigned workers;
     struct verify_progress *progress;
@@ -34,7 +35,8 @@ struct verify_damage {
     size_t snapshot_count;
 };
 struct verify_result {
-    uint64_t snapshots, chunks, bytes, errors;
+    uint64_t snapshots, chunks, errors;
+    uint64_t bytes; /* of packs; with snapshots given: of content that was read */
     double seconds;
     struct verify_damage *damaged; /* at most 10,000 */
     size_t damaged_count;

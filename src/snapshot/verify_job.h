@@ -3,6 +3,7 @@
  * verify.c         the order of the whole, results, marks
  * verify_packs.c   walking the packs, expanding blocks on worker threads
  * verify_some.c    only what some snapshots need
+ * verify_marks.c   how far each pack was verified before
  * verify_audit.c   catalog against packs, nodes against chunks: which files and snapshots a fault
  *                  touches
  *
@@ -12,6 +13,7 @@
 #ifndef WK_SNAPSHOT_VERIFY_JOB_H
 #define WK_SNAPSHOT_VERIFY_JOB_H
 
+#include "base/buffer.h"
 #include "snapshot/number_set.h"
 #include "snapshot/verify.h"
 #include "store/id_map.h"
@@ -53,6 +55,7 @@ struct verify_job {
     uint64_t newest; /* number of the newest one when the run began */
     struct pack_row *packs;
     size_t pack_count;
+    struct buffer marks;     /* verify_marks.c; empty: everything is read */
     struct pack_need *needs; /* what the commits say must be there, each pack once */
     size_t need_count;
     struct id_map bad;      /* struct verify_bad */
@@ -100,6 +103,14 @@ void verify_drop_cache(struct verify_job *j); /* of all packs, so that reads com
 /* ---- verify_some.c ---- */
 
 int verify_some(struct verify_job *j, struct error *e);
+
+/* ---- verify_marks.c ---- */
+
+int verify_marks_load(struct verify_job *j, struct error *e);
+/* Up to which byte the pack was found sound, 0 = nothing is known. */
+uint64_t verify_mark_of(const struct verify_job *j, uint64_t pack_id);
+/* After all packs were read in full. Sorts j->packs by id. */
+int verify_marks_store(struct verify_job *j, struct repo *r, struct error *e);
 
 /* ---- verify_audit.c ---- */
 

@@ -17,7 +17,8 @@ struct need {
     struct hash *ids;
     size_t count, cap;
     struct number_set keys;
-    atomic_size_t next; /* the first that no worker took */
+    atomic_size_t next;          /* the first that no worker took */
+    atomic_uint_least64_t bytes; /* read */
 };
 
 static int no_memory(struct error *e)
@@ -96,19 +97,6 @@ static int gather(struct need *n, struct error *e)
 
 /* ---- reading ---- */
 
-static int place_of(struct verify_job *j, const struct hash *id, struct chunk_place *p,
-                    struct error *e)
-{
-    struct catalog *c;
-
-    int rc = repo_catalog_open(j->req->repo, &c, e);
-    if (rc != 0)
-        return rc;
-    rc = catalog_chunk(c, id, p, e);
-    repo_catalog_close(j->req->repo, c);
-    return rc;
-}
-
 static bool pack_there(const struct verify_job *j, const struct chunk_place *p)
 {
     for (size_t i = 0; i < j->pack_count; i++) {
@@ -118,29 +106,43 @@ static bool pack_there(const struct verify_job *j, const struct chunk_place *p)
     return false;
 }
 
-static int is_there(struct verify_job *j, struct chunk_source *source, const struct hash *id,
-                    size_t *len, struct error *e)
+/* What a worker reads with. */
+struct reading {
+    struct chunk_source *source;
+    struct catalog *catalog;
+};
+
+/* *len: of what was read. */
+static int is_there(struct verify_job *j, struct reading *r, const struct hash *id, size_t *len,
+                    struct error *e)
 {
+    bool full = j->req->level == VERIFY_FULL;
     struct chunk_place place;
     const uint8_t *p;
+    int rc = 0;
 
     *len = 0;
-    if (j->req->level == VERIFY_FULL)
-        return chunk_source_get(source, id, &p, len, e);
-    int rc = place_of(j, id, &place, e);
-    if (rc == 0 && !pack_there(j, &place))
+    if (!full || j->marks.len > 0)
+        rc = catalog_chunk(r->catalog, id, &place, e);
+    if (rc == 0 && !full && !pack_there(j, &place))
         rc = error_set(e, ERR_DAMAGED, "the pack that held it is missing or cut off");
-    return rc;
+    if (rc != 0 || !full)
+        return rc;
+    if (j->marks.len > 0 && place.offset < verify_mark_of(j, place.pack_id) &&
+        pack_there(j, &place))
+        return 0;
+    return chunk_source_get(r->source, id, &p, len, e);
 }
 
-static int note_bad(struct verify_job *j, const struct hash *id, const char *reason,
-                    struct error *e)
+static int note_bad(struct verify_job *j, struct reading *r, const struct hash *id,
+                    const char *reason, struct error *e)
 {
     struct chunk_place place = {0};
     struct error ignored = ERROR_INIT;
     bool fresh;
 
-    place_of(j, id, &place, &ignored);
+    if (catalog_chunk(r->catalog, id, &place, &ignored) != 0)
+        place = (struct chunk_place){0};
     size_t fault = verify_fault(j, place.pack_id, place.offset, place.offset + 1, true, reason);
     pthread_mutex_lock(&j->lock);
     struct verify_bad *b = fault == NO_FAULT ? NULL : id_map_put(&j->bad, id, &fresh);
@@ -152,19 +154,19 @@ static int note_bad(struct verify_job *j, const struct hash *id, const char *rea
     return b ? 0 : no_memory(e);
 }
 
-static int read_run(struct need *n, struct chunk_source *source, size_t from, size_t to,
-                    struct error *e)
+static int read_run(struct need *n, struct reading *r, size_t from, size_t to, struct error *e)
 {
     struct verify_job *j = n->job;
 
     for (size_t i = from; i < to; i++) {
         struct error why = ERROR_INIT;
         size_t len;
-        int rc = is_there(j, source, &n->ids[i], &len, &why);
+        int rc = is_there(j, r, &n->ids[i], &len, &why);
         if (rc != 0)
-            rc = note_bad(j, &n->ids[i], why.message, e);
+            rc = note_bad(j, r, &n->ids[i], why.message, e);
         if (rc != 0)
             return rc;
+        atomic_fetch_add_explicit(&n->bytes, len, memory_order_relaxed);
         verify_progress(j, len);
     }
     return verify_stopped(j, e);
@@ -173,19 +175,24 @@ static int read_run(struct need *n, struct chunk_source *source, size_t from, si
 static void *read_runs(void *need)
 {
     struct need *n = need;
-    struct chunk_source *source = NULL;
+    struct repo *repo = n->job->req->repo;
+    struct reading r = {0};
     struct error e = ERROR_INIT;
 
-    int rc = chunk_source_open(n->job->req->repo, &source, &e);
+    int rc = chunk_source_open(repo, &r.source, &e);
+    if (rc == 0)
+        rc = repo_catalog_open(repo, &r.catalog, &e);
     while (rc == 0) {
         size_t from = atomic_fetch_add(&n->next, RUN);
         if (from >= n->count)
             break;
-        rc = read_run(n, source, from, from + RUN < n->count ? from + RUN : n->count, &e);
+        rc = read_run(n, &r, from, from + RUN < n->count ? from + RUN : n->count, &e);
     }
     if (rc != 0)
         verify_fail(n->job, &e);
-    chunk_source_close(source);
+    if (r.catalog)
+        repo_catalog_close(repo, r.catalog);
+    chunk_source_close(r.source);
     return NULL;
 }
 
@@ -215,6 +222,7 @@ int verify_some(struct verify_job *j, struct error *e)
     if (rc == 0)
         rc = read_all(&n, e);
     j->chunks = n.count;
+    j->result->bytes = atomic_load(&n.bytes);
     chunk_source_close(n.source);
     number_set_release(&n.keys);
     free(n.ids);

@@ -1,0 +1,86 @@
+/* How far each pack was read back and found sound: a watermark, so that verifying a new snapshot
+ * costs what was stored since. Packs only grow, and their ids are never used again; hence what
+ * stands below a mark was read, whichever snapshot needs it. A pack with a fault has no mark.
+ *
+ * The marks are a note in the catalog, {u64 pack, u64 bytes} each in order of ids: a cache. Without
+ * it everything is read. */
+#include "snapshot/verify_job.h"
+
+#include "base/bytes.h"
+#include "store/catalog_write.h"
+
+#include <stdlib.h>
+
+#include "base/banned.h"
+
+static const char note_key[] = "verified";
+enum { MARK_LEN = 16 };
+
+int verify_marks_load(struct verify_job *j, struct error *e)
+{
+    struct catalog *c;
+
+    int rc = repo_catalog_open(j->req->repo, &c, e);
+    if (rc != 0)
+        return rc;
+    buffer_clear(&j->marks);
+    rc = catalog_note_get(c, note_key, &j->marks, e);
+    repo_catalog_close(j->req->repo, c);
+    if (rc == ERR_NOTFOUND) {
+        error_clear(e);
+        rc = 0;
+    }
+    return rc;
+}
+
+uint64_t verify_mark_of(const struct verify_job *j, uint64_t pack_id)
+{
+    size_t low = 0, high = j->marks.len / MARK_LEN;
+
+    while (low < high) {
+        size_t mid = low + (high - low) / 2;
+        const uint8_t *p = j->marks.data + mid * MARK_LEN;
+        if (load_u64(p) == pack_id)
+            return load_u64(p + 8);
+        if (load_u64(p) < pack_id)
+            low = mid + 1;
+        else
+            high = mid;
+    }
+    return 0;
+}
+
+static int by_id(const void *a, const void *b)
+{
+    uint64_t x = ((const struct pack_row *)a)->id;
+    uint64_t y = ((const struct pack_row *)b)->id;
+
+    return x < y ? -1 : x > y;
+}
+
+static bool is_sound(const struct verify_job *j, uint64_t pack_id)
+{
+    for (size_t i = 0; i < j->fault_count; i++) {
+        if (j->faults[i].pack_id == pack_id)
+            return false;
+    }
+    return true;
+}
+
+int verify_marks_store(struct verify_job *j, struct repo *r, struct error *e)
+{
+    struct buffer marks = BUFFER_INIT;
+
+    if (j->pack_count > 0)
+        qsort(j->packs, j->pack_count, sizeof(*j->packs), by_id);
+    for (size_t i = 0; i < j->pack_count; i++) {
+        if (!is_sound(j, j->packs[i].id))
+            continue;
+        put_u64(&marks, j->packs[i].id);
+        put_u64(&marks, j->packs[i].bytes);
+    }
+    int rc = buffer_ok(&marks) ? repo_note_put(r, note_key, marks.data, marks.len, e)
+                               : error_set(e, ERR_FAILED, "out of memory");
+    buffer_release(&marks);
+    return rc;
+}
