@@ -134,7 +134,7 @@ def curve_files(args, out):
             out.add("files", count, rss_mb=saves.service.rss_kib() / 1024, **saves.point())
         shutil.rmtree(place)
         shutil.rmtree(source)
-    out.plot("files", ("p50", "p99"), "files in the watch", "ms until durable", args.plots)
+    out.plot("files", ("p50", "cpu"), "files in the watch", "ms until durable", args.plots)
 
 
 def curve_snapshots(args, out):
@@ -143,7 +143,7 @@ def curve_snapshots(args, out):
     with Saves(args, place, source, args.files) as saves:
         next_point = 10
         while saves.done < args.upto:
-            window = min(WINDOW, next_point)
+            window = min(WINDOW, next_point - saves.done)
             while saves.done < next_point - window:
                 saves.save()
             out.add("snapshots", next_point, **saves.point(window))
@@ -152,7 +152,7 @@ def curve_snapshots(args, out):
     if not args.keep:
         shutil.rmtree(place)
         shutil.rmtree(source)
-    out.plot("snapshots", ("p50", "p99"), "snapshots", "ms until durable", args.plots)
+    out.plot("snapshots", ("p50", "cpu"), "snapshots", "ms until durable", args.plots)
 
 
 def queries(args, out, repo, source, last):

@@ -221,14 +221,15 @@ def bench_latency(args, results):
     base = os.path.join(args.work, "latency")
     shutil.rmtree(base, ignore_errors=True)
     source = os.path.join(base, "source")
-    workload.make("W5", source, args.scale, args.seed)
+    what = "W2" if args.files else "W5"
+    workload.make(what, source, args.files / 300000 if args.files else args.scale, args.seed)
     r = latency.measure(tools.Watchkeep.program, os.path.join(base, "service"), source, args.count,
                         args.settle)
     for name, values in (("watchkeep", r["ours_ms"]), ("append+fdatasync", r["floor_ms"])):
         for p in (50, 99):
-            results.add("W5", "JSON by rename, durable, p%d" % p, name,
+            results.add(what, "JSON by rename, durable, p%d" % p, name,
                         round(latency.percentile(values, p), 4), unit="ms", count=len(values))
-    results.add("W5", "service, memory", "watchkeep", round(r["rss_kib"] / 1024, 1), unit="MB")
+    results.add(what, "service, memory", "watchkeep", round(r["rss_kib"] / 1024, 1), unit="MB")
     if not args.keep:
         shutil.rmtree(base)
 
@@ -255,6 +256,7 @@ def main():
     p.add_argument("--change", action="store_true", help="also save after one change")
     p.add_argument("--no-verify", action="store_true")
     p.add_argument("--count", type=int, default=300, help="latency: how many saves")
+    p.add_argument("--files", type=int, default=0, help="latency: of W2 in the watch; default: W5")
     p.add_argument("--settle", type=int, default=20, help="latency: settle time in ms")
     p.add_argument("--out", help="append JSON lines to this file instead of printing them")
     p.add_argument("--keep", action="store_true", help="leave the scratch folder")
