@@ -16,7 +16,7 @@
 
 #define VFS_NAME "watchkeep"
 
-#define VFS_PAGE 8192
+#define VFS_PAGE 4096
 enum { VFS_RESERVED = 8 };
 
 /* The checksum of n bytes under a seed; any thread. */

@@ -17,6 +17,8 @@
 #define MS UINT64_C(1000000)
 #define IDLE_AFTER_NS (1000 * MS)
 
+#define USES_AT_MOST 256 /* of the store before it tidies up between two saves */
+
 enum { MORE_TIME_EVERY_MS = 5000, MORE_TIME_US = 30000000, SILENT_MAX_MS = 300000 };
 
 /* ---- idle work ---- */
@@ -60,18 +62,21 @@ bool service_quiet(struct service *s)
 
 void service_store_used(struct service *s)
 {
-    s->idle_at = clock_mono_ns() + IDLE_AFTER_NS;
+    uint64_t now = clock_mono_ns();
+
+    s->idle_at = ++s->store_uses < USES_AT_MOST ? now + IDLE_AFTER_NS : now;
 }
 
 static void idle_if_due(struct service *s, uint64_t now)
 {
     if (now < s->idle_at || s->idling || s->stopping)
         return;
-    if (!service_quiet(s)) {
+    if (!service_quiet(s) && s->store_uses < USES_AT_MOST) {
         s->idle_at = now + IDLE_AFTER_NS;
         return;
     }
     s->idle_at = UINT64_MAX;
+    s->store_uses = 0;
     s->idling = true;
     s->idle_job = (struct job){.rank = JOB_IDLE, .run = run_idle, .done = on_idle_done};
     jobs_push(s->jobs, &s->idle_job);
