@@ -513,7 +513,7 @@ int catalog_pack_cut(struct catalog *c, const struct catalog_pack *row, uint64_t
         return 0;
     cut.len = end;
     cut.sealed = false;
-    return end == 0 ? cat_run(c, e, CAT_PACK_DELETE, "i", id) : catalog_pack_put(c, &cut, e);
+    return catalog_pack_put(c, &cut, e);
 }
 
 /* ---- audit ---- */

@@ -193,7 +193,7 @@ bool repo_space_is_short(const struct repo *r);
 /* Cut data packs behind what is needed of them. Does nothing while a save is open, or a reader
  * holds a lease. */
 int repo_give_back(struct repo *r, struct error *e);
-/* Places in data packs that are shorter than the catalog believes, or gone, are forgotten. */
+/* Places in data packs that are shorter than the catalog believes are forgotten. */
 int repo_forget_cut(struct repo *r, struct error *e);
 
 /* ---- repo_losses.c; while the handle is being opened ---- */

@@ -207,11 +207,6 @@ static int cut_file(struct repo *r, const struct pack_file *f, uint64_t end, str
     int rc = 0;
 
     pack_file_name(f->kind, f->id, name);
-    if (end == PACK_HEADER_LEN && f->id + 1 < r->next_pack) {
-        if (fileops->unlinkat(r->packs_fd, name, 0) < 0 && errno != ENOENT)
-            rc = error_sys(e, errno, "cannot remove pack '%s'", name);
-        return rc;
-    }
     int fd = fileops->openat(r->packs_fd, name, O_RDWR | O_CLOEXEC | O_NOFOLLOW, 0);
     if (fd < 0)
         return error_sys(e, errno, "cannot open pack '%s'", name);
@@ -296,14 +291,6 @@ int repo_give_back(struct repo *r, struct error *e)
 
 /* ---- and forgetting what was cut ---- */
 
-/* Bytes of a data pack that are there, 0 without the file. */
-static uint64_t size_of_pack(struct repo *r, uint64_t id)
-{
-    struct pack_file f;
-
-    return repo_file_known(r, id, &f) ? f.size : 0;
-}
-
 static int forget_rows(struct repo *r, const struct catalog_pack *rows, size_t count,
                        struct error *e)
 {
@@ -311,13 +298,14 @@ static int forget_rows(struct repo *r, const struct catalog_pack *rows, size_t c
 
     for (size_t i = 0; rc == 0 && i < count; i++) {
         const struct catalog_pack *row = &rows[i];
-        uint64_t size = size_of_pack(r, row->id);
-        if (row->kind != PACK_DATA || row->len <= size)
+        struct pack_file f;
+        /* A pack that is missing was not cut: its row stays, so that it is missed. */
+        if (row->kind != PACK_DATA || !repo_file_known(r, row->id, &f) || row->len <= f.size)
             continue;
         rc = catalog_begin(r->writer, e);
         if (rc < 0)
             return rc;
-        rc = catalog_pack_cut(r->writer, row, size, e);
+        rc = catalog_pack_cut(r->writer, row, f.size, e);
         if (rc == 0)
             rc = catalog_commit(r->writer, e);
         else
