@@ -27,22 +27,12 @@ void repo_losses_free(struct repo *r)
 
 /* ---- before ---- */
 
-static bool opens(struct repo *r, const struct pack_file *f)
-{
-    struct error ignored = ERROR_INIT;
-    struct pack *p = NULL;
-
-    int rc = pack_open(r->packs_fd, f->kind, f->id, r->id, false, &p, &ignored);
-    pack_close(p);
-    return rc == 0;
-}
-
 static int add_loss(struct repo *r, uint64_t id, uint8_t kind, uint64_t was)
 {
     struct pack_file f = {.size = 0};
     bool there = repo_file_known(r, id, &f);
 
-    bool unlike = there && !opens(r, &f);
+    bool unlike = there && !repo_file_is_itself(r, &f);
 
     if (id == 0 || (there && !unlike && f.size >= was))
         return 0;

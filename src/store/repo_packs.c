@@ -113,6 +113,16 @@ bool repo_file_known(struct repo *r, uint64_t id, struct pack_file *f)
     return found;
 }
 
+bool repo_file_is_itself(struct repo *r, const struct pack_file *f)
+{
+    struct error ignored = ERROR_INIT;
+    struct pack *p = NULL;
+
+    int rc = pack_open(r->packs_fd, f->kind, f->id, r->id, false, &p, &ignored);
+    pack_close(p);
+    return rc == 0;
+}
+
 /* New ids only grow, so that the end is the right place. */
 int repo_file_add(struct repo *r, uint8_t kind, uint64_t id, struct error *e)
 {

@@ -139,6 +139,8 @@ int repo_no_writer(const struct repo *r, struct error *e); /* ERR_DENIED unless 
 /* ---- repo_packs.c ---- */
 int repo_files_scan(struct repo *r, struct error *e); /* fills files; next_pack above them */
 bool repo_file_known(struct repo *r, uint64_t id, struct pack_file *f); /* any thread */
+/* Whether its header says that it is this pack of this repository. */
+bool repo_file_is_itself(struct repo *r, const struct pack_file *f);
 int repo_file_add(struct repo *r, uint8_t kind, uint64_t id, struct error *e);
 /* Borrow a descriptor for reading, its length not bounded. Any thread. */
 int repo_pack_get(struct repo *r, uint64_t id, struct pack **out, struct error *e);

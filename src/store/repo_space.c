@@ -299,8 +299,10 @@ static int forget_rows(struct repo *r, const struct catalog_pack *rows, size_t c
     for (size_t i = 0; rc == 0 && i < count; i++) {
         const struct catalog_pack *row = &rows[i];
         struct pack_file f;
-        /* A pack that is missing was not cut: its row stays, so that it is missed. */
-        if (row->kind != PACK_DATA || !repo_file_known(r, row->id, &f) || row->len <= f.size)
+        /* A pack that is missing, or another one, was not cut: its row stays, so that verify
+         * misses it. */
+        if (row->kind != PACK_DATA || !repo_file_known(r, row->id, &f) || row->len <= f.size ||
+            !repo_file_is_itself(r, &f))
             continue;
         rc = catalog_begin(r->writer, e);
         if (rc < 0)
