@@ -17,6 +17,7 @@ enum {
     BATCH_FILES = 512,
     BATCH_DIRS = 24,
     FLIGHT_PER_WORKER = 4,
+    FEW_FILES = 16,
     WORTH_THREADS = 4 * 1024 * 1024, /* one file of this length is read by several */
 };
 
@@ -38,6 +39,7 @@ static void batch_run(struct task *t, void *worker)
     struct error e = ERROR_INIT;
     int rc = 0;
 
+    w->few = b->files <= FEW_FILES;
     for (struct file_job *j = b->first; rc == 0 && j; j = j->next)
         rc = file_job_run(w, j, &e);
     if (rc < 0)

@@ -62,11 +62,7 @@ struct image { /* what is to be stored */
 static int store_image(struct save_worker *w, struct file_job *j, struct image *i,
                        const struct signature *s, int fd, struct error *e)
 {
-    struct known_chunks known;
-
-    known_chunks_load(w, j, &known);
-    int rc = stream_store(w, j, &i->stream, i->page_size, &known, e);
-    known_chunks_release(&known);
+    int rc = stream_store(w, j, &i->stream, i->page_size, e);
     if (rc < 0)
         return rc;
     file_job_set_stat(j, s);

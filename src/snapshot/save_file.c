@@ -114,6 +114,7 @@ void file_job_free(struct file_job *j)
     file_job_forget(j);
     if (j->has_old)
         node_release(&j->old);
+    known_chunks_release(&j->known);
     buffer_release(&j->cache);
     dir_handle_drop(j->dir);
     free(j);
@@ -161,34 +162,6 @@ void save_worker_release(struct save_worker *w)
 
 /* ---- chunks of the last version ---- */
 
-static int by_fast(const void *a, const void *b)
-{
-    return memcmp(&((const struct known_chunk *)a)->fast, &((const struct known_chunk *)b)->fast,
-                  sizeof(struct fast_hash));
-}
-
-struct take_known {
-    struct known_chunks *k;
-    const uint8_t *fast;
-    uint32_t count;
-    bool fits;
-};
-
-static int take_known(void *ctx, uint64_t off, const struct chunk_ref *ref, struct error *e)
-{
-    struct take_known *t = ctx;
-
-    if (t->k->count == t->count) {
-        t->fits = false;
-        return 1;
-    }
-    struct known_chunk *c = &t->k->v[t->k->count];
-    memcpy(&c->fast, t->fast + (size_t)t->k->count * sizeof(c->fast), sizeof(c->fast));
-    c->ref = *ref;
-    t->k->count++;
-    return 0;
-}
-
 bool file_job_load_old(struct file_job *j)
 {
     struct error e = ERROR_INIT;
@@ -198,65 +171,41 @@ bool file_job_load_old(struct file_job *j)
     return j->has_old;
 }
 
-/* Any failure means that nothing is known: then SHA-256 tells. */
-static bool walk_known(struct save_worker *w, struct file_job *j, struct take_known *t)
+static int take_known(void *ctx, uint64_t off, const struct chunk_ref *ref, struct error *e)
+{
+    return known_chunks_add(ctx, ref) ? 0 : 1;
+}
+
+static int take_known_list(void *ctx, unsigned level, uint64_t off, const struct chunk_ref *ref,
+                           struct error *e)
+{
+    return known_chunks_add_list(ctx, level, off, ref) ? 0 : 1;
+}
+
+static bool walk_known(struct save_worker *w, struct file_job *j)
 {
     struct error e = ERROR_INIT;
 
-    if (j->old.depth == 0) {
-        for (uint32_t i = 0; t->fits && i < j->old.ref_count; i++)
-            take_known(t, 0, &j->old.refs[i], &e);
-    } else {
-        if (!w->source && chunk_source_open(w->work->req->repo, &w->source, &e) < 0)
-            return false;
-        if (content_walk(w->source, &j->old, take_known, t, &e) != 0)
-            return false;
-    }
-    return t->fits && t->k->count == t->count;
+    if (j->old.depth > 0 && !w->source && chunk_source_open(w->work->req->repo, &w->source, &e) < 0)
+        return false;
+    return content_walk_lists(w->source, &j->old, take_known_list, take_known, &j->known, &e) == 0;
 }
 
-void known_chunks_load(struct save_worker *w, struct file_job *j, struct known_chunks *k)
+/* Any failure means that nothing is known: then the file is cut and hashed as a new one is. */
+void file_job_load_known(struct save_worker *w, struct file_job *j)
 {
+    const uint8_t *fast = NULL;
     struct signature ignored;
+
+    if (j->known.count > 0 || !file_job_load_old(j) || j->old.ref_count == 0)
+        return;
+    bool ok = walk_known(w, j);
     size_t at = signature_decode(j->old_cache, j->old_cache_len, &ignored);
-
-    *k = (struct known_chunks){0};
-    if (at == 0 || at == j->old_cache_len || !file_job_load_old(j))
-        return;
-    struct take_known t = {.k = k, .fast = j->old_cache + at, .fits = true};
-    t.count = (uint32_t)((j->old_cache_len - at) / sizeof(struct fast_hash));
-    if (t.count > 0)
-        k->v = calloc(t.count, sizeof(*k->v));
-    if (!k->v || !walk_known(w, j, &t)) {
-        known_chunks_release(k);
-        return;
-    }
-    if (k->count > 1)
-        qsort(k->v, k->count, sizeof(*k->v), by_fast);
-}
-
-void known_chunks_release(struct known_chunks *k)
-{
-    free(k->v);
-    *k = (struct known_chunks){0};
-}
-
-const struct chunk_ref *known_chunks_find(const struct known_chunks *k, const struct fast_hash *f,
-                                          uint64_t len)
-{
-    uint32_t low = 0, high = k ? k->count : 0;
-
-    while (low < high) {
-        uint32_t mid = low + (high - low) / 2;
-        int d = memcmp(f, &k->v[mid].fast, sizeof(*f));
-        if (d == 0)
-            return k->v[mid].ref.len == len ? &k->v[mid].ref : NULL;
-        if (d < 0)
-            high = mid;
-        else
-            low = mid + 1;
-    }
-    return NULL;
+    if (at > 0 && j->old_cache_len > at &&
+        (j->old_cache_len - at) / sizeof(struct fast_hash) == j->known.count)
+        fast = j->old_cache + at;
+    if (!ok || !known_chunks_ready(&j->known, fast))
+        known_chunks_release(&j->known);
 }
 
 /* ---- the batch of small files ---- */
@@ -286,33 +235,56 @@ static bool room_for_chunk(struct save_worker *w)
     return true;
 }
 
-/* The file's bytes stand at raw + raw_len. Those of chunks that are ours to put stay there. */
-static int cut_small(struct save_worker *w, struct file_job *j, uint32_t len,
-                     const struct known_chunks *k, struct error *e)
+/* p is a chunk that is ours to put; it moves to the end of the batch. */
+static int add_to_batch(struct save_worker *w, const struct chunk_ref *ref, const uint8_t *p,
+                        struct error *e)
 {
-    struct chunker c = chunker_for(len, 0);
-    uint8_t *from = w->raw + w->raw_len;
-
-    for (uint32_t left = len; left > 0;) {
-        struct chunk_ref ref;
-        struct fast_hash fast;
-        uint32_t n = (uint32_t)chunker_next(&c, from, left, 1);
-        int rc = chunk_identify(w->work, k, from, n, &ref, &fast, e);
-        if (rc < 0)
-            return rc;
-        if (!file_job_add_chunk(j, &ref, &fast) || (rc == 1 && !room_for_chunk(w)))
-            return no_memory(e);
-        if (rc == 1) {
-            if (from != w->raw + w->raw_len)
-                memmove(w->raw + w->raw_len, from, n);
-            w->chunks[w->chunk_count++] =
-                (struct block_chunk){.id = ref.id, .raw_off = w->raw_len, .raw_len = n};
-            w->raw_len += n;
-        }
-        from += n;
-        left -= n;
-    }
+    if (!room_for_chunk(w))
+        return no_memory(e);
+    if (p != w->raw + w->raw_len)
+        memmove(w->raw + w->raw_len, p, ref->len);
+    w->chunks[w->chunk_count++] =
+        (struct block_chunk){.id = ref->id, .raw_off = w->raw_len, .raw_len = (uint32_t)ref->len};
+    w->raw_len += (uint32_t)ref->len;
     return 0;
+}
+
+static int put_small(struct save_worker *w, struct file_job *j, const struct cut *cut,
+                     const uint8_t *p, struct error *e)
+{
+    struct chunk_ref ref;
+    struct fast_hash fast;
+
+    int rc = chunk_identify(w->work, cut, p, &ref, &fast, e);
+    if (rc < 0)
+        return rc;
+    if (!file_job_add_chunk(j, &ref, &fast))
+        return no_memory(e);
+    if (rc == 1 && (w->few || cut->len >= DELTA_LEN_MIN)) {
+        int alone = chunk_put_alone(w, j, cut, &ref, p, e);
+        rc = alone < 0 ? alone : 1 - alone;
+    }
+    return rc == 1 ? add_to_batch(w, &ref, p, e) : rc;
+}
+
+/* The file's bytes stand at raw + raw_len. Those of chunks that go to the batch stay there. */
+static int cut_small(struct save_worker *w, struct file_job *j, uint32_t len, struct error *e)
+{
+    struct cutter c;
+    struct cut cuts[32];
+    uint8_t *from = w->raw + w->raw_len;
+    uint32_t count;
+    int rc = 0;
+
+    cutter_init(&c, len, 0, &j->known, w->work->secret);
+    while (rc == 0 && len > 0) {
+        len -= (uint32_t)cutter_cut(&c, from, len, true, cuts, 32, &count);
+        for (uint32_t i = 0; rc == 0 && i < count; i++) {
+            rc = put_small(w, j, &cuts[i], from, e);
+            from += cuts[i].len;
+        }
+    }
+    return rc;
 }
 
 /* ---- one reading ---- */
@@ -326,7 +298,6 @@ struct reading {
     bool small;     /* its bytes stand behind the worker's batch */
     bool cut_short; /* it ended before the length seen at first */
     bool hole;      /* nothing of it is stored: it reads as zeros, and takes no room */
-    const struct known_chunks *known;
 };
 
 static bool same_again(struct reading *r, uint32_t len)
@@ -401,7 +372,7 @@ static int read_large(struct reading *r, struct error *e)
     }
     struct stream s = {.fd = r->f.fd, .runs = j->extents, .run_count = runs, .len = r->f.len};
     struct stream again = s;
-    rc = stream_store(r->worker, j, &s, 0, r->known, e);
+    rc = stream_store(r->worker, j, &s, 0, e);
     if (rc < 0)
         return s.read_failed ? ERR_INCOMPLETE : rc;
     r->verdict = file_read_check(&r->f);
@@ -560,7 +531,7 @@ static int accept(struct reading *r, bool unstable, struct error *e)
     int rc = 0;
 
     if (r->small && !r->hole)
-        rc = cut_small(r->worker, j, (uint32_t)r->f.len, r->known, e);
+        rc = cut_small(r->worker, j, (uint32_t)r->f.len, e);
     if (rc < 0)
         return rc;
     file_job_set_stat(j, &s);
@@ -662,17 +633,16 @@ static int try_file(struct reading *r, bool last, struct error *e)
 
 int file_job_run(struct save_worker *w, struct file_job *j, struct error *e)
 {
-    struct known_chunks known;
-    struct reading r = {.worker = w, .job = j, .f = {.fd = -1}, .known = &known};
+    struct reading r = {.worker = w, .job = j, .f = {.fd = -1}};
     int rc = 1;
 
-    known_chunks_load(w, j, &known);
+    file_job_load_known(w, j);
     for (unsigned i = 0; rc == 1; i++) {
         unsigned tries = i > 0 ? file_tries(r.f.len) : FILE_TRIES;
         if (i > 0)
             file_pause(i - 1);
         rc = try_file(&r, i + 1 >= tries, e);
     }
-    known_chunks_release(&known);
+    known_chunks_release(&j->known);
     return rc;
 }

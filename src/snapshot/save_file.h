@@ -8,15 +8,17 @@
 #include "capture/file_read.h"
 #include "capture/signature.h"
 #include "snapshot/save.h"
+#include "snapshot/save_cut.h"
 #include "snapshot/task_pool.h"
-#include "store/chunker.h"
 
 #include <stdatomic.h>
 
 #define SMALL_FILE_MAX (512 * 1024)     /* longer ones are streamed, piece by piece */
 #define BLOCK_RAW_LEN (2 * 1024 * 1024) /* small files are packed together up to this length */
-#define CACHED_CHUNKS_MAX 4096          /* fast hashes kept of one file */
+#define CACHED_CHUNKS_MAX 65536         /* fast hashes kept of one file */
 #define UNHASHED_MAX 8192               /* a file of one chunk up to here has none kept */
+#define DELTA_LEN_MIN 4096              /* shorter ones alone only where few files change */
+#define DELTA_MISSES_MAX 4              /* chunks of a file one after the other, no deltas */
 
 /* A folder's descriptor, shared by the jobs in it. Any thread. */
 struct dir_handle {
@@ -62,7 +64,9 @@ struct file_job {
     struct node_extent *extents;
     struct node old; /* decoded old_meta, when has_old */
     bool has_old;
-    char *text; /* reason or receipt */
+    struct known_chunks known; /* of the old version */
+    atomic_uint misses;        /* chunks in a row that were no worthwhile deltas */
+    char *text;                /* reason or receipt */
 };
 
 /* Strings and old versions are copied. NULL on no memory. */
@@ -96,6 +100,7 @@ struct save_worker {
     struct block_chunk *chunks;
     uint32_t chunk_count, chunk_cap;
     struct chunk_source *source; /* opened on first use */
+    bool few;                    /* files are in the batch: each may have blocks of its own */
 };
 void save_worker_release(struct save_worker *w);
 
@@ -117,29 +122,23 @@ struct stream {
     bool ended_early;
     bool read_failed; /* the error is one of the source */
 };
-/* The chunks of a file's last version, to be known again by their fast hashes. */
-struct known_chunks {
-    struct known_chunk {
-        struct fast_hash fast;
-        struct chunk_ref ref;
-    } * v; /* sorted by fast */
-    uint32_t count;
-};
-void known_chunks_load(struct save_worker *w, struct file_job *j, struct known_chunks *k);
-void known_chunks_release(struct known_chunks *k);
-const struct chunk_ref *known_chunks_find(const struct known_chunks *k, const struct fast_hash *f,
-                                          uint64_t len);
+/* The chunks of the job's last version into j->known; none when they cannot be had. */
+void file_job_load_known(struct save_worker *w, struct file_job *j);
 
 /* Append a chunk to the job's list; false on no memory. */
 bool file_job_add_chunk(struct file_job *j, const struct chunk_ref *ref,
                         const struct fast_hash *fast);
-/* Identity of a chunk: from k when its fast hash is known, else by SHA-256; then claim it. 1: this
- * caller has to put it. */
-int chunk_identify(struct save_work *w, const struct known_chunks *k, const uint8_t *p, uint32_t n,
+/* Identity of a chunk that was cut from j's file: what the cut tells, else by SHA-256; then claim
+ * it. 1: this caller has to put it. */
+int chunk_identify(struct save_work *w, const struct cut *cut, const uint8_t *p,
                    struct chunk_ref *ref, struct fast_hash *fast, struct error *e);
+/* A chunk to put that replaces one of the last version gets a block of its own, a delta where that
+ * pays. 1: put; 0: it is the caller's to put together with others. */
+int chunk_put_alone(struct save_worker *w, struct file_job *j, const struct cut *cut,
+                    const struct chunk_ref *ref, const uint8_t *p, struct error *e);
 /* Cut, hash and store all of s, adding to the job's chunks. */
 int stream_store(struct save_worker *w, struct file_job *j, struct stream *s, uint32_t page_size,
-                 const struct known_chunks *k, struct error *e);
+                 struct error *e);
 /* Whether a second pass finds the same chunks. s: at its beginning. */
 int stream_same(struct save_worker *w, const struct file_job *j, struct stream *s, bool *same,
                 struct error *e);

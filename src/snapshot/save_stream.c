@@ -3,6 +3,7 @@
  * bounded, and with it the memory. */
 #include "snapshot/save_file.h"
 
+#include "base/bytes.h"
 #include "store/chunk_list.h"
 
 #include <errno.h>
@@ -90,18 +91,36 @@ static int no_memory(struct error *e)
     return error_sys(e, ENOMEM, "cannot save a file");
 }
 
-int chunk_identify(struct save_work *w, const struct known_chunks *k, const uint8_t *p, uint32_t n,
+int chunk_identify(struct save_work *w, const struct cut *cut, const uint8_t *p,
                    struct chunk_ref *ref, struct fast_hash *fast, struct error *e)
 {
-    hash_fast(p, n, w->secret, fast);
-    const struct chunk_ref *known = known_chunks_find(k, fast, n);
-    ref->len = n;
-    if (known)
-        ref->id = known->id;
-    else
-        hash_sha256(p, n, &ref->id);
+    *fast = cut->fast;
+    *ref = (struct chunk_ref){.id = cut->id, .len = cut->len};
+    if (!cut->has_fast)
+        hash_fast(p, cut->len, w->secret, fast);
+    if (!cut->has_id)
+        hash_sha256(p, cut->len, &ref->id);
     /* Also when it was known: what was found lost is stored again. */
     return txn_claim(w->txn, &ref->id, e);
+}
+
+/* A file that became another one is not tried to its end. */
+int chunk_put_alone(struct save_worker *w, struct file_job *j, const struct cut *cut,
+                    const struct chunk_ref *ref, const uint8_t *p, struct error *e)
+{
+    const struct block_chunk c = {.id = ref->id, .raw_len = cut->len};
+
+    if (cut->old == 0 || cut->same || atomic_load(&j->misses) >= DELTA_MISSES_MAX)
+        return 0;
+    int rc = txn_put_version(w->work->txn, &w->source, &c, p, false,
+                             &j->known.v[cut->old - 1].ref.id, cut->len >= DELTA_LEN_MIN, e);
+    if (rc < 0)
+        return rc;
+    if (rc == 1)
+        atomic_store(&j->misses, 0);
+    else
+        atomic_fetch_add(&j->misses, 1);
+    return 1;
 }
 
 /* ---- pieces ---- */
@@ -113,7 +132,7 @@ struct piece {
     uint8_t *raw;
     uint32_t raw_len;
     uint32_t count;
-    uint32_t *lens; /* count of them; then what they are */
+    struct cut *cuts; /* count of them; then what they are */
     struct chunk_ref *refs;
     struct fast_hash *fast;
     struct block_chunk *block;
@@ -122,8 +141,7 @@ struct piece {
 struct cutting { /* one file on its way */
     struct save_worker *worker;
     struct file_job *job;
-    const struct known_chunks *known;
-    struct chunker chunker;
+    struct cutter cutter;
     uint32_t piece_cap, chunks_cap;
     unsigned under_way, limit;
     struct piece *first, **end;
@@ -134,7 +152,7 @@ static void piece_free(struct piece *p)
     if (!p)
         return;
     free(p->raw);
-    free(p->lens);
+    free(p->cuts);
     free(p->refs);
     free(p->fast);
     free(p->block);
@@ -149,38 +167,43 @@ static struct piece *piece_new(struct cutting *c)
         return NULL;
     p->cutting = c;
     p->raw = malloc(c->piece_cap);
-    p->lens = calloc(c->chunks_cap, sizeof(*p->lens));
+    p->cuts = calloc(c->chunks_cap, sizeof(*p->cuts));
     p->refs = calloc(c->chunks_cap, sizeof(*p->refs));
     p->fast = calloc(c->chunks_cap, sizeof(*p->fast));
     p->block = calloc(c->chunks_cap, sizeof(*p->block));
-    if (p->raw && p->lens && p->refs && p->fast && p->block)
+    if (p->raw && p->cuts && p->refs && p->fast && p->block)
         return p;
     piece_free(p);
     return NULL;
 }
 
-/* Chunks that are ours to put move together at the front, and become one block. */
-static int piece_store(struct piece *p, struct save_work *work, struct error *e)
+/* Chunks that are ours to put move together at the front, and become one block; but for those that
+ * replace one of the last version. */
+static int piece_store(struct piece *p, struct save_worker *w, struct error *e)
 {
     uint32_t from = 0, to = 0, claimed = 0;
 
     for (uint32_t i = 0; i < p->count; i++) {
-        int rc = chunk_identify(work, p->cutting->known, p->raw + from, p->lens[i], &p->refs[i],
-                                &p->fast[i], e);
+        const struct cut *cut = &p->cuts[i];
+        int rc = chunk_identify(w->work, cut, p->raw + from, &p->refs[i], &p->fast[i], e);
+        if (rc == 1) {
+            int alone = chunk_put_alone(w, p->cutting->job, cut, &p->refs[i], p->raw + from, e);
+            rc = alone < 0 ? alone : 1 - alone;
+        }
         if (rc < 0)
             return rc;
         if (rc == 1) {
             if (from != to)
-                memmove(p->raw + to, p->raw + from, p->lens[i]);
+                memmove(p->raw + to, p->raw + from, cut->len);
             p->block[claimed++] =
-                (struct block_chunk){.id = p->refs[i].id, .raw_off = to, .raw_len = p->lens[i]};
-            to += p->lens[i];
+                (struct block_chunk){.id = p->refs[i].id, .raw_off = to, .raw_len = cut->len};
+            to += cut->len;
         }
-        from += p->lens[i];
+        from += cut->len;
     }
     if (claimed == 0)
         return 0;
-    return txn_put_block(work->txn, p->block, claimed, p->raw, to, false, NULL, NULL, 0, e);
+    return txn_put_block(w->work->txn, p->block, claimed, p->raw, to, false, NULL, NULL, 0, e);
 }
 
 static void piece_run(struct task *t, void *worker)
@@ -189,7 +212,7 @@ static void piece_run(struct task *t, void *worker)
     struct save_work *work = ((struct save_worker *)worker)->work;
     struct error e = ERROR_INIT;
 
-    if (save_work_check(work, &e) < 0 || piece_store(p, work, &e) < 0)
+    if (save_work_check(work, &e) < 0 || piece_store(p, worker, &e) < 0)
         save_work_fail(work, &e);
 }
 
@@ -258,21 +281,6 @@ static int push(struct cutting *c, struct piece *p, struct error *e)
     return collect(c, false, e);
 }
 
-/* Cut what p holds; what is too short to decide about stays behind *cut_len. */
-static void cut(struct cutting *c, struct piece *p, size_t have, bool at_end)
-{
-    size_t at = 0;
-
-    while (at < have && p->count < c->chunks_cap) {
-        size_t n = chunker_next(&c->chunker, p->raw + at, have - at, at_end);
-        if (n == 0)
-            break;
-        p->lens[p->count++] = (uint32_t)n;
-        at += n;
-    }
-    p->raw_len = (uint32_t)at;
-}
-
 static int run_cutting(struct cutting *c, struct stream *s, struct error *e)
 {
     struct piece *p = NULL, *next = NULL;
@@ -293,7 +301,8 @@ static int run_cutting(struct cutting *c, struct stream *s, struct error *e)
         have += got;
         if (have == 0)
             break;
-        cut(c, p, have, at_end);
+        p->raw_len = (uint32_t)cutter_cut(&c->cutter, p->raw, have, at_end, p->cuts, c->chunks_cap,
+                                          &p->count);
         have -= p->raw_len;
         next = have > 0 ? piece_new(c) : NULL;
         if (have > 0 && !next) {
@@ -312,14 +321,14 @@ static int run_cutting(struct cutting *c, struct stream *s, struct error *e)
 }
 
 int stream_store(struct save_worker *w, struct file_job *j, struct stream *s, uint32_t page_size,
-                 const struct known_chunks *k, struct error *e)
+                 struct error *e)
 {
-    struct cutting c = {.worker = w, .job = j, .known = k};
+    struct cutting c = {.worker = w, .job = j};
     struct error other = ERROR_INIT;
 
-    c.chunker = chunker_for(stream_len(s), page_size);
-    c.piece_cap = 2 * c.chunker.max > PIECE_LEN ? 2 * (uint32_t)c.chunker.max : PIECE_LEN;
-    c.chunks_cap = c.piece_cap / (uint32_t)c.chunker.min + 2;
+    cutter_init(&c.cutter, stream_len(s), page_size, &j->known, w->work->secret);
+    c.piece_cap = 2 * c.cutter.longest > PIECE_LEN ? 2 * (uint32_t)c.cutter.longest : PIECE_LEN;
+    c.chunks_cap = c.piece_cap / (uint32_t)c.cutter.chunker.min + 2;
     c.limit = PIECES_RAW_MAX / c.piece_cap;
     if (c.limit > 2 * w->work->pool.count + 1)
         c.limit = 2 * w->work->pool.count + 1;
@@ -354,6 +363,9 @@ int stream_same(struct save_worker *w, const struct file_job *j, struct stream *
 
 struct list_sink {
     struct save_worker *worker;
+    struct file_job *job;
+    unsigned level;    /* of the list chunk that comes next */
+    uint64_t off, len; /* where it begins in the content; of the content */
     struct buffer raw;
     struct buffer chunks; /* struct block_chunk */
 };
@@ -373,31 +385,65 @@ static int put_lists(struct list_sink *s, struct error *e)
     return rc;
 }
 
+/* Content under a list chunk; whole levels come one after the other. */
+static uint64_t step_over(struct list_sink *s, const uint8_t *p, size_t n)
+{
+    uint64_t len = 0;
+
+    if (s->off == s->len) {
+        s->level++;
+        s->off = 0;
+    }
+    for (size_t at = 0; at < n; at += CHUNK_REF_LEN)
+        len += load_u64(p + at + HASH_LEN);
+    s->off += len;
+    return len;
+}
+
 static int take_list(void *ctx, const struct hash *id, const void *p, size_t n, struct error *e)
 {
     struct list_sink *s = ctx;
-    int rc = txn_claim(s->worker->work->txn, id, e);
+    struct save_worker *w = s->worker;
+    uint64_t len = step_over(s, p, n);
+    struct block_chunk c = {.id = *id, .raw_len = (uint32_t)n};
 
+    int rc = txn_claim(w->work->txn, id, e);
     if (rc <= 0)
         return rc;
+    const struct hash *old = known_chunks_list(&s->job->known, s->level, s->off - len, len);
+    if (old) {
+        rc = txn_put_version(w->work->txn, &w->source, &c, p, true, old, true, e);
+        return rc < 0 ? rc : 0;
+    }
     if (s->raw.len > 0 && s->raw.len + n > LIST_BLOCK_MAX) {
         rc = put_lists(s, e);
         if (rc < 0)
             return rc;
     }
-    struct block_chunk c = {.id = *id, .raw_off = (uint32_t)s->raw.len, .raw_len = (uint32_t)n};
+    c.raw_off = (uint32_t)s->raw.len;
     buffer_append(&s->raw, p, n);
     buffer_append(&s->chunks, &c, sizeof(c));
     return 0;
 }
 
+static uint64_t content_len(const struct file_job *j)
+{
+    uint64_t sum = 0;
+
+    for (uint32_t i = 0; i < j->ref_count; i++)
+        sum += j->refs[i].len;
+    return sum;
+}
+
 int file_job_fold(struct save_worker *w, struct file_job *j, struct error *e)
 {
-    struct list_sink sink = {.worker = w, .raw = BUFFER_INIT, .chunks = BUFFER_INIT};
+    struct list_sink sink = {.worker = w, .job = j, .raw = BUFFER_INIT, .chunks = BUFFER_INIT};
     int rc = 0;
 
     j->n.depth = 0;
     if (j->ref_count > NODE_INLINE_REFS) {
+        sink.level = 1;
+        sink.len = content_len(j);
         rc = chunk_list_fold(&j->refs, &j->ref_count, &j->n.depth, take_list, &sink, e);
         if (rc == 0)
             rc = put_lists(&sink, e);

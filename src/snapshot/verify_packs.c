@@ -119,7 +119,7 @@ static bool expand(struct expander *x, const struct record *r, const struct bloc
 
     if (!raw_reserve(x, b->raw_len))
         return false;
-    if (b->has_base && chunk_source_get(x->source, &b->base, &base, &base_len, &e) != 0) {
+    if (b->has_base && chunk_source_get(x->source, &b->base.id, &base, &base_len, &e) != 0) {
         block_fault(x, r, "the base of a delta cannot be read", e.message);
         return false;
     }
@@ -277,6 +277,17 @@ static int note(struct number_set *s, uint64_t v, struct error *e)
     return number_set_add(s, v) < 0 ? no_memory(e) : 0;
 }
 
+static int check_commit_list(const struct commit *c, struct error *e)
+{
+    struct buffer ops = BUFFER_INIT;
+
+    if (c->list_len == 0)
+        return 0;
+    int rc = commit_list_decode(c, &ops, e);
+    buffer_release(&ops);
+    return rc;
+}
+
 /* A commit follows on the one before by its hash. *why stays NULL when all is well. */
 static int check_commit(struct pack_walk *w, uint64_t from, uint64_t to, const uint8_t *body,
                         size_t len, const char **why, struct error *e)
@@ -298,6 +309,8 @@ static int check_commit(struct pack_walk *w, uint64_t from, uint64_t to, const u
     log->has_chain = true;
     rc = note(&log->commits, c.number, e);
     w->last_number = c.number;
+    if (rc == 0)
+        rc = check_commit_list(&c, e);
     commit_release(&c);
     return rc;
 }

@@ -11,7 +11,6 @@
 enum {
     BLOCK_HEADER_LEN = 16,
     ENTRY_LEN = HASH_LEN + 4,
-    FLAG_BASE = 1, /* other flags must be known */
     OFF_CODEC = 0,
     OFF_PACKED_LEN = 12,
 };
@@ -27,16 +26,17 @@ static int damaged(struct error *e)
 
 /* Header, base and table of chunks; codec and packed length are filled in later. */
 static void put_head(const struct block_chunk *chunks, uint32_t count, uint32_t raw_len,
-                     const struct hash *base, struct buffer *out)
+                     const struct block_base *link, struct buffer *out)
 {
     put_u8(out, CODEC_STORED);
-    put_u8(out, base ? FLAG_BASE : 0);
-    put_u16(out, 0);
+    put_u8(out, link ? BLOCK_HAS_BASE : 0);
+    put_u8(out, link ? link->rank : 0);
+    put_u8(out, link ? link->depth : 0);
     put_u32(out, count);
     put_u32(out, raw_len);
     put_u32(out, 0);
-    if (base)
-        buffer_append(out, base->b, HASH_LEN);
+    if (link)
+        buffer_append(out, link->id.b, HASH_LEN);
     for (uint32_t i = 0; i < count; i++) {
         buffer_append(out, chunks[i].id.b, HASH_LEN);
         put_u32(out, chunks[i].raw_len);
@@ -59,19 +59,19 @@ static bool lengths_ok(const struct block_chunk *chunks, uint32_t count, uint32_
 
 int block_encode(const struct block_chunk *chunks, uint32_t count, const void *raw,
                  uint32_t raw_len, enum codec want, enum codec_effort effort,
-                 const struct hash *base_id, const void *base, size_t base_len, struct buffer *out,
-                 struct error *e)
+                 const struct block_base *link, const void *base, size_t base_len,
+                 struct buffer *out, struct error *e)
 {
     size_t begin = out->len;
 
     if (!lengths_ok(chunks, count, raw_len))
         return error_set(e, ERR_FAILED, "chunks of a block do not add up");
     if (base_len == 0)
-        base_id = NULL;
-    put_head(chunks, count, raw_len, base_id, out);
+        link = NULL;
+    put_head(chunks, count, raw_len, link, out);
     size_t packed = out->len;
-    int codec = codec_pack(want, effort, raw, raw_len, base, base_id ? base_len : 0, out);
-    if (codec == CODEC_STORED && base_id) {
+    int codec = codec_pack(want, effort, raw, raw_len, base, link ? base_len : 0, out);
+    if (codec == CODEC_STORED && link) {
         /* A delta that does not pay is no reference to its base either. */
         out->len = begin;
         put_head(chunks, count, raw_len, NULL, out);
@@ -112,23 +112,24 @@ static int take_block(struct reader *r, struct block *b, struct error *e)
 {
     b->codec = take_u8(r);
     uint8_t flags = take_u8(r);
-    take_u16(r);
+    b->base.rank = take_u8(r);
+    b->base.depth = take_u8(r);
     b->count = take_u32(r);
     b->raw_len = take_u32(r);
     b->packed_len = take_u32(r);
     if (r->bad || b->count < 1 || b->count > BLOCK_CHUNKS_MAX || b->raw_len > BLOCK_RAW_MAX)
         return damaged(e);
-    if ((flags & ~FLAG_BASE) || b->codec > CODEC_ZSTD)
+    if ((flags & ~BLOCK_HAS_BASE) || b->codec > CODEC_ZSTD)
         return error_set(e, ERR_NOREPO,
                          "block with codec %d, flags %#x is unknown to this "
                          "watchkeep (" WK_VERSION ")",
                          b->codec, flags);
-    b->has_base = flags & FLAG_BASE;
+    b->has_base = flags & BLOCK_HAS_BASE;
     if (b->has_base) {
         const uint8_t *base = take_bytes(r, HASH_LEN);
         if (!base || b->codec == CODEC_STORED)
             return damaged(e);
-        memcpy(b->base.b, base, HASH_LEN);
+        memcpy(b->base.id.b, base, HASH_LEN);
     }
     int rc = take_chunks(r, b, e);
     if (rc < 0)

@@ -396,8 +396,10 @@ static int store_snapshot(struct catalog *c, const struct commit *m, int64_t wat
                           struct error *e)
 {
     struct buffer body = BUFFER_INIT;
+    struct commit bare = *m;
 
-    commit_encode(m, &body);
+    bare.list_len = 0; /* its rows are in the tables */
+    commit_encode(&bare, &body);
     int rc = buffer_ok(&body) ? cat_run(c, e, CAT_SNAPSHOT_INSERT, "iibiiitti", (int64_t)m->number,
                                         watch, body.data, body.len, m->time.s, (int64_t)m->kind,
                                         (int64_t)m->flags, m->name && *m->name ? m->name : NULL,
@@ -420,6 +422,24 @@ int catalog_apply_end(struct catalog *c, const struct commit *m, struct error *e
         c->position.next_number = m->number + 1;
     watch_row_release(&a->watch);
     memset(a, 0, sizeof(*a));
+    return rc;
+}
+
+int catalog_apply_list(struct catalog *c, const struct commit *m, struct error *e)
+{
+    struct buffer ops = BUFFER_INIT;
+    struct error why = ERROR_INIT;
+
+    if (m->list_len == 0)
+        return 0;
+    int rc = commit_list_decode(m, &ops, &why);
+    if (rc == 0)
+        rc = catalog_apply_ops(c, ops.data, ops.len, e);
+    else if (rc == ERR_DAMAGED)
+        rc = 0;
+    else
+        *e = why;
+    buffer_release(&ops);
     return rc;
 }
 
@@ -575,8 +595,9 @@ int catalog_clear(struct catalog *c, struct error *e)
                       "DELETE FROM watches; DELETE FROM snapshots; DELETE FROM names;"
                       "DELETE FROM old_names; DELETE FROM nodes; DELETE FROM old_nodes;"
                       "DELETE FROM cache; DELETE FROM lists;"
-                      "DELETE FROM marks; UPDATE chunks SET refs="
-                      "(SELECT count(*) FROM deltas d WHERE d.base=chunks.id)",
+                      "DELETE FROM marks; UPDATE chunks SET refs=0;"
+                      "UPDATE chunks SET refs=d.n FROM (SELECT base,count(*) AS n FROM deltas "
+                      "GROUP BY base) AS d WHERE chunks.id=d.base",
                       e);
     c->uncounted = 0;
     return rc;

@@ -247,22 +247,22 @@ int catalog_chunk_lost(struct catalog *c, const struct hash *id, struct error *e
 }
 
 /* The base of a delta block gains a reference, once for each place. */
-static int add_delta(struct catalog *c, uint64_t pack_id, uint64_t offset, const struct hash *base,
-                     struct error *e)
+static int add_delta(struct catalog *c, uint64_t pack_id, uint64_t offset,
+                     const struct block_base *base, struct error *e)
 {
-    int rc = cat_run(c, e, CAT_DELTA_PUT, "iib", (int64_t)pack_id, (int64_t)offset, base->b,
-                     (size_t)HASH_LEN);
+    int rc = cat_run(c, e, CAT_DELTA_PUT, "iibii", (int64_t)pack_id, (int64_t)offset, base->id.b,
+                     (size_t)HASH_LEN, (int64_t)base->rank, (int64_t)base->depth);
 
     if (rc < 0 || sqlite3_changes(c->db) == 0)
         return rc;
-    return cat_pending_add(c, base, 1, e);
+    return cat_pending_add(c, &base->id, 1, e);
 }
 
 static int recount(struct catalog *c, const struct hash *id, struct error *e);
 
 int catalog_add_block(struct catalog *c, uint64_t pack_id, uint64_t offset,
-                      const struct block_chunk *chunks, uint32_t count, const struct hash *base,
-                      bool replace, struct error *e)
+                      const struct block_chunk *chunks, uint32_t count,
+                      const struct block_base *base, bool replace, struct error *e)
 {
     int rc = base ? add_delta(c, pack_id, offset, base, e) : 0;
 
@@ -285,8 +285,8 @@ int catalog_add_block(struct catalog *c, uint64_t pack_id, uint64_t offset,
     return rc;
 }
 
-int catalog_delta_base(struct catalog *c, uint64_t pack_id, uint64_t offset, struct hash *base,
-                       struct error *e)
+int catalog_delta_base(struct catalog *c, uint64_t pack_id, uint64_t offset,
+                       struct block_base *base, struct error *e)
 {
     sqlite3_stmt *s = cat_bind(c, e, CAT_DELTA_GET, "ii", (int64_t)pack_id, (int64_t)offset);
     int rc = s ? cat_step(c, s, e) : e->code;
@@ -297,7 +297,9 @@ int catalog_delta_base(struct catalog *c, uint64_t pack_id, uint64_t offset, str
         return error_set(e, ERR_NOTFOUND, "the block is no delta");
     bool fits = sqlite3_column_bytes(s, 0) == HASH_LEN;
     if (fits)
-        memcpy(base->b, sqlite3_column_blob(s, 0), HASH_LEN);
+        memcpy(base->id.b, sqlite3_column_blob(s, 0), HASH_LEN);
+    base->rank = (uint8_t)sqlite3_column_int(s, 1);
+    base->depth = (uint8_t)sqlite3_column_int(s, 2);
     sqlite3_reset(s);
     return fits ? 0 : error_set(e, ERR_CATALOG, "catalog: a delta's row is damaged");
 }

@@ -75,8 +75,8 @@ static const char schema[] =
     " refs INT) WITHOUT ROWID;"
     "CREATE TABLE lists(id BLOB, depth INT, refs INT, counted INT, PRIMARY KEY(id,depth))"
     " WITHOUT ROWID;"
-    "CREATE TABLE deltas(pack INT, offset INT, base BLOB, PRIMARY KEY(pack,offset))"
-    " WITHOUT ROWID;"
+    "CREATE TABLE deltas(pack INT, offset INT, base BLOB, rank INT, depth INT,"
+    " PRIMARY KEY(pack,offset)) WITHOUT ROWID;"
     "CREATE TABLE marks(sequence INTEGER PRIMARY KEY, type INT, body BLOB);"
     "CREATE TABLE packs(id INTEGER PRIMARY KEY, kind INT, len INT, fence INT, sealed INT);";
 

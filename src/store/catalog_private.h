@@ -110,8 +110,9 @@
     X(LIST_GET, "SELECT refs,counted FROM lists WHERE id=?1 AND depth=?2")                         \
     X(LIST_PUT, "INSERT OR REPLACE INTO lists(id,depth,refs,counted) VALUES(?1,?2,?3,?4)")         \
     X(LIST_DELETE, "DELETE FROM lists WHERE id=?1 AND depth=?2")                                   \
-    X(DELTA_PUT, "INSERT OR IGNORE INTO deltas(pack,offset,base) VALUES(?1,?2,?3)")                \
-    X(DELTA_GET, "SELECT base FROM deltas WHERE pack=?1 AND offset=?2")                            \
+    X(DELTA_PUT, "INSERT OR IGNORE INTO deltas(pack,offset,base,rank,depth) "                      \
+                 "VALUES(?1,?2,?3,?4,?5)")                                                         \
+    X(DELTA_GET, "SELECT base,rank,depth FROM deltas WHERE pack=?1 AND offset=?2")                 \
     X(DELTAS_GONE, "DELETE FROM deltas WHERE pack=?1")                                             \
     X(CHUNKS_CUT, "DELETE FROM chunks WHERE pack=?1 AND offset>=?2 AND refs=0")                    \
     X(CHUNKS_BEHIND, "SELECT count(*) FROM chunks WHERE pack=?1 AND offset>=?2 AND refs>0")        \

@@ -55,11 +55,11 @@ int catalog_set_position(struct catalog *c, const struct catalog_position *p, st
 
 /* Chunks of one block record. A chunk that is known already keeps its place unless `replace`. */
 int catalog_add_block(struct catalog *c, uint64_t pack_id, uint64_t offset,
-                      const struct block_chunk *chunks, uint32_t count, const struct hash *base,
-                      bool replace, struct error *e);
+                      const struct block_chunk *chunks, uint32_t count,
+                      const struct block_base *base, bool replace, struct error *e);
 /* The base of the delta block that stands there. ERR_NOTFOUND: it is no delta. Reading too. */
-int catalog_delta_base(struct catalog *c, uint64_t pack_id, uint64_t offset, struct hash *base,
-                       struct error *e);
+int catalog_delta_base(struct catalog *c, uint64_t pack_id, uint64_t offset,
+                       struct block_base *base, struct error *e);
 /* Take up to 40 MB to put chunks in order before they become rows, instead of 10. */
 void catalog_gather_many(struct catalog *c, bool many);
 /* The chunk has no place any more (lost); its references stay. */
@@ -87,6 +87,8 @@ int catalog_apply_commit(struct catalog *c, const struct commit *commit, const v
 int catalog_apply_begin(struct catalog *c, const uint8_t *watch_id, uint64_t number,
                         struct error *e);
 int catalog_apply_ops(struct catalog *c, const void *ops, size_t len, struct error *e);
+/* The operations that ride in the commit itself; what does not parse is left to the sum. */
+int catalog_apply_list(struct catalog *c, const struct commit *commit, struct error *e);
 const struct state_sum *catalog_apply_sum(const struct catalog *c);
 int64_t catalog_apply_serial(const struct catalog *c); /* of the watch, also a new one */
 int catalog_apply_end(struct catalog *c, const struct commit *commit, struct error *e);

@@ -2,6 +2,7 @@
 
 #include "base/bytes.h"
 #include "store/codec.h"
+#include "store/commit_private.h"
 #include "store/field.h"
 #include "store/node.h"
 
@@ -16,7 +17,7 @@ enum {
     NUMBERS_MAX = 256 * 1024,        /* snapshots or packs in one mark, prune or compaction */
     ROW_BYTES_MAX = 6 * 1024 * 1024, /* a commit, mark or node inside a checkpoint row */
     NEED_LEN = 16,
-    COMMIT_FIXED_LEN = 224,
+    PACKED_HEADER_LEN = 8,
     MARK_TYPE_SKIP = 128,        /* unknown types from here on may be skipped */
     COMMIT_FLAGS_MUST_KNOW = 16, /* flag bits from here on must be known */
 };
@@ -32,6 +33,7 @@ enum commit_tag {
     COMMIT_NEEDS = 8,
     COMMIT_FILES_EXCLUDED = 9,
     COMMIT_TRUSTED_FILES = 10,
+    COMMIT_LIST = FIELD_MUST_KNOW | 1,
 };
 enum mark_tag { MARK_TEXT = 1 };
 
@@ -107,29 +109,30 @@ const char *snapshot_kind_word(int kind)
 
 static void commit_encode_fixed(const struct commit *c, struct buffer *out)
 {
-    put_u64(out, c->number);
-    put_u64(out, c->parent);
+    if (c->time.ns > 999999999)
+        out->failed = true;
+    put_u8(out, c->kind);
+    put_varint(out, c->flags);
+    put_varint(out, c->number);
+    put_varint(out, c->parent);
     buffer_append(out, c->watch_id, WATCH_ID_LEN);
     buffer_append(out, c->host_id, sizeof(c->host_id));
-    put_time(out, &c->time);
-    put_u32(out, (uint32_t)c->utc_offset);
-    put_u8(out, c->kind);
-    put_u8(out, 0);
-    put_u16(out, 0);
-    put_u32(out, c->flags);
-    put_u64(out, c->files);
-    put_u64(out, c->folders);
-    put_u64(out, c->bytes);
-    put_u64(out, c->files_new);
-    put_u64(out, c->files_changed);
-    put_u64(out, c->files_removed);
-    put_u64(out, c->bytes_read);
-    put_u64(out, c->bytes_stored);
-    put_u64(out, c->duration_ns);
-    put_u64(out, c->incomplete_count);
-    put_u64(out, c->next_node);
-    put_u64(out, c->list_first);
-    put_u64(out, c->list_count);
+    put_varint(out, zigzag(c->time.s));
+    put_varint(out, c->time.ns);
+    put_varint(out, zigzag(c->utc_offset));
+    put_varint(out, c->files);
+    put_varint(out, c->folders);
+    put_varint(out, c->bytes);
+    put_varint(out, c->files_new);
+    put_varint(out, c->files_changed);
+    put_varint(out, c->files_removed);
+    put_varint(out, c->bytes_read);
+    put_varint(out, c->bytes_stored);
+    put_varint(out, c->duration_ns);
+    put_varint(out, c->incomplete_count);
+    put_varint(out, c->next_node);
+    put_varint(out, c->list_first);
+    put_varint(out, c->list_count);
     buffer_append(out, c->chain.b, HASH_LEN);
     buffer_append(out, c->sum.b, sizeof(c->sum.b));
 }
@@ -173,33 +176,44 @@ void commit_encode(const struct commit *c, struct buffer *out)
     commit_encode_needs(c, out);
     put_count(out, COMMIT_FILES_EXCLUDED, c->files_excluded);
     put_count(out, COMMIT_TRUSTED_FILES, c->trusted_files);
+    if (c->list_len > 0)
+        field_put(out, COMMIT_LIST, c->list, c->list_len, COMMIT_LIST_MAX);
+}
+
+static uint32_t take_varint32(struct reader *r)
+{
+    uint64_t v = take_varint(r);
+
+    r->bad |= v > UINT32_MAX;
+    return (uint32_t)v;
 }
 
 static void commit_take_fixed(struct reader *r, struct commit *c)
 {
-    c->number = take_u64(r);
-    c->parent = take_u64(r);
+    c->kind = take_u8(r);
+    c->flags = take_varint32(r);
+    c->number = take_varint(r);
+    c->parent = take_varint(r);
     take_copy(r, c->watch_id, WATCH_ID_LEN);
     take_copy(r, c->host_id, sizeof(c->host_id));
-    take_time(r, &c->time);
-    c->utc_offset = (int32_t)take_u32(r);
-    c->kind = take_u8(r);
-    take_u8(r);
-    take_u16(r);
-    c->flags = take_u32(r);
-    c->files = take_u64(r);
-    c->folders = take_u64(r);
-    c->bytes = take_u64(r);
-    c->files_new = take_u64(r);
-    c->files_changed = take_u64(r);
-    c->files_removed = take_u64(r);
-    c->bytes_read = take_u64(r);
-    c->bytes_stored = take_u64(r);
-    c->duration_ns = take_u64(r);
-    c->incomplete_count = take_u64(r);
-    c->next_node = take_u64(r);
-    c->list_first = take_u64(r);
-    c->list_count = take_u64(r);
+    c->time.s = unzigzag(take_varint(r));
+    c->time.ns = take_varint32(r);
+    int64_t offset = unzigzag(take_varint(r));
+    r->bad |= c->time.ns > 999999999 || offset < INT32_MIN || offset > INT32_MAX;
+    c->utc_offset = (int32_t)offset;
+    c->files = take_varint(r);
+    c->folders = take_varint(r);
+    c->bytes = take_varint(r);
+    c->files_new = take_varint(r);
+    c->files_changed = take_varint(r);
+    c->files_removed = take_varint(r);
+    c->bytes_read = take_varint(r);
+    c->bytes_stored = take_varint(r);
+    c->duration_ns = take_varint(r);
+    c->incomplete_count = take_varint(r);
+    c->next_node = take_varint(r);
+    c->list_first = take_varint(r);
+    c->list_count = take_varint(r);
     take_copy(r, c->chain.b, HASH_LEN);
     take_copy(r, c->sum.b, sizeof(c->sum.b));
 }
@@ -215,6 +229,18 @@ static int commit_take_needs(struct commit *c, const struct field *f, struct are
         c->needs[i].pack_id = load_u64(f->p + (size_t)i * NEED_LEN);
         c->needs[i].len = load_u64(f->p + (size_t)i * NEED_LEN + 8);
     }
+    return 0;
+}
+
+static int commit_take_list(struct commit *c, const struct field *f, struct arena *a,
+                            struct error *e)
+{
+    if (f->len <= PACKED_HEADER_LEN || f->len > COMMIT_LIST_MAX)
+        return damaged("the operations in a commit", e);
+    uint8_t *copy = arena_take(a, f->len);
+    memcpy(copy, f->p, f->len);
+    c->list = copy;
+    c->list_len = f->len;
     return 0;
 }
 
@@ -245,6 +271,8 @@ static int commit_take_field(struct commit *c, const struct field *f, struct are
 {
     if (f->tag == COMMIT_NEEDS)
         return commit_take_needs(c, f, a, e);
+    if (f->tag == COMMIT_LIST)
+        return commit_take_list(c, f, a, e);
     uint64_t *count = f->tag == COMMIT_FILES_EXCLUDED  ? &c->files_excluded
                       : f->tag == COMMIT_TRUSTED_FILES ? &c->trusted_files
                                                        : NULL;
@@ -442,20 +470,22 @@ void op_encode(const struct op *op, struct buffer *out)
     put_u8(out, op->type);
     switch (op->type) {
     case OP_NAME_PUT:
-        put_u64(out, op->parent);
+        put_varint(out, op->parent);
         put_name(out, op->name, op->name_len);
-        put_u64(out, op->node);
+        put_varint(out, op->node);
         break;
     case OP_NAME_REMOVE:
-        put_u64(out, op->parent);
+        put_varint(out, op->parent);
         put_name(out, op->name, op->name_len);
         break;
     case OP_NODE_PUT:
-        put_u64(out, op->node);
-        put_bytes(out, op->meta, op->meta_len, NODE_ENCODED_MAX);
+        put_varint(out, op->node);
+        put_varint(out, op->meta_len);
+        out->failed |= op->meta_len > NODE_ENCODED_MAX;
+        buffer_append(out, op->meta, op->meta_len);
         break;
     case OP_NODE_REMOVE:
-        put_u64(out, op->node);
+        put_varint(out, op->node);
         break;
     default:
         out->failed = true;
@@ -470,20 +500,22 @@ int op_decode(struct reader *r, struct op *op, struct error *e)
     op->type = take_u8(r);
     switch (op->type) {
     case OP_NAME_PUT:
-        op->parent = take_u64(r);
+        op->parent = take_varint(r);
         take_name(r, &op->name, &op->name_len);
-        op->node = take_u64(r);
+        op->node = take_varint(r);
         break;
     case OP_NAME_REMOVE:
-        op->parent = take_u64(r);
+        op->parent = take_varint(r);
         take_name(r, &op->name, &op->name_len);
         break;
     case OP_NODE_PUT:
-        op->node = take_u64(r);
-        take_sized(r, &op->meta, &op->meta_len, NODE_ENCODED_MAX);
+        op->node = take_varint(r);
+        op->meta_len = take_varint32(r);
+        r->bad |= op->meta_len > NODE_ENCODED_MAX;
+        op->meta = take_bytes(r, op->meta_len);
         break;
     case OP_NODE_REMOVE:
-        op->node = take_u64(r);
+        op->node = take_varint(r);
         break;
     default:
         if (!r->bad)
@@ -496,7 +528,7 @@ int op_decode(struct reader *r, struct op *op, struct error *e)
 }
 
 /* Packed bytes to the end of a body: {u8 codec, u8 must-know flags, u16 0, u32 raw_len, packed}. */
-static int put_packed(const void *raw, size_t len, size_t max, int codec, struct buffer *out)
+int body_put_packed(const void *raw, size_t len, size_t max, int codec, struct buffer *out)
 {
     if (len > max)
         return ERR_FAILED;
@@ -510,8 +542,8 @@ static int put_packed(const void *raw, size_t len, size_t max, int codec, struct
     return 0;
 }
 
-static int take_packed(struct reader *r, size_t max, const char *what, struct buffer *raw,
-                       struct error *e)
+int body_take_packed(struct reader *r, size_t max, const char *what, struct buffer *raw,
+                     struct error *e)
 {
     uint8_t codec = take_u8(r);
     uint8_t flags = take_u8(r);
@@ -540,7 +572,7 @@ int file_list_encode(uint64_t number, const uint8_t *watch_id, const void *ops, 
 {
     put_u64(out, number);
     buffer_append(out, watch_id, WATCH_ID_LEN);
-    return put_packed(ops, len, FILE_LIST_RAW_MAX, codec, out);
+    return body_put_packed(ops, len, FILE_LIST_RAW_MAX, codec, out);
 }
 
 int file_list_decode(const void *p, size_t n, uint64_t *number, uint8_t *watch_id,
@@ -551,7 +583,7 @@ int file_list_decode(const void *p, size_t n, uint64_t *number, uint8_t *watch_i
     *number = take_u64(&r);
     memcpy(watch_id, zero_id, WATCH_ID_LEN);
     take_copy(&r, watch_id, WATCH_ID_LEN);
-    return take_packed(&r, FILE_LIST_RAW_MAX, "a file list", ops, e);
+    return body_take_packed(&r, FILE_LIST_RAW_MAX, "a file list", ops, e);
 }
 
 /* ---- fence, seal, prune, compaction ---- */
@@ -663,7 +695,7 @@ int checkpoint_encode(const struct checkpoint_part *c, const void *rows, size_t 
     put_u64(out, c->covers);
     put_u64(out, c->next_number);
     buffer_append(out, c->chain.b, HASH_LEN);
-    return put_packed(rows, len, CHECKPOINT_RAW_MAX, codec, out);
+    return body_put_packed(rows, len, CHECKPOINT_RAW_MAX, codec, out);
 }
 
 int checkpoint_decode(const void *p, size_t n, struct checkpoint_part *c, struct buffer *rows,
@@ -680,7 +712,7 @@ int checkpoint_decode(const void *p, size_t n, struct checkpoint_part *c, struct
     take_copy(&r, c->chain.b, HASH_LEN);
     if (r.bad || c->part >= c->parts)
         return damaged("a checkpoint", e);
-    return take_packed(&r, CHECKPOINT_RAW_MAX, "a checkpoint", rows, e);
+    return body_take_packed(&r, CHECKPOINT_RAW_MAX, "a checkpoint", rows, e);
 }
 
 void row_encode(const struct row *r, struct buffer *out)

@@ -65,8 +65,13 @@ struct commit {
     uint32_t need_count;
     struct pack_need *needs;
     uint64_t trusted_files; /* of a suspect one: files in the last one before it that was not */
-    void *owned;            /* decoder's allocation */
+    /* A short file list that has no record of its own: its packed part. The catalog leaves it out
+     * of what it keeps. Borrowed when encoding. */
+    const void *list;
+    uint32_t list_len; /* 0 = none */
+    void *owned;       /* decoder's allocation */
 };
+#define COMMIT_LIST_MAX (64 * 1024)
 void commit_encode(const struct commit *c, struct buffer *out);
 int commit_decode(const void *p, size_t n, struct commit *c, struct error *e);
 void commit_release(struct commit *c);
@@ -122,6 +127,9 @@ int file_list_encode(uint64_t number, const uint8_t *watch_id, const void *ops, 
 int file_list_decode(const void *p, size_t n, uint64_t *number, uint8_t *watch_id,
                      struct buffer *ops, struct error *e);
 #define FILE_LIST_RAW_MAX (8u * 1024 * 1024)
+/* The packed part alone, as it stands in a commit; after all other lists of that snapshot. */
+int commit_list_encode(const void *ops, size_t len, int codec, struct buffer *out);
+int commit_list_decode(const struct commit *c, struct buffer *ops, struct error *e); /* all parse */
 
 struct fence {
     uint64_t pack_id, len; /* what lies behind len in that pack does not exist */

@@ -379,6 +379,10 @@ static struct repo *new_repo(enum repo_mode mode, const struct repo_options *opt
     r->notice = opt ? opt->notice : NULL;
     r->notice_ctx = opt ? opt->ctx : NULL;
     r->next_sequence = r->next_number = 1;
+    if (mode == REPO_WRITE && !(r->bases = base_cache_new(BASES_LEN))) {
+        free(r);
+        return NULL;
+    }
     pthread_mutex_init(&r->pool_lock, NULL);
     pthread_mutex_init(&r->write_lock, NULL);
     pthread_mutex_init(&r->packs_lock, NULL);
@@ -490,6 +494,7 @@ void repo_close(struct repo *r)
     repo_packs_close(r);
     repo_leases_free(r);
     repo_losses_free(r);
+    base_cache_free(r->bases);
     close_fd(r->packs_fd);
     close_fd(r->dirfd);
     close_fd(r->lock_fd); /* last: it holds the lock */

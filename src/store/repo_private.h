@@ -11,12 +11,14 @@
  * repo_log.c     appending: log batches, data packs, fences, seals
  * repo_space.c   a full disk: the reserve, bytes that are given back
  * repo_read.c    chunk sources
- * txn.c          a save while it gathers; txn_commit.c its end
+ * txn.c          a save while it gathers; txn_commit.c its end; txn_delta.c what its deltas stand
+ * on
  *
  * Locks, taken in this order: txn.lock, repo.write_lock, repo.pool_lock, repo.packs_lock. */
 #ifndef WK_STORE_REPO_PRIVATE_H
 #define WK_STORE_REPO_PRIVATE_H
 
+#include "store/base_cache.h"
 #include "store/catalog_write.h"
 #include "store/id_map.h"
 #include "store/repository.h"
@@ -30,7 +32,7 @@
 #define CATALOG_FILE "catalog.db"
 #define RESERVE_FILE "reserve"
 
-enum { POOL_MAX = 16, OPEN_PACKS_MAX = 12 };
+enum { POOL_MAX = 16, OPEN_PACKS_MAX = 12, BASES_LEN = 4 * 1024 * 1024 };
 
 struct pack_file { /* as the folder lists it */
     uint64_t id;
@@ -43,7 +45,7 @@ struct block_place {
     uint64_t pack_id, offset, end;
     uint32_t count;
     bool has_base;
-    struct hash base;
+    struct block_base base;
     struct block_chunk *chunks; /* malloc'ed */
 };
 
@@ -123,6 +125,8 @@ struct repo {
     size_t unindexed_count, unindexed_cap;
     struct txn *txns;       /* open ones */
     struct txn *committing; /* whose list chunks the catalog may ask for */
+
+    struct base_cache *bases; /* of deltas; any thread */
 
     /* Reading packs; any thread. */
     pthread_mutex_t packs_lock;
@@ -307,7 +311,11 @@ struct list_chunk {
 };
 
 void txn_free(struct txn *t);
-int txn_spill_ops(struct txn *t, struct error *e); /* write_lock is held */
+int txn_spill_ops(struct txn *t, struct error *e);      /* write_lock is held */
+int txn_claims_catalog(struct txn *t, struct error *e); /* t->lock is held */
+/* Take an encoded block, behind RECORD_HEADER_LEN bytes for its record's header; may be emptied. */
+int txn_store(struct txn *t, const struct block_chunk *chunks, uint32_t count, const void *raw,
+              bool is_list, struct buffer *record, struct error *e);
 bool txn_find_list(struct txn *t, const struct hash *id, const uint8_t **p, size_t *len);
 
 #endif

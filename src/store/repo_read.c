@@ -236,7 +236,7 @@ static int load_base(struct chunk_source *s, const struct block *b, unsigned dep
         return 0;
     if (depth == 0)
         return error_set(e, ERR_DAMAGED, "a chain of deltas is too long");
-    int rc = find_chunk(s, &b->base, depth - 1, &p, len, e);
+    int rc = find_chunk(s, &b->base.id, depth - 1, &p, len, e);
     if (rc < 0)
         return rc;
     *base = malloc(*len ? *len : 1);
@@ -339,6 +339,7 @@ int repo_read_list(void *ctx, const struct hash *id, struct chunk_ref **refs, ui
 
 struct walk {
     struct chunk_source *source;
+    list_visit list; /* may be NULL */
     content_visit visit;
     void *ctx;
     struct error *e;
@@ -382,13 +383,23 @@ static int walk_refs(struct walk *w, const struct chunk_ref *refs, uint32_t coun
 
     for (uint32_t i = 0; rc == 0 && i < count && w->off < w->to; i++) {
         uint64_t end = w->off + refs[i].len;
-        if (depth > 0 && end > w->from)
-            rc = walk_list(w, &refs[i], depth - 1);
-        else if (depth == 0 && w->off >= w->from)
+        if (depth > 0 && end > w->from) {
+            rc = w->list ? w->list(w->ctx, depth, w->off, &refs[i], w->e) : 0;
+            if (rc == 0)
+                rc = walk_list(w, &refs[i], depth - 1);
+        } else if (depth == 0 && w->off >= w->from) {
             rc = w->visit(w->ctx, w->off, &refs[i], w->e);
+        }
         w->off = end;
     }
     return rc;
+}
+
+static int walk_node(struct walk *w, const struct node *n)
+{
+    if (n->depth > CHUNK_LIST_DEPTH_MAX)
+        return error_set(w->e, ERR_DAMAGED, "a list of chunks is too deep");
+    return walk_refs(w, n->refs, n->ref_count, n->depth);
 }
 
 int content_walk_range(struct chunk_source *s, const struct node *n, uint64_t from, uint64_t to,
@@ -396,13 +407,20 @@ int content_walk_range(struct chunk_source *s, const struct node *n, uint64_t fr
 {
     struct walk w = {.source = s, .visit = visit, .ctx = ctx, .e = e, .from = from, .to = to};
 
-    if (n->depth > CHUNK_LIST_DEPTH_MAX)
-        return error_set(e, ERR_DAMAGED, "a list of chunks is too deep");
-    return walk_refs(&w, n->refs, n->ref_count, n->depth);
+    return walk_node(&w, n);
+}
+
+int content_walk_lists(struct chunk_source *s, const struct node *n, list_visit list,
+                       content_visit visit, void *ctx, struct error *e)
+{
+    struct walk w = {
+        .source = s, .list = list, .visit = visit, .ctx = ctx, .e = e, .to = UINT64_MAX};
+
+    return walk_node(&w, n);
 }
 
 int content_walk(struct chunk_source *s, const struct node *n, content_visit visit, void *ctx,
                  struct error *e)
 {
-    return content_walk_range(s, n, 0, UINT64_MAX, visit, ctx, e);
+    return content_walk_lists(s, n, NULL, visit, ctx, e);
 }

@@ -376,6 +376,8 @@ static int fold_commit(struct replay *p, uint64_t offset, const struct record_he
     if (rc == 0)
         rc = apply_lists(p, &m);
     if (rc == 0)
+        rc = catalog_apply_list(p->catalog, &m, p->e);
+    if (rc == 0)
         rc = catalog_apply_end(p->catalog, &m, p->e);
     replay_saw_number(p, m.number);
     hash_sha256(body, h->body_len, &p->position.chain);

@@ -96,6 +96,11 @@ int chunk_source_get(struct chunk_source *s, const struct hash *id, const uint8_
 typedef int (*content_visit)(void *ctx, uint64_t off, const struct chunk_ref *ref, struct error *e);
 int content_walk(struct chunk_source *s, const struct node *n, content_visit visit, void *ctx,
                  struct error *e);
+/* The same, and `list` gets each list chunk before what is in it; level: how far above the data. */
+typedef int (*list_visit)(void *ctx, unsigned level, uint64_t off, const struct chunk_ref *ref,
+                          struct error *e);
+int content_walk_lists(struct chunk_source *s, const struct node *n, list_visit list,
+                       content_visit visit, void *ctx, struct error *e);
 /* The same of the chunks that begin at from <= offset < to; other lists are not read. */
 int content_walk_range(struct chunk_source *s, const struct node *n, uint64_t from, uint64_t to,
                        content_visit visit, void *ctx, struct error *e);
@@ -117,10 +122,18 @@ struct catalog *txn_catalog(struct txn *t);
 /* 1: the chunk is unknown and now this caller's to put; 0: known, or claimed by somebody. */
 int txn_claim(struct txn *t, const struct hash *id, struct error *e);
 /* Compress chunks that were claimed (in the calling thread), and store them as one block. is_list:
- * these are list chunks (their children are referenced). base_id may be NULL. */
+ * these are list chunks (their children are referenced). link and base, of an earlier version of a
+ * single chunk, may be NULL. */
 int txn_put_block(struct txn *t, const struct block_chunk *chunks, uint32_t count, const void *raw,
-                  uint32_t raw_len, bool is_list, const struct hash *base_id, const void *base,
+                  uint32_t raw_len, bool is_list, const struct block_base *link, const void *base,
                   size_t base_len, struct error *e);
+/* Store one claimed chunk as a block of its own: where that pays, as a delta on `old`, the chunk
+ * that it replaces, or on one that old goes back to. Bases are read through *s, opened when the
+ * first one is (*s NULL before); one that cannot be had is done without. read false: only a base
+ * that is in memory is used. Returns 1 when it became a delta, 0 when not. Any thread. */
+int txn_put_version(struct txn *t, struct chunk_source **s, const struct block_chunk *chunk,
+                    const void *raw, bool is_list, const struct hash *old, bool read,
+                    struct error *e);
 uint64_t txn_bytes_stored(const struct txn *t); /* so far, any thread */
 
 uint64_t txn_new_node(struct txn *t);

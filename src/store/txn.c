@@ -234,7 +234,7 @@ bool txn_changed(const struct txn *t)
 
 /* ---- chunks ---- */
 
-static int claims_catalog(struct txn *t, struct error *e)
+int txn_claims_catalog(struct txn *t, struct error *e)
 {
     if (t->claims_catalog)
         return 0;
@@ -267,7 +267,7 @@ static int chunk_is_known(struct txn *t, const struct hash *id, struct error *e)
     struct chunk_place at;
     struct pack_file f;
 
-    int rc = claims_catalog(t, e);
+    int rc = txn_claims_catalog(t, e);
     if (rc < 0 || t->none_known)
         return rc;
     rc = catalog_chunk(t->claims_catalog, id, &at, &absent);
@@ -458,6 +458,8 @@ static int note_base(const struct buffer *record, struct block_place *place, str
 {
     struct block b;
 
+    if (!(record->data[RECORD_HEADER_LEN + BLOCK_FLAGS_OFFSET] & BLOCK_HAS_BASE))
+        return 0;
     int rc = block_decode(record->data + RECORD_HEADER_LEN, record->len - RECORD_HEADER_LEN, &b, e);
     if (rc < 0)
         return rc;
@@ -467,26 +469,34 @@ static int note_base(const struct buffer *record, struct block_place *place, str
     return 0;
 }
 
-int txn_put_block(struct txn *t, const struct block_chunk *chunks, uint32_t count, const void *raw,
-                  uint32_t raw_len, bool is_list, const struct hash *base_id, const void *base,
-                  size_t base_len, struct error *e)
+int txn_store(struct txn *t, const struct block_chunk *chunks, uint32_t count, const void *raw,
+              bool is_list, struct buffer *record, struct error *e)
 {
     struct block_place place = {0};
+
+    int rc = copy_chunks(chunks, count, &place, e);
+    if (rc == 0)
+        rc = note_base(record, &place, e);
+    if (rc == 0 && is_list)
+        rc = keep_lists(t, chunks, count, raw, e);
+    if (rc == 0)
+        rc = store_block(t, record, &place, e);
+    free(place.chunks);
+    return rc;
+}
+
+int txn_put_block(struct txn *t, const struct block_chunk *chunks, uint32_t count, const void *raw,
+                  uint32_t raw_len, bool is_list, const struct block_base *link, const void *base,
+                  size_t base_len, struct error *e)
+{
     struct buffer record = BUFFER_INIT;
 
     if (!buffer_grow(&record, RECORD_HEADER_LEN))
         return repo_no_memory(e);
-    int rc = block_encode(chunks, count, raw, raw_len, t->repo->codec, CODEC_FAST, base_id, base,
+    int rc = block_encode(chunks, count, raw, raw_len, t->repo->codec, CODEC_FAST, link, base,
                           base_len, &record, e);
     if (rc == 0)
-        rc = copy_chunks(chunks, count, &place, e);
-    if (rc == 0 && base_id)
-        rc = note_base(&record, &place, e);
-    if (rc == 0 && is_list)
-        rc = keep_lists(t, chunks, count, raw, e);
-    if (rc == 0)
-        rc = store_block(t, &record, &place, e);
-    free(place.chunks);
+        rc = txn_store(t, chunks, count, raw, is_list, &record, e);
     buffer_release(&record);
     return rc;
 }

@@ -18,13 +18,18 @@
 
 #include "base/banned.h"
 
-enum { BLOCKS_AHEAD = 64, CACHE_ROWS = 64 };
+enum {
+    BLOCKS_AHEAD = 64,
+    CACHE_ROWS = 64,
+    LIST_IN_COMMIT = 16 * 1024, /* raw operations that need no record of their own */
+};
 
 struct save {
     struct repo *repo;
     struct txn *txn;
     struct commit m;
     struct log_batch batch;
+    struct buffer list;   /* packed operations that ride in the commit */
     struct buffer commit; /* encoded */
     uint64_t commit_offset;
     struct pack_need *needs; /* malloc'ed */
@@ -326,6 +331,14 @@ static int batch_list(struct save *s, struct error *e)
 
     if (t->ops.len == 0)
         return 0;
+    if (t->ops.len <= LIST_IN_COMMIT) {
+        if (commit_list_encode(t->ops.data, t->ops.len, (int)s->repo->codec, &s->list) < 0)
+            return repo_no_memory(e);
+        s->m.list = s->list.data;
+        s->m.list_len = (uint32_t)s->list.len;
+        t->list_bytes += s->list.len;
+        return 0;
+    }
     int rc = file_list_encode(s->m.number, t->watch.id, t->ops.data, t->ops.len,
                               (int)s->repo->codec, &body);
     if (rc == 0 && buffer_ok(&body)) {
@@ -466,6 +479,7 @@ int txn_commit(struct txn *t, struct commit *c, struct error *e)
     r->short_of_space |= rc == ERR_NOSPACE;
     pthread_mutex_unlock(&r->write_lock);
     repo_batch_release(&s.batch);
+    buffer_release(&s.list);
     buffer_release(&s.commit);
     free(s.needs);
     if (rc < 0)

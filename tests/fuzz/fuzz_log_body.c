@@ -9,8 +9,13 @@ static void try_commit(const uint8_t *p, size_t n, struct error *e)
 {
     struct commit c;
 
-    if (commit_decode(p, n, &c, e) == 0)
+    if (commit_decode(p, n, &c, e) == 0) {
+        struct buffer ops = BUFFER_INIT;
+        if (c.list_len > 0)
+            commit_list_decode(&c, &ops, e);
+        buffer_release(&ops);
         commit_release(&c);
+    }
 }
 
 static void try_mark(const uint8_t *p, size_t n, struct error *e)

@@ -681,13 +681,13 @@ static void test_long_lists(void **state)
 
     OK(begin_save(w->repo, "app", &t, &e), e);
     OK(txn_node_put(t, NODE_ROOT, &root, &e), e);
-    for (int i = 0; i < 40000; i++) {
+    for (int i = 0; i < 80000; i++) {
         uint64_t node = txn_new_node(t);
         snprintf(name, sizeof(name), "file-%06d", i);
         n.size = (uint64_t)i;
         OK(txn_name_put(t, NODE_ROOT, name, strlen(name), node, &e), e);
         OK(txn_node_put(t, node, &n, &e), e);
-        if (i == 20000) {
+        if (i == 40000) {
             struct model_tree b = {.count = 0};
             tree_set(&b, "small", 2, 100);
             OK(begin_save(w->repo, "photos", &other, &e), e);
@@ -769,12 +769,13 @@ static void test_delta_blocks(void **state)
     struct block_chunk chunk = {.raw_len = CHUNK};
     hash_sha256(new_, CHUNK, &chunk.id);
     hash_sha256(old, CHUNK, &base);
+    const struct block_base link = {.id = base, .rank = 1, .depth = 1};
     struct chunk_ref ref = {.id = chunk.id, .len = CHUNK};
     n.refs = &ref;
     OK(begin_save(w->repo, "app", &t, &e), e);
     assert_int_equal(txn_claim(t, &chunk.id, &e), 1);
     assert_int_equal(txn_claim(t, &chunk.id, &e), 0);
-    OK(txn_put_block(t, &chunk, 1, new_, CHUNK, false, &base, old, CHUNK, &e), e);
+    OK(txn_put_block(t, &chunk, 1, new_, CHUNK, false, &link, old, CHUNK, &e), e);
     assert_true(txn_bytes_stored(t) < 1000);
     OK(txn_node_put(t, 2, &n, &e), e);
     OK(end_save(t, NULL, &a, &number, &e), e);

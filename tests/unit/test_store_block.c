@@ -33,7 +33,7 @@ static void test_round_trip(void **state)
 {
     uint8_t raw[LEN], back[LEN];
     struct block_chunk chunks[3];
-    struct hash base_id = {{7}};
+    const struct block_base base_id = {.id = {{7}}, .rank = 3, .depth = 2};
     struct block b;
 
     sample(raw, chunks);
@@ -55,7 +55,9 @@ static void test_round_trip(void **state)
                 assert_int_equal(b.chunks[i].raw_len, chunks[i].raw_len);
             }
             if (b.has_base) {
-                assert_true(hash_equal(&b.base, &base_id));
+                assert_true(hash_equal(&b.base.id, &base_id.id));
+                assert_int_equal(b.base.rank, 3);
+                assert_int_equal(b.base.depth, 2);
                 assert_int_equal(block_expand(&b, NULL, 0, back, &e), ERR_DAMAGED);
             }
             assert_int_equal(block_expand(&b, raw, LEN, back, &e), 0);
@@ -70,7 +72,7 @@ static void test_base_is_dropped_when_it_does_not_help(void **state)
 {
     uint8_t raw[LEN], base[LEN], back[LEN];
     struct block_chunk chunk = {.raw_len = LEN};
-    struct hash base_id = {{7}};
+    const struct block_base base_id = {.id = {{7}}, .rank = 3, .depth = 2};
     struct buffer out = BUFFER_INIT;
     struct block b;
 
@@ -112,17 +114,17 @@ static void test_golden_with_base(void **state)
 {
     uint8_t raw[64] = {0}, head[16];
     struct block_chunk chunk = {.raw_len = sizeof(raw)};
-    struct hash base_id;
+    struct block_base base_id = {.rank = 5, .depth = 2};
     struct buffer out = BUFFER_INIT;
 
-    memset(base_id.b, 0x33, HASH_LEN);
+    memset(base_id.id.b, 0x33, HASH_LEN);
     assert_int_equal(block_encode(&chunk, 1, raw, sizeof(raw), CODEC_DEFLATE, CODEC_FAST, &base_id,
                                   raw, sizeof(raw), &out, &e),
                      0);
-    memcpy(head, "\1\1\0\0\1\0\0\0\x40\0\0\0", 12);
+    memcpy(head, "\1\1\5\2\1\0\0\0\x40\0\0\0", 12);
     store_u32(head + 12, (uint32_t)(out.len - 16 - 32 - 36));
     assert_memory_equal(out.data, head, sizeof(head));
-    assert_memory_equal(out.data + 16, base_id.b, HASH_LEN);
+    assert_memory_equal(out.data + 16, base_id.id.b, HASH_LEN);
     buffer_release(&out);
 }
 
@@ -140,7 +142,7 @@ static void test_truncation_and_excess_are_refused(void **state)
 {
     uint8_t raw[LEN];
     struct block_chunk chunks[3];
-    struct hash base_id = {{7}};
+    const struct block_base base_id = {.id = {{7}}, .rank = 3, .depth = 2};
     struct buffer out = BUFFER_INIT;
 
     sample(raw, chunks);

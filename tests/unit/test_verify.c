@@ -446,11 +446,12 @@ static void a_delta_falls_with_its_base(void **state)
     fx_begin(f);
     hash_sha256(base, sizeof(base), &base_id);
     hash_sha256(next, sizeof(next), &next_id);
+    const struct block_base link = {.id = base_id, .rank = 1, .depth = 1};
     struct block_chunk chunk = {.id = next_id, .raw_len = sizeof(next)};
     assert_int_equal(txn_claim(f->txn, &next_id, &e), 1);
-    FX_OK(txn_put_block(f->txn, &chunk, 1, next, sizeof(next), false, &base_id, base, sizeof(base),
-                        &e),
-          e);
+    FX_OK(
+        txn_put_block(f->txn, &chunk, 1, next, sizeof(next), false, &link, base, sizeof(base), &e),
+        e);
     struct node n = fx_meta(NODE_FILE, 0644);
     struct chunk_ref ref = {.id = next_id, .len = sizeof(next)};
     n.refs = &ref;
