@@ -3,6 +3,7 @@
 
     WK_BIN=build/release/watchkeep python3 bench/run.py W1 W2 --scale 0.1 --rounds 3
     WK_BIN=... python3 bench/run.py latency --count 300
+    WK_BIN=... python3 bench/run.py growth --count 1000
 
 Each round runs every tool once, one after the other (ours, theirs, ours, ...); the table shows the
 median, the lowest and the highest, and how many times longer than ours the others take. The first
@@ -23,6 +24,7 @@ import time
 
 sys.dont_write_bytecode = True  # the tree stays as git has it
 sys.path.insert(0, os.path.dirname(os.path.abspath(__file__)))
+import growth  # noqa: E402
 import latency  # noqa: E402
 import tools  # noqa: E402
 import workload  # noqa: E402
@@ -234,6 +236,33 @@ def bench_latency(args, results):
         shutil.rmtree(base)
 
 
+def bench_growth(args, results, chosen):
+    """Peers keep what they save in few large files and are slow: they get fewer saves."""
+    source = os.path.join(args.work, "growth", "source")
+    for case in args.cases.split(",") if args.cases else growth.CASES:
+        for t in chosen:
+            if not t.can_repeat:
+                continue
+            ours = t is tools.Watchkeep
+            rig = t(os.path.join(args.work, "growth", t.name))
+            r = growth.measure(rig, case, source, args.count if ours else args.peer_count,
+                               args.scale, args.seed, packs="packs" if ours else "", check=ours)
+            n = len(r["grown"])
+            mean = sum(r["grown"]) / n
+            results.add(case, "growth a save, mean", t.name, round(mean, 1), unit="B", count=n)
+            results.add(case, "growth a save, median", t.name, statistics.median(r["grown"]),
+                        unit="B", count=n)
+            if sum(r["least"]):
+                results.add(case, "growth / the change packed alone", t.name,
+                            round(sum(r["grown"]) / sum(r["least"]), 3), unit="times", count=n)
+            results.add(case, "save, median", t.name, round(statistics.median(r["seconds"]), 4),
+                        count=n)
+            if not args.keep:
+                shutil.rmtree(rig.place)
+    if not args.keep:
+        shutil.rmtree(os.path.join(args.work, "growth"))
+
+
 def print_machine(chosen):
     with open("/proc/meminfo") as f:
         memory = int(f.readline().split()[1]) / 1048576
@@ -245,7 +274,8 @@ def print_machine(chosen):
 
 def main():
     p = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
-    p.add_argument("what", nargs="+", choices=sorted(workload.MAKE) + ["latency"])
+    p.add_argument("what", nargs="+",
+                   choices=sorted(workload.MAKE) + ["latency", "growth"])
     p.add_argument("--scale", type=float, default=1.0)
     p.add_argument("--seed", type=int, default=1)
     p.add_argument("--rounds", type=int, default=3)
@@ -255,8 +285,10 @@ def main():
     p.add_argument("--ext4", action="store_true", help="restore to a fresh ext4 image too (root)")
     p.add_argument("--change", action="store_true", help="also save after one change")
     p.add_argument("--no-verify", action="store_true")
-    p.add_argument("--count", type=int, default=300, help="latency: how many saves")
+    p.add_argument("--count", type=int, default=300, help="latency, growth: how many saves")
     p.add_argument("--files", type=int, default=0, help="latency: of W2 in the watch; default: W5")
+    p.add_argument("--peer-count", type=int, default=10, help="growth: how many of other tools")
+    p.add_argument("--cases", default="", help="growth: names, comma separated; default: all")
     p.add_argument("--settle", type=int, default=20, help="latency: settle time in ms")
     p.add_argument("--out", help="append JSON lines to this file instead of printing them")
     p.add_argument("--keep", action="store_true", help="leave the scratch folder")
@@ -274,6 +306,8 @@ def main():
     for what in a.what:
         if what == "latency":
             bench_latency(a, results)
+        elif what == "growth":
+            bench_growth(a, results, chosen)
         else:
             bench(what, a, results, chosen)
     print("\n" + results.table())
