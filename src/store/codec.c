@@ -29,7 +29,8 @@ enum {
     DEFLATE_BASE_FAST = 3, /* zlib's own levels, for deltas */
     DEFLATE_BASE_STRONG = 9,
     DEFLATE_WINDOW = 32768,
-    LONG_BASE = 1024 * 1024, /* beyond this zstd's plain match tables forget the base's beginning */
+    LONG_BASE = 8192, /* beyond this the plain match tables are led astray by what repeats in it */
+    VERY_LONG_BASE = 1024 * 1024,
     SAMPLE_LEN = 1024,
     SAMPLE_EVERY = 32 * 1024,
     EFFORTS = 2,
@@ -148,7 +149,9 @@ static ptrdiff_t pack_zstd(enum codec_effort effort, const void *raw, size_t raw
     if (base_len > 0) {
         /* The window has to reach from the end of raw back to the beginning of the base. */
         ZSTD_CCtx_setParameter(c, ZSTD_c_windowLog, window_log(raw_len + base_len));
-        ZSTD_CCtx_setParameter(c, ZSTD_c_enableLongDistanceMatching, base_len > LONG_BASE);
+        ZSTD_CCtx_setParameter(c, ZSTD_c_enableLongDistanceMatching, base_len >= LONG_BASE);
+        ZSTD_CCtx_setParameter(c, ZSTD_c_ldmMinMatch, 64);
+        ZSTD_CCtx_setParameter(c, ZSTD_c_ldmHashRateLog, base_len < VERY_LONG_BASE ? 6 : 0);
         ZSTD_CCtx_refPrefix(c, base, base_len);
     }
     size_t n = ZSTD_compress2(c, to, cap, raw, raw_len);
