@@ -23,7 +23,7 @@
 #include "base/banned.h"
 
 enum {
-    SCHEMA_VERSION = 3,
+    SCHEMA_VERSION = 4,
     APPLICATION_ID = 0x776b6361, /* "wkca" */
     BUSY_MS = 5000,
 };

@@ -229,10 +229,11 @@ void cat_iters_free(struct catalog *c);
 int cat_watch_from(struct catalog *c, sqlite3_stmt *s, struct watch_row *w, struct error *e);
 int cat_watch_put(struct catalog *c, const struct watch_row *w, bool is_new, struct error *e);
 
-/* Nodes of all watches in one order: the key of open rows and of the cache. */
+/* Nodes of all watches in one order: the key of open rows and of the cache. SQLite keeps small
+ * numbers in few bytes, hence the first watch has the smallest. */
 static inline int64_t cat_node_id(int64_t watch, uint64_t node)
 {
-    return watch * (int64_t)(NODE_NUMBER_MAX + 1) + (int64_t)node;
+    return (watch - 1) * (int64_t)(NODE_NUMBER_MAX + 1) + (int64_t)node;
 }
 
 static inline uint64_t cat_node_of(int64_t id)

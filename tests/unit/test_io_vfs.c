@@ -80,12 +80,13 @@ static int teardown(void **state)
 static int open_db(void **state, sqlite3 **db)
 {
     int reserved = VFS_RESERVED;
-    char path[128];
+    char path[128], pages[40];
 
     snprintf(path, sizeof(path), "%s/catalog.db", ((struct scratch *)*state)->path);
     int rc = sqlite3_open_v2(path, db, SQLITE_OPEN_READWRITE | SQLITE_OPEN_CREATE, VFS_NAME);
+    snprintf(pages, sizeof(pages), "PRAGMA page_size=%d", VFS_PAGE);
     if (rc == SQLITE_OK)
-        rc = sqlite3_exec(*db, "PRAGMA page_size=8192", NULL, NULL, NULL);
+        rc = sqlite3_exec(*db, pages, NULL, NULL, NULL);
     if (rc == SQLITE_OK)
         rc = sqlite3_file_control(*db, "main", SQLITE_FCNTL_RESERVE_BYTES, &reserved);
     return rc;
@@ -310,7 +311,7 @@ static void test_each_flipped_bit_is_seen(void **state)
     struct stat st;
     uint8_t byte;
 
-    must(db, "INSERT INTO t VALUES (2, randomblob(20000))");
+    must(db, "INSERT INTO t VALUES (2, randomblob(10000))");
     sqlite3_close(db);
     int fd = openat(dir, "catalog.db", O_RDWR);
     assert_int_equal(fstat(fd, &st), 0);
@@ -333,7 +334,7 @@ static void test_a_page_in_the_place_of_another_is_seen(void **state)
     int dir = ((struct scratch *)*state)->fd;
     uint8_t page[VFS_PAGE];
 
-    must(db, "INSERT INTO t VALUES (2, randomblob(20000))");
+    must(db, "INSERT INTO t VALUES (2, randomblob(10000))");
     sqlite3_close(db);
     int fd = openat(dir, "catalog.db", O_RDWR);
     assert_int_equal(pread(fd, page, VFS_PAGE, 2 * VFS_PAGE), VFS_PAGE);
