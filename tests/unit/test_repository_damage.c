@@ -220,7 +220,7 @@ static void begin_long_save(struct repo *r, const char *watch, struct txn **t)
 
     OK(begin_save(r, watch, t, &e), e);
     OK(txn_node_put(*t, NODE_ROOT, &root, &e), e);
-    for (int i = 0; i < 20000; i++) {
+    for (int i = 0; i < 60000; i++) {
         uint64_t node = txn_new_node(*t);
         snprintf(name, sizeof(name), "file-%06d", i);
         OK(txn_name_put(*t, NODE_ROOT, name, strlen(name), node, &e), e);
