@@ -111,9 +111,9 @@ static void commit_encode_fixed(const struct commit *c, struct buffer *out)
 {
     if (c->time.ns > 999999999)
         out->failed = true;
+    put_u64(out, c->number); /* where recovery finds it in a torn record */
     put_u8(out, c->kind);
     put_varint(out, c->flags);
-    put_varint(out, c->number);
     put_varint(out, c->parent);
     buffer_append(out, c->watch_id, WATCH_ID_LEN);
     buffer_append(out, c->host_id, sizeof(c->host_id));
@@ -190,9 +190,9 @@ static uint32_t take_varint32(struct reader *r)
 
 static void commit_take_fixed(struct reader *r, struct commit *c)
 {
+    c->number = take_u64(r);
     c->kind = take_u8(r);
     c->flags = take_varint32(r);
-    c->number = take_varint(r);
     c->parent = take_varint(r);
     take_copy(r, c->watch_id, WATCH_ID_LEN);
     take_copy(r, c->host_id, sizeof(c->host_id));

@@ -127,8 +127,10 @@ int file_list_encode(uint64_t number, const uint8_t *watch_id, const void *ops, 
 int file_list_decode(const void *p, size_t n, uint64_t *number, uint8_t *watch_id,
                      struct buffer *ops, struct error *e);
 #define FILE_LIST_RAW_MAX (8u * 1024 * 1024)
-/* The packed part alone, as it stands in a commit; after all other lists of that snapshot. */
-int commit_list_encode(const void *ops, size_t len, int codec, struct buffer *out);
+/* The packed part alone, as it stands in a commit; after all other lists of that snapshot. c
+ * borrows out's bytes. */
+int commit_list_encode(struct commit *c, const void *ops, size_t len, int codec,
+                       struct buffer *out);
 int commit_list_decode(const struct commit *c, struct buffer *ops, struct error *e); /* all parse */
 
 struct fence {

@@ -5,9 +5,13 @@
 
 #include "base/banned.h"
 
-int commit_list_encode(const void *ops, size_t len, int codec, struct buffer *out)
+int commit_list_encode(struct commit *c, const void *ops, size_t len, int codec, struct buffer *out)
 {
-    return body_put_packed(ops, len, FILE_LIST_RAW_MAX, codec, out);
+    int rc = body_put_packed(ops, len, FILE_LIST_RAW_MAX, codec, out);
+
+    c->list = out->data;
+    c->list_len = (uint32_t)out->len;
+    return rc;
 }
 
 int commit_list_decode(const struct commit *c, struct buffer *ops, struct error *e)

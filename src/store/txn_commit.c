@@ -18,11 +18,8 @@
 
 #include "base/banned.h"
 
-enum {
-    BLOCKS_AHEAD = 64,
-    CACHE_ROWS = 64,
-    LIST_IN_COMMIT = 16 * 1024, /* raw operations that need no record of their own */
-};
+/* LIST_IN_COMMIT: raw operations that need no record of their own. */
+enum { BLOCKS_AHEAD = 64, CACHE_ROWS = 64, LIST_IN_COMMIT = 16 * 1024 };
 
 struct save {
     struct repo *repo;
@@ -332,12 +329,9 @@ static int batch_list(struct save *s, struct error *e)
     if (t->ops.len == 0)
         return 0;
     if (t->ops.len <= LIST_IN_COMMIT) {
-        if (commit_list_encode(t->ops.data, t->ops.len, (int)s->repo->codec, &s->list) < 0)
-            return repo_no_memory(e);
-        s->m.list = s->list.data;
-        s->m.list_len = (uint32_t)s->list.len;
+        int in = commit_list_encode(&s->m, t->ops.data, t->ops.len, (int)s->repo->codec, &s->list);
         t->list_bytes += s->list.len;
-        return 0;
+        return in < 0 ? repo_no_memory(e) : 0;
     }
     int rc = file_list_encode(s->m.number, t->watch.id, t->ops.data, t->ops.len,
                               (int)s->repo->codec, &body);

@@ -108,7 +108,7 @@ static void test_commit_round_trip(void **state)
     buffer_clear(&b);
     commit_encode(&c, &b);
     const size_t fixed = b.len;
-    assert_int_equal(fixed, 105);
+    assert_int_equal(fixed, 112);
     assert_int_equal(commit_decode(b.data, b.len, &back, &e), 0);
     assert_null(back.watch_name);
     assert_null(back.needs);
@@ -133,15 +133,15 @@ static void test_commit_golden(void **state)
 
     commit_encode(&c, &b);
     assert_hex(b.data, b.len,
-               "03092a2977617463682d69642d31362d62797465686f73742d69642d31362d62"
-               "7974657380c49fd50c059f380102030405060708090a0b0c0dcccccccccccccc"
-               "ccccccccccccccccccccccccccccccccccccccccccccccccccdddddddddddddd"
-               "dddddddddddddddddd0100000003000000626f7402000000080000002f737276"
-               "2f626f740300000000000000040000000e0000006265666f72652d7570677261"
-               "6465050000000600000061206e6f746506000000080000006f766572666c6f77"
-               "0700000005000000302e312e3008000000200000000300000000000000e80300"
-               "0000000000040000000000000000000000000100000a00000008000000e80300"
-               "0000000000018000000a00000000000000020000000409");
+               "2a0000000000000003092977617463682d69642d31362d62797465686f73742d"
+               "69642d31362d627974657380c49fd50c059f380102030405060708090a0b0c0d"
+               "cccccccccccccccccccccccccccccccccccccccccccccccccccccccccccccccc"
+               "dddddddddddddddddddddddddddddddd0100000003000000626f740200000008"
+               "0000002f7372762f626f740300000000000000040000000e0000006265666f72"
+               "652d75706772616465050000000600000061206e6f746506000000080000006f"
+               "766572666c6f770700000005000000302e312e30080000002000000003000000"
+               "00000000e803000000000000040000000000000000000000000100000a000000"
+               "08000000e803000000000000018000000a00000000000000020000000409");
     buffer_release(&b);
 }
 
@@ -189,7 +189,7 @@ static void test_broken_commits(void **state)
 
     commit_encode(&c, &b);
     assert_int_equal(survive(&b, decode_commit), 10); /* cut before each field it is whole */
-    b.data[2] = 0;                                    /* number */
+    b.data[0] = 0;                                    /* number */
     assert_int_equal(decode_commit(b.data, b.len), ERR_DAMAGED);
     c.flags = 1u << 16;
     buffer_clear(&b);
@@ -200,7 +200,7 @@ static void test_broken_commits(void **state)
     buffer_clear(&b);
     commit_encode(&c, &b);
     assert_int_equal(decode_commit(b.data, b.len), 0);
-    uint8_t *ns = b.data + 1 + 3 + 1 + 1 + WATCH_ID_LEN + 16 + 5;
+    uint8_t *ns = b.data + 8 + 1 + 3 + 1 + WATCH_ID_LEN + 16 + 5;
     assert_memory_equal(ns, "\xff\x93\xeb\xdc\x03", 5);
     ns[4] = 4;
     assert_int_equal(decode_commit(b.data, b.len), ERR_DAMAGED);
