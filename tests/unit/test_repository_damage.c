@@ -286,6 +286,34 @@ static void test_numbers_of_a_torn_tail(void **state)
     repo_close(r);
 }
 
+/* The same for a commit whose own bytes are not all there. */
+static void test_number_of_a_torn_commit(void **state)
+{
+    struct world *w = *state;
+    struct model_tree tree = {.count = 0};
+    struct error e = ERROR_INIT;
+    struct stat st;
+    struct repo *r;
+    char log[256];
+
+    log_path(w, log);
+    OK(open_repo(w->path, REPO_WRITE, NULL, &r, &e), e);
+    tree_set(&tree, "a", 2, 300);
+    OK(save(r, &w->model, "app", &tree, &e), e);
+    tree_set(&tree, "a", 3, 300);
+    OK(save(r, &w->model, "app", &tree, &e), e);
+    uint64_t last = w->model.snapshots[1].number;
+    repo_close(r);
+    assert_int_equal(stat(log, &st), 0);
+    assert_int_equal(truncate(log, st.st_size - 24), 0);
+    remove_catalog(w);
+    w->model.count--;
+    OK(open_repo(w->path, REPO_WRITE, NULL, &r, &e), e);
+    OK(save(r, &w->model, "app", &tree, &e), e);
+    assert_int_equal(w->model.snapshots[w->model.count - 1].number, last + 1);
+    repo_close(r);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
@@ -293,6 +321,7 @@ int main(void)
         cmocka_unit_test_setup_teardown(test_blocks_of_a_save_that_was_given_up, setup, teardown),
         cmocka_unit_test_setup_teardown(test_blocks_of_a_run_before, setup, teardown),
         cmocka_unit_test_setup_teardown(test_numbers_of_a_torn_tail, setup, teardown),
+        cmocka_unit_test_setup_teardown(test_number_of_a_torn_commit, setup, teardown),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
