@@ -14,7 +14,7 @@
 #include "base/banned.h"
 
 enum {
-    PIECE_LEN = BLOCK_RAW_LEN,
+    PIECE_LEN = 1024 * 1024,
     PIECES_RAW_MAX = 16 * 1024 * 1024, /* under way, of one file */
     LIST_BLOCK_MAX = 1024 * 1024,
 };
