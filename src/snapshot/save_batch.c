@@ -216,6 +216,12 @@ static void push_waiting(struct save *s)
     s->pushed = s->in_flight;
 }
 
+bool batch_threads(struct save *s)
+{
+    push_waiting(s);
+    return !s->inline_only;
+}
+
 /* The batch that is being filled is on its way. */
 static int submit(struct save *s, struct error *e)
 {

@@ -35,9 +35,12 @@ struct folder { /* one that is being looked at, or has children that wait */
     bool rules_seen;        /* its ignore file and those above are known */
 };
 
+struct ahead;
+
 struct visit { /* a folder whose turn will come */
     struct visit *next;
-    struct folder *in; /* NULL for the root */
+    struct ahead *ahead; /* another thread lists it, or NULL */
+    struct folder *in;   /* NULL for the root */
     uint64_t node;
     bool is_new;   /* the catalog has nothing below it */
     bool put_name; /* when it could be opened */
@@ -188,6 +191,8 @@ int version_unsound(struct save *s, bool *unsound, struct error *e);
 /* ---- save_batch.c ---- */
 int batch_add(struct save *s, struct file_job *j, struct error *e); /* takes the job */
 int batch_drain(struct save *s, struct error *e);
+/* Start the threads, if that is not done; false: there are none to be had. */
+bool batch_threads(struct save *s);
 void batch_release(struct save *s); /* waits for the threads */
 int save_retry(struct save *s, const char *path, struct error *e);
 

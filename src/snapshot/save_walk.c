@@ -16,7 +16,12 @@
 
 #include "base/banned.h"
 
-enum { LISTING_LEN = 64 * 1024 };
+enum {
+    LISTING_LEN = 64 * 1024,
+    AHEAD_MIN = 16,    /* folders that wait, for threads to be worth it */
+    AHEAD_MAX = 32,    /* folders that other threads list meanwhile */
+    LOOKED_MAX = 1024, /* names of one that they look at */
+};
 
 /* ---- folders and visits ---- */
 
@@ -77,6 +82,7 @@ int walk_push(struct save *s, const struct visit *v, const char *name, struct er
     memcpy(copy->name, name, name_len);
     if (copy->in)
         copy->in->refs++;
+    copy->ahead = NULL;
     copy->next = s->stack;
     s->stack = copy;
     return 0;
@@ -97,8 +103,17 @@ struct list_entry {
     bool database; /* and is one */
 };
 
+struct looked {
+    int sys; /* errno, 0 = st is what it is */
+    struct stat st;
+};
+
 struct listing {
-    struct buffer names; /* NUL-terminated, end to end */
+    bool done;             /* ahead of its turn: the folder's own stat and all names */
+    struct stat st;        /* of the folder, from before it was read */
+    struct wall_time at;   /* of that */
+    struct looked *looked; /* what each name was after that, or NULL */
+    struct buffer names;   /* NUL-terminated, end to end */
     struct list_entry *v;
     uint32_t count;
     const char *server; /* reason, or NULL */
@@ -108,7 +123,9 @@ struct listing {
 static void listing_release(struct listing *l)
 {
     buffer_release(&l->names);
+    free(l->looked);
     free(l->v);
+    *l = (struct listing){.names = BUFFER_INIT};
 }
 
 static int by_name(const void *a, const void *b)
@@ -205,7 +222,7 @@ static void drop_doubles(struct listing *l)
     l->count = to;
 }
 
-static int list_folder(struct save *s, int fd, struct listing *l)
+static int list_folder(const struct save *s, int fd, struct listing *l)
 {
     int sys = read_names(fd, l);
 
@@ -221,6 +238,107 @@ static int list_folder(struct save *s, int fd, struct listing *l)
     drop_doubles(l);
     mark_names(s, l);
     return 0;
+}
+
+/* ---- ahead of the walk ----
+ *
+ * Where nothing changed a save is system calls: the threads make them for the folders whose turn
+ * comes next. What was seen so is as good as what the walk would see, since it is no older than the
+ * save; a signature is told racy by the time it was taken at. */
+
+struct ahead {
+    struct task task;
+    const struct save *s;
+    struct dir_handle *in;
+    const char *name; /* the visit's */
+    int fd;           /* of the folder; -1: it did not open, or could not be listed */
+    struct listing l;
+};
+
+static void look_at_names(int fd, struct listing *l)
+{
+    l->looked = l->count <= LOOKED_MAX ? calloc(l->count, sizeof(*l->looked)) : NULL;
+    for (uint32_t i = 0; l->looked && i < l->count; i++) {
+        struct looked *x = &l->looked[i];
+        x->sys = fstatat(fd, l->v[i].name, &x->st, AT_SYMLINK_NOFOLLOW) < 0 ? errno : 0;
+    }
+}
+
+static void ahead_run(struct task *t, void *worker)
+{
+    struct ahead *a = (struct ahead *)((char *)t - offsetof(struct ahead, task));
+    struct listing *l = &a->l;
+
+    a->fd = openat(a->in->fd, a->name, O_RDONLY | O_DIRECTORY | O_NOFOLLOW | O_CLOEXEC);
+    if (a->fd < 0)
+        return;
+    l->at = clock_wall();
+    l->done = fstat(a->fd, &l->st) == 0 && list_folder(a->s, a->fd, l) == 0;
+    if (l->done) {
+        look_at_names(a->fd, l);
+        return;
+    }
+    listing_release(l);
+    close(a->fd);
+    a->fd = -1;
+}
+
+static bool ahead_done(void *ctx)
+{
+    return ((struct ahead *)ctx)->task.done;
+}
+
+static void begin_ahead(struct save *s, struct visit *v)
+{
+    struct ahead *a = malloc(sizeof(*a));
+
+    if (!a)
+        return;
+    *a = (struct ahead){.s = s, .in = dir_handle_ref(v->in->dir), .name = v->name, .fd = -1};
+    a->l.names = (struct buffer)BUFFER_INIT;
+    a->task.run = ahead_run;
+    v->ahead = a;
+    task_pool_push(&s->work.pool, &a->task, true);
+}
+
+static bool can_be_ahead(const struct visit *v)
+{
+    return v->list && !v->is_new && v->in && v->in->dir;
+}
+
+/* Worth it when many folders wait; the first save's threads have enough to do. The folders are
+ * given out many at once, so that a thread is woken for several. */
+static void look_ahead(struct save *s)
+{
+    unsigned count = 0, begun = 0;
+
+    if (s->fresh || s->stack->ahead)
+        return;
+    for (const struct visit *v = s->stack; v && count < AHEAD_MAX; v = v->next, count++)
+        begun += v->ahead != NULL;
+    if (count < AHEAD_MIN || begun > AHEAD_MAX / 2 || !batch_threads(s))
+        return;
+    /* The first one is the walk's own. */
+    for (struct visit *v = s->stack->next; count > 1; v = v->next, count--) {
+        if (!v->ahead && can_be_ahead(v))
+            begin_ahead(s, v);
+    }
+}
+
+/* What was looked up for the visit: its descriptor, or -1 when there is nothing. */
+static int take_ahead(struct save *s, struct visit *v, struct listing *l)
+{
+    struct ahead *a = v->ahead;
+
+    if (!a)
+        return -1;
+    task_pool_wait(&s->work.pool, ahead_done, a, &s->workers[0]);
+    v->ahead = NULL;
+    int fd = a->fd;
+    *l = a->l;
+    dir_handle_drop(a->in);
+    free(a);
+    return fd;
 }
 
 /* ---- merging with the catalog ---- */
@@ -252,15 +370,29 @@ static bool is_database(const struct merge *m, const struct list_entry *x, const
     return database_header(m->f->dir->fd, x->name);
 }
 
+/* 0, or an errno. Links and other special things are described by this very look, so that it is
+ * made now. */
+static int look_at_entry(const struct merge *m, const struct list_entry *x, struct stat *st)
+{
+    const struct looked *ahead = m->l->looked ? &m->l->looked[x - m->l->v] : NULL;
+
+    if (ahead && ahead->sys == 0 && (S_ISREG(ahead->st.st_mode) || S_ISDIR(ahead->st.st_mode))) {
+        *st = ahead->st;
+        return 0;
+    }
+    return fstatat(m->f->dir->fd, x->name, st, AT_SYMLINK_NOFOLLOW) < 0 ? errno : 0;
+}
+
 static int merge_entry(struct merge *m, struct list_entry *x, const struct known *row,
                        struct error *e)
 {
     struct stat st;
+    int sys = look_at_entry(m, x, &st);
 
-    if (fstatat(m->f->dir->fd, x->name, &st, AT_SYMLINK_NOFOLLOW) < 0) {
-        if (errno == ENOENT)
-            return entry_check(m->s, m->f, x->name, NULL, row, 0, false, e);
-        m->failed = errno;
+    if (sys == ENOENT)
+        return entry_check(m->s, m->f, x->name, NULL, row, 0, false, e);
+    if (sys != 0) {
+        m->failed = sys;
         return 0;
     }
     /* A folder or link by that name is nothing of SQLite's. */
@@ -327,8 +459,9 @@ static int merge_folder(struct merge *m, bool is_new, struct error *e)
 /* It opened: what it is told to be now. */
 struct look {
     struct stat st;
-    int unread;         /* errno, 0 = it could be listed */
-    const char *server; /* reason, or NULL */
+    struct wall_time at; /* of st */
+    int unread;          /* errno, 0 = it could be listed */
+    const char *server;  /* reason, or NULL */
 };
 
 static int store_folder(struct save *s, const struct visit *v, int fd, const struct look *k,
@@ -364,7 +497,7 @@ static int store_folder(struct save *s, const struct visit *v, int fd, const str
     if (v->meta_len && b.flags == n.flags && !k->unread && !s->rehash &&
         entry_signature(s, &old, &cached) && !cached.racy && signature_same(&cached, &now))
         return 0;
-    now.racy = k->unread || signature_is_racy(&now, clock_wall());
+    now.racy = k->unread || signature_is_racy(&now, k->at);
     if (fd >= 0) {
         rc = xattrs_read(fd, -1, NULL, &xattrs, &n.xattr_count, &ignored);
         n.xattrs = xattrs;
@@ -449,12 +582,11 @@ static void see_rules(struct save *s, struct folder *f, const struct listing *l)
     f->rules_seen = true;
 }
 
-static int list_and_merge(struct save *s, const struct visit *v, struct folder *f, struct look *k,
-                          struct error *e)
+static int list_and_merge(struct save *s, const struct visit *v, struct folder *f,
+                          struct listing *l, struct look *k, struct error *e)
 {
-    struct listing l = {.names = BUFFER_INIT};
-    struct merge m = {.s = s, .f = f, .l = &l};
-    int sys = list_folder(s, f->dir->fd, &l);
+    struct merge m = {.s = s, .f = f, .l = l};
+    int sys = l->done ? 0 : list_folder(s, f->dir->fd, l);
     int rc = 0;
 
     if (sys == ENOMEM) {
@@ -462,14 +594,13 @@ static int list_and_merge(struct save *s, const struct visit *v, struct folder *
     } else if (sys != 0) {
         k->unread = sys;
     } else {
-        see_rules(s, f, &l);
+        see_rules(s, f, l);
         if (!f->in_server)
-            k->server = l.server;
+            k->server = l->server;
         f->in_server |= k->server != NULL;
         rc = merge_folder(&m, v->is_new, e);
         k->unread = m.failed;
     }
-    listing_release(&l);
     return rc;
 }
 
@@ -484,16 +615,21 @@ static int keep_server_flag(const struct visit *v, struct look *k, struct node *
     return rc;
 }
 
-static int visit_open(struct save *s, const struct visit *v, struct folder *f, struct error *e)
+static int visit_open(struct save *s, const struct visit *v, struct folder *f, struct listing *l,
+                      struct error *e)
 {
-    struct look k = {0};
+    struct look k = {.at = clock_wall()};
     struct node old = {0};
     int rc = 0;
 
-    if (fstat(f->dir->fd, &k.st) < 0)
+    if (l->done) {
+        k.at = l->at;
+        k.st = l->st;
+    } else if (fstat(f->dir->fd, &k.st) < 0) {
         return error_sys(e, errno, "cannot stat folder '%s'", f->path);
+    }
     if (v->list)
-        rc = list_and_merge(s, v, f, &k, e);
+        rc = list_and_merge(s, v, f, l, &k, e);
     else
         rc = keep_server_flag(v, &k, &old, e);
     if (rc == 0 && k.unread == ENOENT) {
@@ -522,11 +658,14 @@ static void turn_over(struct save *s, struct visit *below)
     s->stack = turned;
 }
 
-static int visit_run(struct save *s, const struct visit *v, struct error *e)
+/* fd: of the folder, taken over; -1: it is opened now. */
+static int visit_run(struct save *s, const struct visit *v, int fd, struct listing *l,
+                     struct error *e)
 {
     struct visit *below = s->stack;
 
-    int fd = open_folder(s, v);
+    if (fd < 0)
+        fd = open_folder(s, v);
     if (fd < 0)
         return folder_shut(s, v, -fd, e);
     struct dir_handle *dir = dir_handle_new(fd, &s->open_dirs);
@@ -538,7 +677,7 @@ static int visit_run(struct save *s, const struct visit *v, struct error *e)
     struct folder *f = folder_new(path, v->node, dir, v->in && v->in->in_server);
     if (!f)
         return save_no_memory(e);
-    int rc = visit_open(s, v, f, e);
+    int rc = visit_open(s, v, f, l, e);
     turn_over(s, below);
     if (atomic_load(&s->open_dirs) > OPEN_DIRS_MAX) { /* its folders are opened by their paths */
         dir_handle_drop(f->dir);
@@ -554,11 +693,18 @@ int walk_run(struct save *s, struct error *e)
 
     while (s->stack) {
         struct visit *v = s->stack;
+        struct listing l = {.names = BUFFER_INIT};
+        if (rc == 0)
+            look_ahead(s);
         s->stack = v->next;
+        int fd = take_ahead(s, v, &l);
         if (rc == 0)
             rc = save_work_check(&s->work, e);
         if (rc == 0)
-            rc = visit_run(s, v, e);
+            rc = visit_run(s, v, fd, &l, e);
+        else if (fd >= 0)
+            close(fd);
+        listing_release(&l);
         visit_free(v);
     }
     return rc;

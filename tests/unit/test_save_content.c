@@ -76,6 +76,54 @@ static void many_files_of_all_sizes(void **state)
     saver_close(&v);
 }
 
+/* So many that their names are looked up ahead of the walk. */
+static void many_folders_that_change(void **state)
+{
+    const struct place *p = *state;
+    struct saver v;
+    char path[64], to[64];
+
+    for (unsigned d = 0; d < 200; d++) {
+        snprintf(path, sizeof(path), "d%03u", d);
+        make_dir(p, path);
+        snprintf(path, sizeof(path), "d%03u/below", d);
+        make_dir(p, path);
+        snprintf(path, sizeof(path), "d%03u/below/f", d);
+        put_text(p, path, path);
+        snprintf(path, sizeof(path), "d%03u/link", d);
+        assert_int_equal(symlinkat("below", p->rootfd, path), 0);
+    }
+    saver_open(&v, p, "repo");
+    struct save_request q = {.workers = 4};
+    MUST(try_save(&v, &q), v.error);
+    let_stamps_age(p);
+    MUST(try_save(&v, &q), v.error);
+
+    for (unsigned d = 0; d < 200; d += 5) {
+        snprintf(path, sizeof(path), "d%03u/below/f", d);
+        put_text(p, path, "another text");
+        snprintf(path, sizeof(path), "d%03u/new", d + 1);
+        put_text(p, path, path);
+        snprintf(path, sizeof(path), "d%03u/below/f", d + 2);
+        assert_int_equal(unlinkat(p->rootfd, path, 0), 0);
+        snprintf(path, sizeof(path), "d%03u/below", d + 3);
+        snprintf(to, sizeof(to), "d%03u/moved", d + 3);
+        assert_int_equal(renameat(p->rootfd, path, p->rootfd, to), 0);
+        snprintf(path, sizeof(path), "d%03u/link", d + 4);
+        assert_int_equal(unlinkat(p->rootfd, path, 0), 0);
+        assert_int_equal(symlinkat("elsewhere", p->rootfd, path), 0);
+    }
+    MUST(try_save(&v, &q), v.error);
+    assert_true(v.last.snapshot > 0);
+    assert_holds(&v, p, true);
+    assert_counted(&v);
+    let_stamps_age(p);
+    MUST(try_save(&v, &q), v.error);
+    MUST(try_save(&v, &q), v.error);
+    assert_true(v.last.snapshot == 0);
+    saver_close(&v);
+}
+
 static void holes_stay_holes(void **state)
 {
     const struct place *p = *state;
@@ -423,6 +471,7 @@ int main(void)
     const struct CMUnitTest tests[] = {
         PLACE_TEST(an_insertion_stores_little),
         PLACE_TEST(many_files_of_all_sizes),
+        PLACE_TEST(many_folders_that_change),
         PLACE_TEST(holes_stay_holes),
         PLACE_TEST(what_is_all_hole_costs_nothing),
         PLACE_TEST(a_growing_file_is_whole),
