@@ -1,9 +1,10 @@
 /* lock.h - locks on byte ranges of one file that die with their holder (open file description
  * locks, fcntl(2) F_OFD_SETLK).
  *
- * The repository's `lock` file: byte 0 is the writer; byte 1 keeps the file catalog.db still: shared
- * by readers that read it without SQLite's locks, exclusive for the writer while it changes the file
- * itself; byte LOCK_LEASE_BASE + n is a reader's shared lease on snapshot n. The file's content is the control socket's path of the running service. */
+ * The repository's `lock` file: byte 0 is the writer; byte 1 keeps the file catalog.db still:
+ * shared by readers that read it without SQLite's locks, exclusive for the writer while it changes
+ * the file itself; byte LOCK_LEASE_BASE + n is a reader's shared lease on snapshot n. The file's
+ * content is the control socket's path of the running service. */
 #ifndef WK_IO_LOCK_H
 #define WK_IO_LOCK_H
 

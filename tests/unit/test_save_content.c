@@ -279,21 +279,24 @@ static void a_file_that_never_holds_still_is_marked(void **state)
     put_text(p, "calm", "x");
     saver_open(&v, p, "repo");
     start_writer(&w, p, "busy", false, &thread);
-    save_all(&v);
+    /* A save during which the writer never got a processor finds the file still. */
+    uint64_t number = save_all(&v);
+    for (unsigned i = 1; i < 50 && v.last.incomplete_total == 0; i++)
+        number = save_all(&v);
     atomic_store(&w.stop, true);
     pthread_join(thread, NULL);
     assert_int_equal(v.last.incomplete_total, 1);
     assert_int_equal(v.last.incomplete_count, 1);
     assert_string_equal(v.last.incomplete[0].path, "busy");
     assert_string_equal(v.last.incomplete[0].reason, "kept changing while it was read");
-    assert_int_equal(commit_of(&v, 1, NULL).flags, COMMIT_INCOMPLETE);
+    assert_int_equal(commit_of(&v, number, NULL).flags, COMMIT_INCOMPLETE);
     bool again = false;
     for (size_t i = 0; i < v.last.retry_count; i++)
         again |= strcmp(v.last.retry[i], "busy") == 0;
     assert_true(again);
 
     /* When it holds still it is whole, and the mark goes. */
-    assert_int_equal(save_all(&v), 2);
+    assert_int_equal(save_all(&v), number + 1);
     assert_int_equal(v.last.incomplete_total, 0);
     assert_holds(&v, p, false);
     free(bytes);
