@@ -249,7 +249,8 @@ static inline char *dump_text(struct dump *d)
 {
     struct buffer b = BUFFER_INIT;
 
-    qsort(d->lines, d->count, sizeof(*d->lines), lines_by_path);
+    if (d->count > 0)
+        qsort(d->lines, d->count, sizeof(*d->lines), lines_by_path);
     for (size_t i = 0; i < d->count; i++) {
         buffer_append_str(&b, d->lines[i]);
         buffer_append_str(&b, "\n");
