@@ -306,26 +306,29 @@ static sqlite3_vfs shim = {
     .xCurrentTimeInt64 = shim_current_time64,
 };
 
-static pthread_once_t once = PTHREAD_ONCE_INIT;
-static int result = -1;
+static pthread_mutex_t once = PTHREAD_MUTEX_INITIALIZER;
 
-static void register_once(void)
+static int register_with(vfs_sum sum)
 {
     sqlite3_vfs *real = sqlite3_vfs_find(NULL);
 
     if (!real || real->iVersion < 2)
-        return;
+        return -1;
     shim.szOsFile = (int)sizeof(struct shim_file) + real->szOsFile;
     shim.mxPathname = real->mxPathname;
     shim.pAppData = real;
-    result = sqlite3_vfs_register(&shim, 0) == SQLITE_OK ? 0 : -1;
+    page_sum = sum;
+    return sqlite3_vfs_register(&shim, 0) == SQLITE_OK ? 0 : -1;
 }
 
 int vfs_register(vfs_sum sum)
 {
-    vfs_sum none = NULL;
+    static int result = 1; /* not yet */
 
-    __atomic_compare_exchange_n(&page_sum, &none, sum, false, __ATOMIC_RELAXED, __ATOMIC_RELAXED);
-    pthread_once(&once, register_once);
-    return result;
+    pthread_mutex_lock(&once);
+    if (result > 0)
+        result = register_with(sum);
+    int rc = result;
+    pthread_mutex_unlock(&once);
+    return rc;
 }
