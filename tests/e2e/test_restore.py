@@ -120,7 +120,8 @@ def damage_file_list(repo, number):
 def not_whole(scratch):
     root, repo = make(scratch, 5)
     one = wk.tree(root)
-    wk.write(os.path.join(root, "new"), "of the second snapshot")
+    for _ in range(2500):  # a short list would stand in the commit itself
+        wk.write(os.path.join(root, os.urandom(20).hex()), "of the second snapshot")
     wk.wk("-r", repo, "save", root)
     damage_file_list(repo, 2)
     for f in glob.glob(os.path.join(repo, "catalog.db*")):
