@@ -233,6 +233,17 @@ static int save_all(struct saver *s, const struct save_targets *targets, struct 
     return worst;
 }
 
+/* Without a service nobody else does it: the log is folded when it has grown enough to pay. What
+ * has been saved stands, whatever becomes of this. */
+static void keep_up(struct repo *r)
+{
+    const struct upkeep u = {.keep_s = UPKEEP_KEEP_S, .cancel = interrupt_watch()};
+    struct error ignored = ERROR_INIT;
+
+    if (repo_upkeep_due(r))
+        (void)repo_upkeep(r, &u, NULL, &ignored);
+}
+
 int save_here(struct cli *cli, struct repo *r, const struct save_targets *targets,
               const struct save_wish *wish, struct error *e)
 {
@@ -244,6 +255,8 @@ int save_here(struct cli *cli, struct repo *r, const struct save_targets *target
         rc = every_watch(&s, &all, e);
     if (rc == 0)
         rc = save_all(&s, targets->count ? targets : &all, e);
+    if (rc >= 0)
+        keep_up(r);
     save_targets_release(&all);
     json_decref(s.total);
     sqlite_helper_free(s.helper);

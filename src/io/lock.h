@@ -3,8 +3,8 @@
  *
  * The repository's `lock` file: byte 0 is the writer; byte 1 keeps the file catalog.db still:
  * shared by readers that read it without SQLite's locks, exclusive for the writer while it changes
- * the file itself; byte LOCK_LEASE_BASE + n is a reader's shared lease on snapshot n. The file's
- * content is the control socket's path of the running service. */
+ * the file itself; byte 2 keeps packs where they are; byte LOCK_LEASE_BASE + n is a reader's shared
+ * lease on snapshot n. The file's content is the control socket's path of the running service. */
 #ifndef WK_IO_LOCK_H
 #define WK_IO_LOCK_H
 
@@ -15,6 +15,8 @@
 
 #define LOCK_WRITER 0
 #define LOCK_CATALOG 1
+/* Shared by readers for as long as they are open, taken by the writer while it removes packs. */
+#define LOCK_PACKS 2
 #define LOCK_LEASE_BASE (UINT64_C(1) << 32)
 
 /* Take a lock on one byte, waiting up to wait_ms; ERR_BUSY when somebody else has it. An exclusive

@@ -7,6 +7,7 @@
 #include "service/systemd.h"
 
 #include <errno.h>
+#include <inttypes.h>
 #include <malloc.h>
 #include <signal.h>
 #include <stdlib.h>
@@ -33,11 +34,61 @@ static void run_idle(struct job *job)
     malloc_trim(0); /* what a large save needed */
 }
 
+/* ---- upkeep: in the background, beside saves ---- */
+
+static void tell_upkeep(const struct upkeep_result *done)
+{
+    if (done->checkpoint_bytes > 0)
+        log_info("the log was folded into a checkpoint of %" PRIu64 " bytes",
+                 done->checkpoint_bytes);
+    if (done->packs_emptied > 0)
+        log_info("%" PRIu64 " packs were emptied, %" PRIu64 " bytes of them live on",
+                 done->packs_emptied, done->bytes_moved);
+    if (done->packs_removed > 0)
+        log_info("%" PRIu64 " packs of %" PRIu64 " bytes were removed", done->packs_removed,
+                 done->bytes_removed);
+}
+
+static void run_upkeep(struct job *job)
+{
+    struct service *s = (struct service *)((char *)job - offsetof(struct service, upkeep_job));
+    const struct upkeep u = {.keep_s = UPKEEP_KEEP_S, .cancel = &s->cancel_verify};
+    struct upkeep_result done;
+    struct error e = ERROR_INIT;
+
+    pthread_rwlock_rdlock(&s->store_lock);
+    int rc = repo_upkeep(s->repo, &u, &done, &e);
+    pthread_rwlock_unlock(&s->store_lock);
+    if (rc != 0 && rc != ERR_CANCELLED)
+        log_warn("putting the packs in order: %s", e.message);
+    tell_upkeep(&done);
+    malloc_trim(0);
+}
+
+static void on_upkeep_done(struct job *job)
+{
+    struct service *s = (struct service *)((char *)job - offsetof(struct service, upkeep_job));
+
+    s->keeping_up = false;
+    service_stop_on(s);
+    service_rearm(s);
+}
+
+static void begin_upkeep(struct service *s)
+{
+    if (s->stopping || s->keeping_up)
+        return;
+    s->keeping_up = true;
+    s->upkeep_job = (struct job){.rank = JOB_IDLE, .run = run_upkeep, .done = on_upkeep_done};
+    jobs_push(s->background, &s->upkeep_job);
+}
+
 static void on_idle_done(struct job *job)
 {
     struct service *s = (struct service *)((char *)job - offsetof(struct service, idle_job));
 
     s->idling = false;
+    begin_upkeep(s);
     service_stop_on(s);
     service_rearm(s);
 }

@@ -44,10 +44,10 @@ struct service {
     struct repo *repo;
     LIST_HEAD(, keeper) keepers;
     size_t reads; /* requests being answered in the loop's threads */
-    struct job idle_job;
+    struct job idle_job, upkeep_job;
     uint64_t idle_at;    /* when the store may tidy up, UINT64_MAX: nothing to tidy */
     unsigned store_uses; /* since it tidied up last */
-    bool idling;
+    bool idling, keeping_up;
     struct wall_time since;
     struct wall_time config_bad_since; /* s = 0: the running configuration is the newest */
     struct error config_error;

@@ -337,7 +337,7 @@ static int check_rows(struct log_state *log, const struct buffer *rows, struct e
 
     while ((rc = row_decode(&r, &row, e)) == 1) {
         struct commit c;
-        if (row.type != ROW_COMMIT)
+        if (row.type != ROW_SNAPSHOT)
             continue;
         rc = commit_decode(row.bytes, row.len, &c, e);
         if (rc == 0) {

@@ -518,6 +518,93 @@ int catalog_pack_cut(struct catalog *c, const struct catalog_pack *row, uint64_t
     return catalog_pack_put(c, &cut, e);
 }
 
+/* ---- packs that go ---- */
+
+int catalog_pack_emptied(struct catalog *c, uint64_t id, int64_t time, struct error *e)
+{
+    struct catalog_pack p;
+
+    assert(c->in_write);
+    if (c->position.next_pack <= id)
+        c->position.next_pack = id + 1;
+    int rc = catalog_pack(c, id, &p, e);
+    if (rc < 0)
+        return rc == ERR_NOTFOUND ? 0 : rc;
+    p.gone = time ? time : 1;
+    rc = release_bases(c, id, 0, e);
+    if (rc == 0)
+        rc = cat_flush_chunks(c, e);
+    if (c->position.commit_pack == id)
+        c->position.commit_pack = c->position.commit_offset = 0;
+    return rc == 0 ? catalog_pack_put(c, &p, e) : rc;
+}
+
+int catalog_pack_gone(struct catalog *c, uint64_t id, int64_t time, struct error *e)
+{
+    int rc = catalog_pack_emptied(c, id, time, e);
+
+    if (rc == 0)
+        rc = cat_flush_chunks(c, e);
+    if (rc == 0)
+        rc = cat_run(c, e, CAT_CHUNKS_DEAD, "i", (int64_t)id);
+    if (rc == 0) {
+        c->chunk_count -= (uint64_t)sqlite3_changes(c->db);
+        rc = cat_run(c, e, CAT_CHUNKS_GONE, "i", (int64_t)id);
+    }
+    return rc;
+}
+
+int catalog_chunk_forget(struct catalog *c, const struct hash *id, uint64_t pack_id,
+                         struct error *e)
+{
+    assert(c->in_write && c->pending.count == 0);
+    int rc = cat_run(c, e, CAT_CHUNK_DEAD, "bi", id->b, (size_t)HASH_LEN, (int64_t)pack_id);
+
+    if (rc == 0)
+        c->chunk_count -= (uint64_t)sqlite3_changes(c->db);
+    return rc;
+}
+
+int catalog_pack_forget(struct catalog *c, uint64_t id, struct error *e)
+{
+    return cat_run(c, e, CAT_PACK_DELETE, "i", (int64_t)id);
+}
+
+int catalog_pack_uses(struct catalog *c, struct pack_use **out, size_t *count, struct error *e)
+{
+    struct pack_use *list = NULL;
+    int rc;
+
+    *out = NULL;
+    *count = 0;
+    sqlite3_stmt *s =
+        cat_prepare(c,
+                    "SELECT pack,sum(CASE WHEN refs>0 THEN raw_len ELSE 0 END),"
+                    "sum(raw_len),sum(refs>0) FROM chunks WHERE pack>0 GROUP BY pack ORDER BY pack",
+                    e);
+    if (!s)
+        return e->code;
+    while ((rc = cat_step(c, s, e)) == 1) {
+        struct pack_use *more = realloc(list, (*count + 1) * sizeof(*more));
+        if (!more) {
+            rc = cat_no_memory(e);
+            break;
+        }
+        list = more;
+        list[(*count)++] = (struct pack_use){.pack_id = (uint64_t)sqlite3_column_int64(s, 0),
+                                             .live = (uint64_t)sqlite3_column_int64(s, 1),
+                                             .all = (uint64_t)sqlite3_column_int64(s, 2),
+                                             .live_count = (uint64_t)sqlite3_column_int64(s, 3)};
+    }
+    sqlite3_finalize(s);
+    if (rc < 0) {
+        free(list);
+        return rc;
+    }
+    *out = list;
+    return 0;
+}
+
 /* ---- audit ---- */
 
 struct count {

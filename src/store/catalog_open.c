@@ -23,7 +23,7 @@
 #include "base/banned.h"
 
 enum {
-    SCHEMA_VERSION = 4,
+    SCHEMA_VERSION = 5,
     APPLICATION_ID = 0x776b6361, /* "wkca" */
     BUSY_MS = 5000,
 };
@@ -46,8 +46,8 @@ static const char schema[] =
     "CREATE TABLE meta(key TEXT PRIMARY KEY, value BLOB) WITHOUT ROWID;"
     "CREATE TABLE state(one INTEGER PRIMARY KEY, log_pack INT, log_offset INT, sequence INT,"
     " next_number INT, chain BLOB, commit_pack INT, commit_offset INT, chunk_count INT,"
-    " uncounted INT);"
-    "INSERT INTO state VALUES(1,0,0,0,1,zeroblob(32),0,0,0,0);"
+    " uncounted INT, next_pack INT, folded_pack INT, folded_bytes INT);"
+    "INSERT INTO state VALUES(1,0,0,0,1,zeroblob(32),0,0,0,0,1,0,0);"
     "CREATE TABLE watches(serial INTEGER PRIMARY KEY, id BLOB NOT NULL UNIQUE,"
     " name TEXT NOT NULL UNIQUE, root TEXT, rules TEXT, last INT, next_node INT, files INT,"
     " bytes INT, incomplete INT, sum BLOB, frozen INT);"
@@ -78,7 +78,8 @@ static const char schema[] =
     "CREATE TABLE deltas(pack INT, offset INT, base BLOB, rank INT, depth INT,"
     " PRIMARY KEY(pack,offset)) WITHOUT ROWID;"
     "CREATE TABLE marks(sequence INTEGER PRIMARY KEY, type INT, body BLOB);"
-    "CREATE TABLE packs(id INTEGER PRIMARY KEY, kind INT, len INT, fence INT, sealed INT);";
+    "CREATE TABLE packs(id INTEGER PRIMARY KEY, kind INT, len INT, fence INT, sealed INT,"
+    " sha256 BLOB, gone INT);";
 
 /* ---- errors and statements ---- */
 
@@ -252,6 +253,9 @@ int cat_state_load(struct catalog *c, struct error *e)
     p->commit_offset = (uint64_t)sqlite3_column_int64(s, 6);
     c->chunk_count = (uint64_t)sqlite3_column_int64(s, 7);
     c->uncounted = (uint64_t)sqlite3_column_int64(s, 8);
+    p->next_pack = (uint64_t)sqlite3_column_int64(s, 9);
+    p->folded_pack = (uint64_t)sqlite3_column_int64(s, 10);
+    p->folded_bytes = (uint64_t)sqlite3_column_int64(s, 11);
     sqlite3_reset(s);
     return 0;
 }
@@ -260,10 +264,11 @@ static int state_store(struct catalog *c, struct error *e)
 {
     const struct catalog_position *p = &c->position;
 
-    return cat_run(c, e, CAT_STATE_PUT, "iiiibiiii", (int64_t)p->log_pack, (int64_t)p->log_offset,
-                   (int64_t)p->sequence, (int64_t)p->next_number, p->chain.b, (size_t)HASH_LEN,
-                   (int64_t)p->commit_pack, (int64_t)p->commit_offset, (int64_t)c->chunk_count,
-                   (int64_t)c->uncounted);
+    return cat_run(c, e, CAT_STATE_PUT, "iiiibiiiiiii", (int64_t)p->log_pack,
+                   (int64_t)p->log_offset, (int64_t)p->sequence, (int64_t)p->next_number,
+                   p->chain.b, (size_t)HASH_LEN, (int64_t)p->commit_pack, (int64_t)p->commit_offset,
+                   (int64_t)c->chunk_count, (int64_t)c->uncounted, (int64_t)p->next_pack,
+                   (int64_t)p->folded_pack, (int64_t)p->folded_bytes);
 }
 
 int catalog_position(struct catalog *c, struct catalog_position *p, struct error *e)
@@ -279,8 +284,12 @@ int catalog_position(struct catalog *c, struct catalog_position *p, struct error
 
 int catalog_set_position(struct catalog *c, const struct catalog_position *p, struct error *e)
 {
+    uint64_t next_pack = c->position.next_pack;
+
     assert(c->in_write);
     c->position = *p;
+    if (c->position.next_pack < next_pack)
+        c->position.next_pack = next_pack;
     return 0;
 }
 
@@ -322,6 +331,7 @@ void catalog_rollback(struct catalog *c)
     watch_row_release(&c->apply.watch);
     memset(&c->apply, 0, sizeof(c->apply));
     id_map_release(&c->pending);
+    cat_load_release(c);
     if (c->db && !sqlite3_get_autocommit(c->db))
         cat_run(c, &ignored, CAT_ROLLBACK, "");
     c->in_write = false;
@@ -736,6 +746,7 @@ void catalog_close(struct catalog *c)
     if (!c)
         return;
     disconnect(c);
+    cat_load_release(c);
     id_map_release(&c->pending);
     free(c->repo_path);
     free(c->uri);

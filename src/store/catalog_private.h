@@ -3,8 +3,9 @@
  * catalog_open.c   connection, schema, statements, state
  * catalog_read.c   watches, snapshots, caches, marks, notes
  * catalog_tree.c   names and nodes at a snapshot
- * catalog_apply.c  commits, marks, checkpoint rows -> rows
+ * catalog_apply.c  commits, marks, prunes -> rows
  * catalog_bulk.c   many new rows at once
+ * catalog_rows.c   rows -> checkpoint rows, and back
  * catalog_chunks.c chunk places and reference counts
  *
  * Every prepared statement stands in CATALOG_STATEMENTS and is made once a connection. Visitors run
@@ -24,6 +25,7 @@
     "from_<=?3 UNION ALL SELECT parent,name FROM old_names INDEXED BY old_names_node "    \
     "WHERE watch=?1 AND node=?2 AND to_>?3 AND from_<=?3"
 #define WATCH_COLUMNS "id,serial,name,root,rules,last,next_node,files,bytes,incomplete,sum,frozen"
+#define PACK_COLUMNS "id,kind,len,fence,sealed,sha256,gone"
 #define SNAPSHOT_COLUMNS \
     "s.body,s.watch,w.name,s.name,s.note,s.verified_s,s.verified_ns,s.damaged,s.pinned,s.whole"
 #define SNAPSHOT_FROM " FROM snapshots s LEFT JOIN watches w ON w.serial=s.watch "
@@ -33,10 +35,12 @@
     X(BEGIN_WRITE, "BEGIN IMMEDIATE")                                                              \
     X(COMMIT, "COMMIT")                                                                            \
     X(ROLLBACK, "ROLLBACK")                                                                        \
-    X(STATE_GET, "SELECT log_pack,log_offset,sequence,next_number,chain,commit_pack,"              \
-                 "commit_offset,chunk_count,uncounted FROM state")                                 \
+    X(STATE_GET,                                                                                   \
+      "SELECT log_pack,log_offset,sequence,next_number,chain,commit_pack,"                         \
+      "commit_offset,chunk_count,uncounted,next_pack,folded_pack,folded_bytes FROM state")         \
     X(STATE_PUT, "UPDATE state SET log_pack=?1,log_offset=?2,sequence=?3,next_number=?4,chain=?5," \
-                 "commit_pack=?6,commit_offset=?7,chunk_count=?8,uncounted=?9")                    \
+                 "commit_pack=?6,commit_offset=?7,chunk_count=?8,uncounted=?9,next_pack=?10,"      \
+                 "folded_pack=?11,folded_bytes=?12")                                               \
     X(META_GET, "SELECT value FROM meta WHERE key=?1")                                             \
     X(META_PUT, "INSERT OR REPLACE INTO meta(key,value) VALUES(?1,?2)")                            \
     X(WATCH_BY_NAME, "SELECT " WATCH_COLUMNS " FROM watches WHERE name=?1")                        \
@@ -55,6 +59,10 @@
     X(SNAPSHOT_INSERT,                                                                             \
       "INSERT OR REPLACE INTO snapshots(number,watch,body,time_s,kind,flags,name,note,verified_s," \
       "verified_ns,damaged,pinned,whole) VALUES(?1,?2,?3,?4,?5,?6,?7,?8,0,0,0,0,?9)")              \
+    X(SNAPSHOT_LOAD,                                                                               \
+      "INSERT OR REPLACE INTO "                                                                    \
+      "snapshots(number,watch,body,time_s,kind,flags,name,note,verified_s,verified_ns,damaged,"    \
+      "pinned,whole) VALUES(?1,?2,?3,?4,?5,?6,?7,?8,?9,?10,?11,?12,?13)")                          \
     X(SNAPSHOT_DELETE, "DELETE FROM snapshots WHERE number=?1")                                    \
     X(SNAPSHOT_BEFORE, "SELECT coalesce(max(number),0) FROM snapshots WHERE watch=?1 AND "         \
                        "number<?2")                                                                \
@@ -106,6 +114,8 @@
     X(CHUNK_COUNT, "UPDATE chunks SET refs=max(0,refs+?2) WHERE id=?1")                            \
     X(CHUNK_REFS, "UPDATE chunks SET refs=?2 WHERE id=?1")                                         \
     X(CHUNK_LOST, "UPDATE chunks SET pack=0,offset=0 WHERE id=?1")                                 \
+    X(CHUNKS_DEAD, "DELETE FROM chunks WHERE pack=?1 AND refs=0")                                  \
+    X(CHUNK_DEAD, "DELETE FROM chunks WHERE id=?1 AND pack=?2 AND refs=0")                         \
     X(CHUNKS_GONE, "UPDATE chunks SET pack=0,offset=0 WHERE pack=?1")                              \
     X(LIST_GET, "SELECT refs,counted FROM lists WHERE id=?1 AND depth=?2")                         \
     X(LIST_PUT, "INSERT OR REPLACE INTO lists(id,depth,refs,counted) VALUES(?1,?2,?3,?4)")         \
@@ -118,8 +128,8 @@
     X(CHUNKS_BEHIND, "SELECT count(*) FROM chunks WHERE pack=?1 AND offset>=?2 AND refs>0")        \
     X(DELTAS_CUT, "DELETE FROM deltas WHERE pack=?1 AND offset>=?2")                               \
     X(MARK_PUT, "INSERT OR REPLACE INTO marks(sequence,type,body) VALUES(?1,?2,?3)")               \
-    X(PACK_PUT, "INSERT OR REPLACE INTO packs(id,kind,len,fence,sealed) VALUES(?1,?2,?3,?4,?5)")   \
-    X(PACK_GET, "SELECT id,kind,len,fence,sealed FROM packs WHERE id=?1")                          \
+    X(PACK_PUT, "INSERT OR REPLACE INTO packs(" PACK_COLUMNS ") VALUES(?1,?2,?3,?4,?5,?6,?7)")     \
+    X(PACK_GET, "SELECT " PACK_COLUMNS " FROM packs WHERE id=?1")                                  \
     X(PACK_DELETE, "DELETE FROM packs WHERE id=?1")
 
 enum catalog_stmt {
@@ -158,6 +168,17 @@ struct apply {
     struct watch_row watch;
 };
 
+/* A watch while the rows of a checkpoint are taken in. */
+struct load_watch {
+    uint8_t id[WATCH_ID_LEN];
+    int64_t serial;
+    struct state_sum want, sum;
+};
+struct load {
+    struct load_watch *watches;
+    size_t count, last; /* last: the one found last */
+};
+
 struct catalog {
     sqlite3 *db;
     enum catalog_mode mode;
@@ -179,6 +200,7 @@ struct catalog {
     struct id_map pending; /* struct pending_chunk */
     bool gather_many;
     struct apply apply;
+    struct load load;
     catalog_list_reader read_list;
     void *read_list_ctx;
 };
@@ -227,6 +249,8 @@ int cat_pending_add(struct catalog *c, const struct hash *id, int64_t delta, str
 int cat_node_refs(struct catalog *c, const void *meta, size_t len, int sign, struct error *e);
 void cat_iters_free(struct catalog *c);
 int cat_watch_from(struct catalog *c, sqlite3_stmt *s, struct watch_row *w, struct error *e);
+void cat_load_release(struct catalog *c);
+void cat_pack_from(sqlite3_stmt *s, struct catalog_pack *p); /* PACK_COLUMNS */
 int cat_watch_put(struct catalog *c, const struct watch_row *w, bool is_new, struct error *e);
 
 /* Nodes of all watches in one order: the key of open rows and of the cache. SQLite keeps small

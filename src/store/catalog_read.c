@@ -417,13 +417,16 @@ int catalog_marks(struct catalog *c, mark_visit visit, void *ctx, struct error *
 
 /* ---- packs ---- */
 
-static void pack_from(sqlite3_stmt *s, struct catalog_pack *p)
+void cat_pack_from(sqlite3_stmt *s, struct catalog_pack *p)
 {
-    p->id = (uint64_t)sqlite3_column_int64(s, 0);
-    p->kind = (uint8_t)sqlite3_column_int(s, 1);
-    p->len = (uint64_t)sqlite3_column_int64(s, 2);
-    p->fence = (uint64_t)sqlite3_column_int64(s, 3);
-    p->sealed = sqlite3_column_int(s, 4) != 0;
+    *p = (struct catalog_pack){.id = (uint64_t)sqlite3_column_int64(s, 0),
+                               .kind = (uint8_t)sqlite3_column_int(s, 1),
+                               .len = (uint64_t)sqlite3_column_int64(s, 2),
+                               .fence = (uint64_t)sqlite3_column_int64(s, 3),
+                               .sealed = sqlite3_column_int(s, 4) != 0,
+                               .gone = sqlite3_column_int64(s, 6)};
+    if (sqlite3_column_bytes(s, 5) == HASH_LEN)
+        memcpy(p->sha256.b, sqlite3_column_blob(s, 5), HASH_LEN);
 }
 
 int catalog_pack(struct catalog *c, uint64_t id, struct catalog_pack *p, struct error *e)
@@ -436,15 +439,17 @@ int catalog_pack(struct catalog *c, uint64_t id, struct catalog_pack *p, struct 
     if (rc == 0)
         return error_set(e, ERR_NOTFOUND, "the catalog knows no pack %016llx",
                          (unsigned long long)id);
-    pack_from(s, p);
+    cat_pack_from(s, p);
     sqlite3_reset(s);
     return 0;
 }
 
 int catalog_pack_put(struct catalog *c, const struct catalog_pack *p, struct error *e)
 {
-    return cat_run(c, e, CAT_PACK_PUT, "iiiii", (int64_t)p->id, (int64_t)p->kind, (int64_t)p->len,
-                   (int64_t)p->fence, (int64_t)p->sealed);
+    if (c->position.next_pack <= p->id)
+        c->position.next_pack = p->id + 1;
+    return cat_run(c, e, CAT_PACK_PUT, "iiiiibi", (int64_t)p->id, (int64_t)p->kind, (int64_t)p->len,
+                   (int64_t)p->fence, (int64_t)p->sealed, p->sha256.b, (size_t)HASH_LEN, p->gone);
 }
 
 int catalog_packs(struct catalog *c, struct catalog_pack **rows, size_t *count, struct error *e)
@@ -455,7 +460,7 @@ int catalog_packs(struct catalog *c, struct catalog_pack **rows, size_t *count, 
 
     *count = 0;
     *rows = NULL;
-    sqlite3_stmt *s = cat_prepare(c, "SELECT id,kind,len,fence,sealed FROM packs ORDER BY id", e);
+    sqlite3_stmt *s = cat_prepare(c, "SELECT " PACK_COLUMNS " FROM packs ORDER BY id", e);
     if (!s)
         return e->code;
     while ((rc = cat_step(c, s, e)) == 1) {
@@ -463,7 +468,7 @@ int catalog_packs(struct catalog *c, struct catalog_pack **rows, size_t *count, 
             rc = cat_no_memory(e);
             break;
         }
-        pack_from(s, &list[(*count)++]);
+        cat_pack_from(s, &list[(*count)++]);
     }
     sqlite3_finalize(s);
     if (rc < 0) {
@@ -473,15 +478,4 @@ int catalog_packs(struct catalog *c, struct catalog_pack **rows, size_t *count, 
     }
     *rows = list;
     return 0;
-}
-
-int catalog_pack_gone(struct catalog *c, uint64_t id, struct error *e)
-{
-    int rc = cat_flush_chunks(c, e);
-
-    if (rc == 0)
-        rc = cat_run(c, e, CAT_CHUNKS_GONE, "i", (int64_t)id);
-    if (rc == 0)
-        rc = cat_run(c, e, CAT_PACK_DELETE, "i", (int64_t)id);
-    return rc;
 }

@@ -48,7 +48,10 @@ struct catalog_position {
     uint64_t sequence;             /* of the last record folded in; up to it only lists count */
     uint64_t next_number;          /* next snapshot number */
     struct hash chain;             /* of the last commit */
-    uint64_t commit_pack, commit_offset; /* where that commit stands, 0 = none yet */
+    uint64_t commit_pack, commit_offset; /* where that commit stands, 0 = none yet, or removed */
+    uint64_t next_pack;                  /* no pack ever had this id, nor a higher one */
+    uint64_t folded_pack;  /* the newest checkpoint covers all log packs below it, 0 = none */
+    uint64_t folded_bytes; /* its size, once */
 };
 int catalog_position(struct catalog *c, struct catalog_position *p, struct error *e);
 int catalog_set_position(struct catalog *c, const struct catalog_position *p, struct error *e);
@@ -95,9 +98,17 @@ int catalog_apply_end(struct catalog *c, const struct commit *commit, struct err
 int catalog_apply_mark(struct catalog *c, uint64_t sequence, const struct mark *m, struct error *e);
 /* Forget a snapshot: its row goes, versions that no kept snapshot needs go, references fall. */
 int catalog_drop(struct catalog *c, uint64_t number, struct error *e);
-int catalog_apply_row(struct catalog *c, const struct row *r, struct error *e); /* checkpoint */
-/* Before the rows of a checkpoint: forget all but the places of chunks. */
-int catalog_clear(struct catalog *c, struct error *e);
+
+/* ---- checkpoints ----
+ * Every row of a checkpoint, in its order; a non-zero return of visit stops and is returned. What
+ * the row points to is valid until visit returns. ERR_DAMAGED: a state sum is not that of the rows.
+ * Reading too. */
+typedef int (*row_visit)(void *ctx, const struct row *r);
+int catalog_rows(struct catalog *c, row_visit visit, void *ctx, struct error *e);
+/* Take rows in, in that order and in one transaction, into a catalog that holds nothing but the
+ * places of chunks; load_end compares the state sums. */
+int catalog_load_row(struct catalog *c, const struct row *r, struct error *e);
+int catalog_load_end(struct catalog *c, struct error *e);
 /* Number of the watch's snapshot with that name, 0 = none. Reading too. */
 int catalog_name_taken(struct catalog *c, int64_t watch, const char *name, uint64_t *number,
                        struct error *e);
@@ -109,6 +120,8 @@ struct catalog_pack {
     uint64_t len; /* data: blocks up to here are known; log: bytes that count, once it has ended */
     uint64_t fence; /* nothing behind it exists, 0 = none */
     bool sealed;
+    struct hash sha256; /* of the bytes before the seal, zeros: not computed */
+    int64_t gone; /* when a compaction took its place, 0: it lives. The file may still be there */
 };
 int catalog_pack_put(struct catalog *c, const struct catalog_pack *p, struct error *e);
 int catalog_pack(struct catalog *c, uint64_t id, struct catalog_pack *p,
@@ -123,7 +136,22 @@ int catalog_last_blocks(struct catalog *c, block_visit visit, void *ctx, struct 
  * forgotten; while others stand there its row is left, since that is damage. */
 int catalog_pack_cut(struct catalog *c, const struct catalog_pack *row, uint64_t end,
                      struct error *e);
-int catalog_pack_gone(struct catalog *c, uint64_t id, struct error *e); /* and what lived in it */
+/* A compaction took the pack's place at that time: its deltas, and chunks that nothing needs, go;
+ * others that still stand there are lost. */
+int catalog_pack_gone(struct catalog *c, uint64_t id, int64_t time, struct error *e);
+/* The same when the caller forgets the chunks one by one; cheaper. */
+int catalog_pack_emptied(struct catalog *c, uint64_t id, int64_t time, struct error *e);
+/* The chunk, if it stands in that pack and nothing needs it. */
+int catalog_chunk_forget(struct catalog *c, const struct hash *id, uint64_t pack_id,
+                         struct error *e);
+/* The file of a pack that was gone has been removed. */
+int catalog_pack_forget(struct catalog *c, uint64_t id, struct error *e);
+/* How much lives in the packs: for each with chunks, bytes of those that are referenced (and how
+ * many they are) and of all, before compression. *list malloc'ed, by pack id. Reading too. */
+struct pack_use {
+    uint64_t pack_id, live, live_count, all;
+};
+int catalog_pack_uses(struct catalog *c, struct pack_use **list, size_t *count, struct error *e);
 
 int catalog_cache_put(struct catalog *c, int64_t watch, uint64_t node, const struct cache_key *key,
                       const void *signature, size_t len, struct error *e);

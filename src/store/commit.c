@@ -12,10 +12,9 @@
 #include "base/banned.h"
 
 enum {
-    TEXT_MAX = 256 * 1024,           /* of any text in a commit or mark */
-    NEEDS_MAX = 65536,               /* packs a commit may need */
-    NUMBERS_MAX = 256 * 1024,        /* snapshots or packs in one mark, prune or compaction */
-    ROW_BYTES_MAX = 6 * 1024 * 1024, /* a commit, mark or node inside a checkpoint row */
+    TEXT_MAX = 256 * 1024,    /* of any text in a commit or mark */
+    NEEDS_MAX = 65536,        /* packs a commit may need */
+    NUMBERS_MAX = 256 * 1024, /* snapshots or packs in one mark, prune or compaction */
     NEED_LEN = 16,
     PACKED_HEADER_LEN = 8,
     MARK_TYPE_SKIP = 128,        /* unknown types from here on may be skipped */
@@ -36,15 +35,16 @@ enum commit_tag {
     COMMIT_LIST = FIELD_MUST_KNOW | 1,
 };
 enum mark_tag { MARK_TEXT = 1 };
+enum compaction_tag { COMPACTION_NEEDS = 1 };
 
 static const uint8_t zero_id[WATCH_ID_LEN];
 
-static int damaged(const char *what, struct error *e)
+int body_damaged(const char *what, struct error *e)
 {
     return error_set(e, ERR_DAMAGED, "%s does not parse", what);
 }
 
-static void take_copy(struct reader *r, void *to, size_t n)
+void body_take_copy(struct reader *r, void *to, size_t n)
 {
     const uint8_t *p = take_bytes(r, n);
 
@@ -72,7 +72,7 @@ static void take_time(struct reader *r, struct wall_time *t)
 static int take_end(struct reader *r, const char *what, struct error *e)
 {
     if (r->bad)
-        return damaged(what, e);
+        return body_damaged(what, e);
     struct field_reader fields = field_reader_of(*r);
     struct field f;
     int rc;
@@ -137,20 +137,21 @@ static void commit_encode_fixed(const struct commit *c, struct buffer *out)
     buffer_append(out, c->sum.b, sizeof(c->sum.b));
 }
 
-static void commit_encode_needs(const struct commit *c, struct buffer *out)
+static void put_needs(struct buffer *out, uint16_t tag, const struct pack_need *needs,
+                      uint32_t count)
 {
-    if (c->need_count == 0)
+    if (count == 0)
         return;
-    if (c->need_count > NEEDS_MAX) {
+    if (count > NEEDS_MAX) {
         out->failed = true;
         return;
     }
-    put_u16(out, COMMIT_NEEDS);
+    put_u16(out, tag);
     put_u16(out, 0);
-    put_u32(out, c->need_count * NEED_LEN);
-    for (uint32_t i = 0; i < c->need_count; i++) {
-        put_u64(out, c->needs[i].pack_id);
-        put_u64(out, c->needs[i].len);
+    put_u32(out, count * NEED_LEN);
+    for (uint32_t i = 0; i < count; i++) {
+        put_u64(out, needs[i].pack_id);
+        put_u64(out, needs[i].len);
     }
 }
 
@@ -173,7 +174,7 @@ void commit_encode(const struct commit *c, struct buffer *out)
     field_put_text(out, COMMIT_NOTE, c->note, TEXT_MAX);
     field_put_text(out, COMMIT_GAP, c->gap, TEXT_MAX);
     field_put_text(out, COMMIT_VERSION, c->version, TEXT_MAX);
-    commit_encode_needs(c, out);
+    put_needs(out, COMMIT_NEEDS, c->needs, c->need_count);
     put_count(out, COMMIT_FILES_EXCLUDED, c->files_excluded);
     put_count(out, COMMIT_TRUSTED_FILES, c->trusted_files);
     if (c->list_len > 0)
@@ -194,8 +195,8 @@ static void commit_take_fixed(struct reader *r, struct commit *c)
     c->kind = take_u8(r);
     c->flags = take_varint32(r);
     c->parent = take_varint(r);
-    take_copy(r, c->watch_id, WATCH_ID_LEN);
-    take_copy(r, c->host_id, sizeof(c->host_id));
+    body_take_copy(r, c->watch_id, WATCH_ID_LEN);
+    body_take_copy(r, c->host_id, sizeof(c->host_id));
     c->time.s = unzigzag(take_varint(r));
     c->time.ns = take_varint32(r);
     int64_t offset = unzigzag(take_varint(r));
@@ -214,20 +215,20 @@ static void commit_take_fixed(struct reader *r, struct commit *c)
     c->next_node = take_varint(r);
     c->list_first = take_varint(r);
     c->list_count = take_varint(r);
-    take_copy(r, c->chain.b, HASH_LEN);
-    take_copy(r, c->sum.b, sizeof(c->sum.b));
+    body_take_copy(r, c->chain.b, HASH_LEN);
+    body_take_copy(r, c->sum.b, sizeof(c->sum.b));
 }
 
-static int commit_take_needs(struct commit *c, const struct field *f, struct arena *a,
-                             struct error *e)
+static int take_needs(const struct field *f, struct arena *a, struct pack_need **needs,
+                      uint32_t *count, struct error *e)
 {
     if (f->len % NEED_LEN != 0 || f->len / NEED_LEN > NEEDS_MAX)
-        return damaged("the list of packs in a commit", e);
-    c->need_count = f->len / NEED_LEN;
-    c->needs = arena_take(a, c->need_count * sizeof(*c->needs));
-    for (uint32_t i = 0; i < c->need_count; i++) {
-        c->needs[i].pack_id = load_u64(f->p + (size_t)i * NEED_LEN);
-        c->needs[i].len = load_u64(f->p + (size_t)i * NEED_LEN + 8);
+        return body_damaged("a list of packs", e);
+    *count = f->len / NEED_LEN;
+    *needs = arena_take(a, *count * sizeof(**needs));
+    for (uint32_t i = 0; i < *count; i++) {
+        (*needs)[i].pack_id = load_u64(f->p + (size_t)i * NEED_LEN);
+        (*needs)[i].len = load_u64(f->p + (size_t)i * NEED_LEN + 8);
     }
     return 0;
 }
@@ -236,7 +237,7 @@ static int commit_take_list(struct commit *c, const struct field *f, struct aren
                             struct error *e)
 {
     if (f->len <= PACKED_HEADER_LEN || f->len > COMMIT_LIST_MAX)
-        return damaged("the operations in a commit", e);
+        return body_damaged("the operations in a commit", e);
     uint8_t *copy = arena_take(a, f->len);
     memcpy(copy, f->p, f->len);
     c->list = copy;
@@ -270,14 +271,14 @@ static int commit_take_field(struct commit *c, const struct field *f, struct are
                              struct error *e)
 {
     if (f->tag == COMMIT_NEEDS)
-        return commit_take_needs(c, f, a, e);
+        return take_needs(f, a, &c->needs, &c->need_count, e);
     if (f->tag == COMMIT_LIST)
         return commit_take_list(c, f, a, e);
     uint64_t *count = f->tag == COMMIT_FILES_EXCLUDED  ? &c->files_excluded
                       : f->tag == COMMIT_TRUSTED_FILES ? &c->trusted_files
                                                        : NULL;
     if (count && f->len != 8)
-        return damaged("a count of files in a commit", e);
+        return body_damaged("a count of files in a commit", e);
     if (count) {
         *count = load_u64(f->p);
         return 0;
@@ -298,7 +299,7 @@ int commit_decode(const void *p, size_t n, struct commit *c, struct error *e)
     memset(c, 0, sizeof(*c));
     commit_take_fixed(&r, c);
     if (r.bad || c->number == 0)
-        return damaged("a commit", e);
+        return body_damaged("a commit", e);
     if (c->flags >> COMMIT_FLAGS_MUST_KNOW)
         return error_set(e, ERR_NOREPO,
                          "commit has flags %#x, unknown to this watchkeep (" WK_VERSION ")",
@@ -345,7 +346,7 @@ static int take_numbers(struct reader *r, uint32_t count, uint64_t **v, struct e
     if (!r->bad && count <= NUMBERS_MAX)
         p = take_bytes(r, (size_t)count * 8);
     if (!p)
-        return damaged("a list of numbers", e);
+        return body_damaged("a list of numbers", e);
     if (count == 0)
         return 0;
     *v = malloc((size_t)count * sizeof(**v));
@@ -381,7 +382,7 @@ static int mark_take_rest(struct reader r, struct mark *m, struct error *e)
     if (m->count <= NUMBERS_MAX)
         numbers = take_bytes(&r, (size_t)m->count * 8);
     if (!numbers)
-        return damaged("a mark", e);
+        return body_damaged("a mark", e);
     int rc = arena_init(&a, (size_t)m->count * 8 + r.left, e);
     if (rc < 0)
         return rc;
@@ -410,11 +411,11 @@ int mark_decode(const void *p, size_t n, struct mark *m, struct error *e)
     take_u8(&r);
     take_u16(&r);
     m->count = take_u32(&r);
-    take_copy(&r, m->watch_id, WATCH_ID_LEN);
+    body_take_copy(&r, m->watch_id, WATCH_ID_LEN);
     take_time(&r, &m->time);
     take_u32(&r);
     if (r.bad)
-        return damaged("a mark", e);
+        return body_damaged("a mark", e);
     if (m->type == 0 || (m->type > MARK_REPAIRED && m->type < MARK_TYPE_SKIP))
         return error_set(e, ERR_NOREPO,
                          "mark of type %u is unknown to this watchkeep (" WK_VERSION ")", m->type);
@@ -432,7 +433,7 @@ void mark_release(struct mark *m)
 
 /* ---- operations and file lists ---- */
 
-static void put_name(struct buffer *out, const char *name, uint8_t len)
+void body_put_name(struct buffer *out, const char *name, uint8_t len)
 {
     if (!node_name_ok(name, len))
         out->failed = true;
@@ -440,7 +441,7 @@ static void put_name(struct buffer *out, const char *name, uint8_t len)
     buffer_append(out, name, len);
 }
 
-static void take_name(struct reader *r, const char **name, uint8_t *len)
+void body_take_name(struct reader *r, const char **name, uint8_t *len)
 {
     *len = take_u8(r);
     *name = (const char *)take_bytes(r, *len);
@@ -449,7 +450,7 @@ static void take_name(struct reader *r, const char **name, uint8_t *len)
 }
 
 /* u32 length and bytes, at most max. */
-static void put_bytes(struct buffer *out, const void *p, uint32_t len, uint32_t max)
+void body_put_bytes(struct buffer *out, const void *p, uint32_t len, uint32_t max)
 {
     if (len > max)
         out->failed = true;
@@ -457,7 +458,7 @@ static void put_bytes(struct buffer *out, const void *p, uint32_t len, uint32_t 
     buffer_append(out, p, len);
 }
 
-static void take_sized(struct reader *r, const uint8_t **p, uint32_t *len, uint32_t max)
+void body_take_sized(struct reader *r, const uint8_t **p, uint32_t *len, uint32_t max)
 {
     *len = take_u32(r);
     if (*len > max)
@@ -471,12 +472,12 @@ void op_encode(const struct op *op, struct buffer *out)
     switch (op->type) {
     case OP_NAME_PUT:
         put_varint(out, op->parent);
-        put_name(out, op->name, op->name_len);
+        body_put_name(out, op->name, op->name_len);
         put_varint(out, op->node);
         break;
     case OP_NAME_REMOVE:
         put_varint(out, op->parent);
-        put_name(out, op->name, op->name_len);
+        body_put_name(out, op->name, op->name_len);
         break;
     case OP_NODE_PUT:
         put_varint(out, op->node);
@@ -501,12 +502,12 @@ int op_decode(struct reader *r, struct op *op, struct error *e)
     switch (op->type) {
     case OP_NAME_PUT:
         op->parent = take_varint(r);
-        take_name(r, &op->name, &op->name_len);
+        body_take_name(r, &op->name, &op->name_len);
         op->node = take_varint(r);
         break;
     case OP_NAME_REMOVE:
         op->parent = take_varint(r);
-        take_name(r, &op->name, &op->name_len);
+        body_take_name(r, &op->name, &op->name_len);
         break;
     case OP_NODE_PUT:
         op->node = take_varint(r);
@@ -524,7 +525,7 @@ int op_decode(struct reader *r, struct op *op, struct error *e)
                              "watchkeep (" WK_VERSION ")",
                              op->type);
     }
-    return r->bad || op->node > NODE_NUMBER_MAX ? damaged("a file list", e) : 1;
+    return r->bad || op->node > NODE_NUMBER_MAX ? body_damaged("a file list", e) : 1;
 }
 
 /* Packed bytes to the end of a body: {u8 codec, u8 must-know flags, u16 0, u32 raw_len, packed}. */
@@ -551,7 +552,7 @@ int body_take_packed(struct reader *r, size_t max, const char *what, struct buff
     uint32_t len = take_u32(r);
 
     if (r->bad || len > max)
-        return damaged(what, e);
+        return body_damaged(what, e);
     if (flags != 0)
         return error_set(e, ERR_NOREPO,
                          "%s has flags %#x, unknown to this watchkeep (" WK_VERSION ")", what,
@@ -582,7 +583,7 @@ int file_list_decode(const void *p, size_t n, uint64_t *number, uint8_t *watch_i
 
     *number = take_u64(&r);
     memcpy(watch_id, zero_id, WATCH_ID_LEN);
-    take_copy(&r, watch_id, WATCH_ID_LEN);
+    body_take_copy(&r, watch_id, WATCH_ID_LEN);
     return body_take_packed(&r, FILE_LIST_RAW_MAX, "a file list", ops, e);
 }
 
@@ -617,7 +618,7 @@ int seal_decode(const void *p, size_t n, struct seal *s, struct error *e)
     memset(s, 0, sizeof(*s));
     s->len = take_u64(&r);
     s->records = take_u64(&r);
-    take_copy(&r, s->sha256.b, HASH_LEN);
+    body_take_copy(&r, s->sha256.b, HASH_LEN);
     return take_end(&r, "a seal", e);
 }
 
@@ -665,14 +666,48 @@ void prune_release(struct prune *p)
 void compaction_encode(const struct compaction *c, struct buffer *out)
 {
     timed_list_encode(&c->time, c->packs, c->count, out);
+    put_needs(out, COMPACTION_NEEDS, c->needs, c->need_count);
+}
+
+/* Packs and needs live in one allocation. */
+static int compaction_take(struct reader *r, struct compaction *out, struct error *e)
+{
+    struct field_reader fields;
+    struct field f = {0};
+    struct arena a;
+    uint64_t *packs = NULL;
+    int rc;
+
+    take_time(r, &out->time);
+    out->count = take_u32(r);
+    rc = take_numbers(r, out->count, &packs, e);
+    if (rc == 0)
+        rc = arena_init(&a, out->count * sizeof(*packs) + r->left + 64, e);
+    if (rc < 0) {
+        free(packs);
+        return rc;
+    }
+    out->owned = a.p;
+    out->packs = arena_take(&a, out->count * sizeof(*packs));
+    if (out->count > 0)
+        memcpy(out->packs, packs, out->count * sizeof(*packs));
+    free(packs);
+    fields = field_reader_of(*r);
+    while ((rc = field_next(&fields, &f, e)) == 1) {
+        rc = f.tag == COMPACTION_NEEDS ? take_needs(&f, &a, &out->needs, &out->need_count, e)
+                                       : field_unknown(&f, e);
+        if (rc < 0)
+            return rc;
+    }
+    return rc;
 }
 
 int compaction_decode(const void *p, size_t n, struct compaction *out, struct error *e)
 {
+    struct reader r = reader_of(p, n);
+
     memset(out, 0, sizeof(*out));
-    int rc =
-        timed_list_decode(p, n, "a compaction record", &out->time, &out->packs, &out->count, e);
-    out->owned = out->packs;
+    int rc = compaction_take(&r, out, e);
     if (rc < 0)
         compaction_release(out);
     return rc;
@@ -682,110 +717,4 @@ void compaction_release(struct compaction *c)
 {
     free(c->owned);
     memset(c, 0, sizeof(*c));
-}
-
-/* ---- checkpoint ---- */
-
-int checkpoint_encode(const struct checkpoint_part *c, const void *rows, size_t len, int codec,
-                      struct buffer *out)
-{
-    put_u64(out, c->id);
-    put_u32(out, c->part);
-    put_u32(out, c->parts);
-    put_u64(out, c->covers);
-    put_u64(out, c->next_number);
-    buffer_append(out, c->chain.b, HASH_LEN);
-    return body_put_packed(rows, len, CHECKPOINT_RAW_MAX, codec, out);
-}
-
-int checkpoint_decode(const void *p, size_t n, struct checkpoint_part *c, struct buffer *rows,
-                      struct error *e)
-{
-    struct reader r = reader_of(p, n);
-
-    memset(c, 0, sizeof(*c));
-    c->id = take_u64(&r);
-    c->part = take_u32(&r);
-    c->parts = take_u32(&r);
-    c->covers = take_u64(&r);
-    c->next_number = take_u64(&r);
-    take_copy(&r, c->chain.b, HASH_LEN);
-    if (r.bad || c->part >= c->parts)
-        return damaged("a checkpoint", e);
-    return body_take_packed(&r, CHECKPOINT_RAW_MAX, "a checkpoint", rows, e);
-}
-
-void row_encode(const struct row *r, struct buffer *out)
-{
-    put_u8(out, r->type);
-    switch (r->type) {
-    case ROW_COMMIT:
-    case ROW_MARK:
-        put_bytes(out, r->bytes, r->len, ROW_BYTES_MAX);
-        break;
-    case ROW_NAME:
-        buffer_append(out, r->watch_id, WATCH_ID_LEN);
-        put_u64(out, r->parent);
-        put_name(out, r->name, r->name_len);
-        put_u64(out, r->from);
-        put_u64(out, r->to);
-        put_u64(out, r->node);
-        break;
-    case ROW_NODE:
-        buffer_append(out, r->watch_id, WATCH_ID_LEN);
-        put_u64(out, r->node);
-        put_u64(out, r->from);
-        put_u64(out, r->to);
-        put_bytes(out, r->bytes, r->len, NODE_ENCODED_MAX);
-        break;
-    case ROW_PACK:
-        put_u64(out, r->pack_id);
-        put_u8(out, r->pack_kind);
-        put_u64(out, r->pack_len);
-        buffer_append(out, r->sha256.b, HASH_LEN);
-        break;
-    default:
-        out->failed = true;
-    }
-}
-
-int row_decode(struct reader *r, struct row *row, struct error *e)
-{
-    if (reader_done(r))
-        return 0;
-    memset(row, 0, sizeof(*row));
-    row->type = take_u8(r);
-    switch (row->type) {
-    case ROW_COMMIT:
-    case ROW_MARK:
-        take_sized(r, &row->bytes, &row->len, ROW_BYTES_MAX);
-        break;
-    case ROW_NAME:
-        take_copy(r, row->watch_id, WATCH_ID_LEN);
-        row->parent = take_u64(r);
-        take_name(r, &row->name, &row->name_len);
-        row->from = take_u64(r);
-        row->to = take_u64(r);
-        row->node = take_u64(r);
-        break;
-    case ROW_NODE:
-        take_copy(r, row->watch_id, WATCH_ID_LEN);
-        row->node = take_u64(r);
-        row->from = take_u64(r);
-        row->to = take_u64(r);
-        take_sized(r, &row->bytes, &row->len, NODE_ENCODED_MAX);
-        break;
-    case ROW_PACK:
-        row->pack_id = take_u64(r);
-        row->pack_kind = take_u8(r);
-        row->pack_len = take_u64(r);
-        take_copy(r, row->sha256.b, HASH_LEN);
-        break;
-    default:
-        if (!r->bad)
-            return error_set(e, ERR_NOREPO,
-                             "row %u in a checkpoint is unknown to this watchkeep (" WK_VERSION ")",
-                             row->type);
-    }
-    return r->bad || row->node > NODE_NUMBER_MAX ? damaged("a checkpoint", e) : 1;
 }

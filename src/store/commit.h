@@ -157,45 +157,67 @@ void prune_encode(const struct prune *p, struct buffer *out);
 int prune_decode(const void *p, size_t n, struct prune *out, struct error *e);
 void prune_release(struct prune *p);
 
-struct compaction { /* the packs named are gone; what lived in them stands in later packs */
+struct compaction { /* the packs named are gone; what lived in them stands in other packs */
     struct wall_time time;
     uint32_t count;
     uint64_t *packs;
+    uint32_t need_count; /* packs that must be there for it to hold, and how much of each */
+    struct pack_need *needs;
     void *owned;
 };
 void compaction_encode(const struct compaction *c, struct buffer *out);
 int compaction_decode(const void *p, size_t n, struct compaction *out, struct error *e);
 void compaction_release(struct compaction *c);
 
-/* Checkpoint: part i of n of all that must survive, as rows packed by a codec. */
+/* Checkpoint: a part of all that must survive, as rows packed by a codec. Rows stand in order of
+ * their types as listed, but for the numbers. */
 #define CHECKPOINT_RAW_MAX (8u * 1024 * 1024)
 enum row_type {
-    ROW_COMMIT = 1, /* encoded commit of a live snapshot */
-    ROW_NAME = 2,   /* watch, parent, name, from, to, node */
-    ROW_NODE = 3,   /* watch, node, from, to, meta */
-    ROW_MARK = 4,   /* encoded mark */
-    ROW_PACK = 5,   /* id, kind, length, SHA-256 when sealed */
+    ROW_PACK = 5,     /* id, kind, length, fence, when it went, SHA-256 when sealed */
+    ROW_WATCH = 6,    /* a watch as it stands */
+    ROW_SNAPSHOT = 1, /* the commit of a live snapshot, and what marks said of it since */
+    ROW_NAME = 2,     /* watch, parent, name, from, to, node */
+    ROW_NODE = 3,     /* watch, node, from, to, meta */
+    ROW_MARK = 4,     /* sequence, encoded mark */
 };
 struct checkpoint_part {
-    uint64_t id; /* the same for all parts of one checkpoint */
-    uint32_t part, parts;
+    uint64_t id;          /* the same for all parts of one checkpoint */
+    uint32_t part;        /* from 0 */
+    uint32_t parts;       /* in the last one: how many; 0 before */
     uint64_t covers;      /* sequence of the last log record folded in */
     uint64_t next_number; /* lowest snapshot number never used */
+    uint64_t next_pack;   /* lowest pack id never used */
     struct hash chain;    /* hash of the last commit folded in */
 };
 int checkpoint_encode(const struct checkpoint_part *c, const void *rows, size_t len, int codec,
                       struct buffer *out);
 int checkpoint_decode(const void *p, size_t n, struct checkpoint_part *c, struct buffer *rows,
                       struct error *e);
+/* What it is a part of, without its rows. */
+int checkpoint_part_decode(const void *p, size_t n, struct checkpoint_part *c, struct error *e);
+
+enum { ROW_TEXTS = 3 };
+struct row_text { /* not NUL-terminated; holds no NUL */
+    const char *p;
+    uint32_t len;
+};
 struct row {
     uint8_t type;
     uint8_t watch_id[WATCH_ID_LEN];
-    uint64_t parent, node, from, to;
+    uint64_t parent, node, from, to; /* node of ROW_WATCH: its next node */
     const char *name;
     uint8_t name_len;
     const uint8_t *bytes; /* commit, mark or meta */
     uint32_t len;
-    uint64_t pack_id, pack_len;
+    uint64_t sequence;                /* ROW_MARK */
+    struct row_text texts[ROW_TEXTS]; /* snapshot: name, note; watch: name, root, rules */
+    bool damaged, pinned, whole;      /* ROW_SNAPSHOT */
+    struct wall_time time;            /* ROW_SNAPSHOT: verified, zeros: never */
+    uint64_t serial, last, files, total_bytes, incomplete; /* ROW_WATCH */
+    struct state_sum sum;
+    bool frozen;
+    uint64_t pack_id, pack_len, pack_fence; /* ROW_PACK; fence 0: none */
+    int64_t pack_gone;                      /* when a compaction took its place, 0: it lives */
     uint8_t pack_kind;
     struct hash sha256;
 };

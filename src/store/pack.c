@@ -94,6 +94,7 @@ int pack_create(int packs_dir, const struct pack_header *h, struct pack **out, s
         fileops->unlinkat(packs_dir, name, 0);
         return error_set(e, ERR_FAILED, "out of memory");
     }
+    p->created_s = h->created_s;
     int rc = write_header(p, packs_dir, h, e);
     if (rc < 0) {
         pack_close(p);
@@ -130,6 +131,7 @@ static int check_header(struct pack *p, const char *name, const uint8_t repo_id[
         return wrong_pack(name, &h, e);
     if (memcmp(h.repo_id, repo_id, sizeof(h.repo_id)) != 0)
         return error_set(e, ERR_DAMAGED, "pack '%s' belongs to another repository", name);
+    p->created_s = h.created_s;
     return 0;
 }
 

@@ -19,6 +19,7 @@ struct pack {
     uint64_t len;     /* bytes that count: end of the last whole record written */
     uint64_t flushed; /* of those, known to be on the disk */
     bool broken;      /* a write or flush failed: read only from now on */
+    int64_t created_s;
 };
 
 void pack_file_name(uint8_t kind, uint64_t id, char out[40]);

@@ -9,6 +9,20 @@ struct held_list {
     uint64_t number, sequence, pack_id, offset;
 };
 
+struct part_place {
+    uint64_t pack_id, offset;
+};
+
+/* A checkpoint whose parts are all there. */
+struct found_checkpoint {
+    struct checkpoint_part head; /* of its last part; id 0: none */
+    struct part_place *places;
+    size_t count;
+    uint64_t bytes; /* of its records */
+};
+
+enum { BAD_CHECKPOINTS_MAX = 8 };
+
 struct replay {
     struct repo *repo;
     struct catalog *catalog;
@@ -17,9 +31,8 @@ struct replay {
     bool recovering_writer;
     bool full;     /* from the beginning */
     bool in_write; /* a transaction of the catalog is open */
-    bool began;
-    uint64_t first_sequence, max_sequence;
-    bool damage, newest;
+    uint64_t max_sequence;
+    bool newest;
     struct pack *pack;   /* being walked */
     uint64_t newest_log; /* the one the log ends in, 0 = none */
     uint64_t spare_log;  /* an empty one behind it, 0 = none */
@@ -35,9 +48,13 @@ struct replay {
     size_t held_count, held_cap;
     unsigned commits;
     uint64_t op_bytes;
-    struct buffer checkpoint;
-    uint64_t checkpoint_id;
-    uint32_t checkpoint_parts;
+    struct found_checkpoint parts;    /* coming in */
+    struct found_checkpoint complete; /* the last that came in whole */
+    bool to_load;                     /* `complete` stands for what comes before */
+    uint64_t *gone; /* packs that it says are gone: what stands in them does not count */
+    size_t gone_count;
+    uint64_t bad[BAD_CHECKPOINTS_MAX]; /* ids of those that proved not to be usable */
+    unsigned bad_count;
     uint64_t told_missing;
 };
 
@@ -53,6 +70,24 @@ void replay_saw_number(struct replay *p, uint64_t number); /* of a snapshot: it 
 /* Numbers of records from an offset of p->pack to the end of the file, whole or not. */
 int replay_burn(struct replay *p, uint64_t from);
 void replay_release(struct replay *p);
+
+int replay_ensure_write(struct replay *p);
+/* Index blocks of a data pack up to a length; UINT64_MAX: all that there are. */
+int replay_index_data(struct replay *p, uint64_t pack_id, uint64_t upto);
+void replay_saw_number(struct replay *p, uint64_t number);
+
+/* ---- repo_load.c ---- */
+/* Look for the newest checkpoint that is all there; then to_load is set. */
+int replay_find_checkpoint(struct replay *p);
+bool replay_is_gone(const struct replay *p, uint64_t pack_id);
+/* Its rows become those of the catalog. ERR_DAMAGED: it is not what it should be, and was added to
+ * `bad`. */
+int replay_load(struct replay *p);
+/* A part that is met on the way: the catalog learns how far the log is covered. */
+int replay_fold_part(struct replay *p, uint64_t offset, const struct record_header *h,
+                     const uint8_t *body);
+/* All packs that a compaction relies on are there, as long as they have to be. */
+bool replay_needs_met(struct replay *p, const struct pack_need *needs, uint32_t count);
 
 /* What the replay is about to believe is flushed and will be read from the disk. */
 int replay_secure_tail(struct replay *p);

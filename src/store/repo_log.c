@@ -271,22 +271,25 @@ bool repo_log_full(const struct repo *r)
     return r->log && !r->log->broken && r->log->len >= PACK_SEAL_LEN;
 }
 
-static void seal_body(uint64_t len, struct buffer *out)
+bool repo_log_overfull(const struct repo *r)
 {
-    const struct seal seal = {.len = len};
-
-    seal_encode(&seal, out);
+    return r->log && !r->log->broken && r->log->len >= 2 * PACK_SEAL_LEN;
 }
 
-int repo_log_seal(struct repo *r, struct error *e)
+int repo_log_seal(struct repo *r, const struct hash *sha256, struct error *e)
 {
     struct buffer body = BUFFER_INIT;
+    struct seal seal = {0};
     struct log_batch b;
 
     int rc = repo_batch_begin(r, &b, e);
     if (rc < 0)
         return rc;
-    seal_body(b.base, &body);
+    seal.len = b.base;
+    /* With fences in front of it there is more in the pack than was hashed. */
+    if (sha256 && b.bytes.len == 0)
+        seal.sha256 = *sha256;
+    seal_encode(&seal, &body);
     repo_batch_add(r, &b, RECORD_SEAL, body.data, body.len, NULL);
     b.bytes.failed |= body.failed;
     rc = repo_batch_write(r, &b, true, e);
@@ -294,8 +297,11 @@ int repo_log_seal(struct repo *r, struct error *e)
     repo_batch_release(&b);
     if (rc < 0)
         return rc;
-    const struct catalog_pack row = {
-        .id = r->log->id, .kind = PACK_LOG, .len = r->log->len, .sealed = true};
+    const struct catalog_pack row = {.id = r->log->id,
+                                     .kind = PACK_LOG,
+                                     .len = r->log->len,
+                                     .sealed = true,
+                                     .sha256 = seal.sha256};
     pack_close(r->log);
     r->log = NULL;
     rc = repo_row_note(r, &row, e);
@@ -333,10 +339,9 @@ static int data_ready(struct repo *r, struct error *e)
     return r->data ? 0 : create_pack(r, PACK_DATA, &r->data, e);
 }
 
-static int note_grown(struct repo *r, const struct pack *p, bool sealed, struct error *e)
+static int note_grown(struct repo *r, const struct pack *p, struct error *e)
 {
-    const struct catalog_pack row = {
-        .id = p->id, .kind = PACK_DATA, .len = p->flushed, .sealed = sealed};
+    const struct catalog_pack row = {.id = p->id, .kind = PACK_DATA, .len = p->flushed};
     size_t i = 0;
 
     while (i < r->grown_count && r->grown[i].pack_id != p->id)
@@ -352,27 +357,21 @@ static int note_grown(struct repo *r, const struct pack *p, bool sealed, struct 
     return repo_row_note(r, &row, e);
 }
 
-/* The flush of a full pack goes on without the lock: other threads fill the next one. */
-static int data_seal(struct repo *r, struct error *e)
+/* The flush of a full pack goes on without the lock: other threads fill the next one. It gets its
+ * seal when there is time. */
+static int end_full(struct repo *r, struct error *e)
 {
-    struct buffer body = BUFFER_INIT, record = BUFFER_INIT;
     struct pack *p = r->data;
 
     r->data = NULL;
-    seal_body(p->len, &body);
-    record_encode(RECORD_SEAL, 0, p->id, p->len, body.data, body.len, &record);
-    int rc = buffer_ok(&record) ? pack_append(p, record.data, record.len, e) : repo_no_memory(e);
-    buffer_release(&body);
-    buffer_release(&record);
+    r->compacted = false;
     r->flushing++;
-    if (rc == 0) {
-        pthread_mutex_unlock(&r->write_lock);
-        rc = pack_flush(p, e);
-        pthread_mutex_lock(&r->write_lock);
-    }
+    pthread_mutex_unlock(&r->write_lock);
+    int rc = pack_flush(p, e);
+    pthread_mutex_lock(&r->write_lock);
     r->flushing--;
     if (rc == 0)
-        rc = note_grown(r, p, true, e);
+        rc = note_grown(r, p, e);
     if (rc < 0)
         data_broken(r, p);
     pthread_cond_broadcast(&r->flushed);
@@ -428,7 +427,7 @@ int repo_data_put(struct repo *r, struct buffer *record, struct block_place *p, 
     if (rc < 0)
         return rc;
     p->chunks = NULL;
-    return r->data->len >= PACK_SEAL_LEN ? data_seal(r, e) : 0;
+    return r->data->len >= PACK_SEAL_LEN ? end_full(r, e) : 0;
 }
 
 int repo_data_settle(struct repo *r, struct error *e)
@@ -439,10 +438,21 @@ int repo_data_settle(struct repo *r, struct error *e)
         return 0;
     int rc = pack_flush(r->data, e);
     if (rc == 0)
-        return note_grown(r, r->data, false, e);
+        return note_grown(r, r->data, e);
     data_broken(r, r->data);
     pack_close(r->data);
     r->data = NULL;
+    return rc;
+}
+
+int repo_data_end(struct repo *r, struct error *e)
+{
+    int rc = repo_data_settle(r, e);
+
+    if (rc == 0) {
+        pack_close(r->data);
+        r->data = NULL;
+    }
     return rc;
 }
 
@@ -517,6 +527,7 @@ void repo_packs_let_go(struct repo *r)
     free(r->unindexed);
     free(r->rows);
     free(r->grown);
+    free(r->doomed);
     pack_close(r->log);
     pack_close(r->data);
     r->log = r->data = NULL;

@@ -62,7 +62,9 @@ static int note_packs(struct repo *r, struct error *e)
     if (rc < 0)
         return rc;
     for (size_t i = 0; rc == 0 && i < count; i++)
-        rc = add_loss(r, rows[i].id, rows[i].kind, rows[i].fence ? rows[i].fence : rows[i].len);
+        rc = rows[i].gone ? 0
+                          : add_loss(r, rows[i].id, rows[i].kind,
+                                     rows[i].fence ? rows[i].fence : rows[i].len);
     free(rows);
     return rc;
 }

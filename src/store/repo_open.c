@@ -34,6 +34,7 @@ enum {
     POLL_MS = 10,
     POLL_TIMES = 100, /* how long a reader waits for a writer to fold in what it flushed */
     LOCK_TRIES = 10,
+    PACKS_WAIT_MS = 5000,
 };
 
 int repo_no_memory(struct error *e)
@@ -262,6 +263,11 @@ static int wait_for_writer(struct repo *r, struct catalog *c, struct error *e)
     const struct timespec pause = {.tv_nsec = POLL_MS * 1000000L};
     int rc = repo_replay_needed(r, c, e);
 
+    if (rc == ERR_CATALOG && writer_is_there(r)) { /* packs have come since they were listed */
+        rc = repo_files_scan(r, e);
+        if (rc == 0)
+            rc = repo_replay_needed(r, c, e);
+    }
     for (int i = 0; rc == 1 && i < POLL_TIMES && writer_is_there(r); i++) {
         nanosleep(&pause, NULL);
         rc = repo_files_scan(r, e);
@@ -407,7 +413,12 @@ static int open_writing_end(struct repo *r, unsigned wait_ms, struct error *e)
 
 static int open_reading_end(struct repo *r, struct error *e)
 {
+    struct error ignored = ERROR_INIT;
+
     r->lock_fd = open_lock(r, false, e);
+    /* The writer holds it for no longer than it takes to unlink a few files. */
+    if (r->lock_fd >= 0)
+        lock_take(r->lock_fd, LOCK_PACKS, false, PACKS_WAIT_MS, &ignored);
     int rc = repo_files_scan(r, e);
     return rc == 0 ? open_for_reading(r, e) : rc;
 }

@@ -123,6 +123,52 @@ bool repo_file_is_itself(struct repo *r, const struct pack_file *f)
     return rc == 0;
 }
 
+bool repo_place_holds(struct repo *r, uint64_t pack_id)
+{
+    bool doomed = false;
+
+    pthread_mutex_lock(&r->packs_lock);
+    for (size_t i = 0; i < r->doomed_count; i++)
+        doomed |= r->doomed[i] == pack_id;
+    pthread_mutex_unlock(&r->packs_lock);
+    return !doomed && repo_file_known(r, pack_id, NULL);
+}
+
+void repo_file_gone(struct repo *r, uint64_t id)
+{
+    size_t kept = 0;
+
+    pthread_mutex_lock(&r->packs_lock);
+    for (size_t i = 0; i < r->file_count; i++)
+        if (r->files[i].id != id)
+            r->files[kept++] = r->files[i];
+    r->file_count = kept;
+    kept = 0;
+    for (size_t i = 0; i < r->doomed_count; i++)
+        if (r->doomed[i] != id)
+            r->doomed[kept++] = r->doomed[i];
+    r->doomed_count = kept;
+    for (int i = 0; i < OPEN_PACKS_MAX; i++) {
+        struct open_pack *o = &r->open_packs[i];
+        if (o->pack && o->pack->id == id && o->users == 0) {
+            pack_close(o->pack);
+            *o = (struct open_pack){0};
+        }
+    }
+    pthread_mutex_unlock(&r->packs_lock);
+}
+
+void repo_pack_cold(struct repo *r, uint64_t id)
+{
+    struct error ignored = ERROR_INIT;
+    struct pack *p;
+
+    if (repo_pack_get(r, id, &p, &ignored) < 0)
+        return;
+    posix_fadvise(p->fd, 0, 0, POSIX_FADV_DONTNEED);
+    repo_pack_put(r, p);
+}
+
 /* New ids only grow, so that the end is the right place. */
 int repo_file_add(struct repo *r, uint8_t kind, uint64_t id, struct error *e)
 {
@@ -338,6 +384,7 @@ static void tell(const struct problems *to, uint64_t pack_id, const char *text)
         to->tell(to->ctx, pack_id, text);
 }
 
+/* 1: a row of it; 0: a compaction took its place, and nobody needs it. */
 static int row_of_file(struct repo *r, struct catalog *c, const struct pack_file *f,
                        const struct problems *problems, struct pack_row *row, struct error *e)
 {
@@ -347,17 +394,16 @@ static int row_of_file(struct repo *r, struct catalog *c, const struct pack_file
 
     *row = (struct pack_row){.id = f->id, .kind = f->kind};
     int rc = catalog_position(c, &position, e);
-    if (rc < 0)
+    if (rc == 0)
+        rc = catalog_pack(c, f->id, &known, e);
+    if (rc == 0 && known.gone)
+        return 0;
+    if (rc < 0 && rc != ERR_NOTFOUND)
         return rc;
     struct error why = ERROR_INIT;
     if (pack_open(r->packs_fd, f->kind, f->id, r->id, false, &p, &why) < 0) {
         tell(problems, f->id, why.message);
-        return 0;
-    }
-    rc = catalog_pack(c, f->id, &known, e);
-    if (rc < 0 && rc != ERR_NOTFOUND) {
-        pack_close(p);
-        return rc;
+        return 1;
     }
     row->sealed = rc == 0 && known.sealed;
     if (rc == 0 && known.fence)
@@ -374,7 +420,7 @@ static int row_of_file(struct repo *r, struct catalog *c, const struct pack_file
         tell(problems, f->id, "the pack is shorter than it was");
         row->bytes = size;
     }
-    return 0;
+    return 1;
 }
 
 /* Of a pack that a fence ended behind its header nothing is missed. */
@@ -393,7 +439,7 @@ static int tell_missing(struct repo *r, struct catalog *c, const struct problems
 
     int rc = catalog_packs(c, &rows, &count, e);
     for (size_t i = 0; rc == 0 && i < count; i++)
-        if (is_missed(r, &rows[i]))
+        if (!rows[i].gone && is_missed(r, &rows[i]))
             tell(problems, rows[i].id, "the pack is missing");
     if (rc == 0)
         free(rows);
@@ -441,7 +487,9 @@ static int fill_rows(struct repo *r, struct catalog *c, const struct problems *p
         if (i > 0 && f[-1].id == f->id)
             tell(problems, f->id, "two packs have this id");
         rc = row_of_file(r, c, f, problems, &rows[*count], e);
-        ++*count;
+        if (rc == 1)
+            ++*count;
+        rc = rc < 0 ? rc : 0;
     }
     if (rc == 0 && *count > 0)
         qsort(rows, *count, sizeof(*rows), logs_first);

@@ -11,6 +11,11 @@
  * repo_log.c     appending: log batches, data packs, fences, seals
  * repo_space.c   a full disk: the reserve, bytes that are given back
  * repo_read.c    chunk sources
+ * repo_load.c    checkpoints, as a replay meets them
+ * repo_upkeep.c  idle work: what is due, packs that are removed
+ * repo_seal.c    packs get their seal
+ * repo_checkpoint.c writing a checkpoint
+ * repo_compact.c what lives moves out of mostly dead packs
  * txn.c          a save while it gathers; txn_commit.c its end; txn_delta.c what its deltas stand
  * on
  *
@@ -123,6 +128,9 @@ struct repo {
     size_t grown_count;
     struct block_place *unindexed;
     size_t unindexed_count, unindexed_cap;
+    bool upkeeping; /* one at a time */
+    bool compacted; /* nothing has died since compaction looked last */
+
     struct txn *txns;       /* open ones */
     struct txn *committing; /* whose list chunks the catalog may ask for */
 
@@ -134,6 +142,8 @@ struct repo {
     uint64_t use_clock;
     struct pack_file *files; /* by id; renewed at open, grows with new packs */
     size_t file_count;
+    uint64_t *doomed; /* packs being or been emptied: no place for a new reference */
+    size_t doomed_count;
 };
 
 int repo_no_memory(struct error *e);
@@ -225,10 +235,14 @@ uint64_t repo_batch_add(struct repo *r, struct log_batch *b, uint8_t type, const
 /* One write; flush: and one flush. */
 int repo_batch_write(struct repo *r, struct log_batch *b, bool flush, struct error *e);
 void repo_batch_release(struct log_batch *b);
-int repo_log_seal(struct repo *r, struct error *e); /* the full log pack, and begin the next */
+/* End the log pack by a seal, with the hash of its bytes or NULL, and begin the next. */
+int repo_log_seal(struct repo *r, const struct hash *sha256, struct error *e);
 /* Fences that wait are written now, if the disk takes them; else the next write tries again. */
 void repo_fences_flush(struct repo *r);
 bool repo_log_full(const struct repo *r);
+bool repo_log_overfull(const struct repo *r); /* idle time did not come */
+/* The data pack takes no more; its blocks are flushed. */
+int repo_data_end(struct repo *r, struct error *e);
 
 /* Append a block to the data pack; takes p->chunks on success. */
 int repo_data_put(struct repo *r, struct buffer *record, struct block_place *p, struct error *e);
@@ -249,6 +263,33 @@ void repo_writing_release(struct repo *r);
 void repo_packs_let_go(struct repo *r); /* the packs being written, and notes about them */
 /* Where replay has to begin: not behind the lists of an open save, but for the one just done. */
 void repo_safe_position(const struct repo *r, const struct txn *done, struct catalog_position *p);
+
+/* ---- txn_commit.c; write_lock is held ---- */
+typedef int (*apply_record)(struct catalog *c, uint64_t sequence, const void *what,
+                            struct error *e);
+/* Append one record, flush, apply it to the catalog (apply NULL: it only moves on). */
+int repo_record_put(struct repo *r, uint8_t type, const struct buffer *body, apply_record apply,
+                    const void *what, uint64_t *offset, struct error *e);
+/* The catalog's position moves to the end of the log, and notes about packs go in. In a transaction
+ * that is open; follow: in one of its own. */
+int repo_position_move(struct repo *r, struct error *e);
+int repo_catalog_follow(struct repo *r, struct error *e);
+
+/* ---- repo_seal.c, repo_checkpoint.c, repo_compact.c: write_lock is not held ---- */
+bool repo_upkeep_stopped(const struct upkeep *u, struct error *e); /* e: ERR_CANCELLED */
+int repo_log_switch(struct repo *r, const struct upkeep *u, struct error *e);
+int repo_seal_ended(struct repo *r, const struct upkeep *u, struct upkeep_result *done,
+                    struct error *e);
+int repo_checkpoint(struct repo *r, const struct upkeep *u, struct upkeep_result *done,
+                    struct error *e);
+int repo_compact(struct repo *r, const struct upkeep *u, struct upkeep_result *done,
+                 struct error *e);
+/* A place in that pack may be given a new reference: the file is there, and is not being emptied.
+ * Any thread. */
+bool repo_place_holds(struct repo *r, uint64_t pack_id);
+void repo_file_gone(struct repo *r, uint64_t id); /* unlinked: known no more */
+/* What was written is read from the disk, not from the page cache. */
+void repo_pack_cold(struct repo *r, uint64_t id);
 
 /* ---- repo_read.c ---- */
 struct chunk_source *chunk_source_over(struct repo *r, struct catalog *c); /* borrows c */

@@ -47,7 +47,7 @@ static bool has_news(struct replay *p, const struct pack_file *f)
                (f->id == p->position.log_pack && f->size > p->position.log_offset);
     if (catalog_pack(p->catalog, f->id, &row, &ignored) < 0)
         return true;
-    return row.fence == 0 && !row.sealed && f->size > row.len;
+    return row.fence == 0 && !row.sealed && !row.gone && f->size > row.len;
 }
 
 int replay_secure_tail(struct replay *p)
@@ -118,7 +118,7 @@ static int take_data(struct replay *p)
         const struct pack_file *f = &r->files[i];
         struct error ignored = ERROR_INIT;
         if (f->kind != PACK_DATA || catalog_pack(p->catalog, f->id, &row, &ignored) < 0 ||
-            row.sealed || row.fence || repo_data_lost(r, f->id, UINT64_MAX) ||
+            row.sealed || row.fence || row.gone || repo_data_lost(r, f->id, UINT64_MAX) ||
             !repo_file_is_itself(r, f))
             continue;
         if (row.len < f->size && row.len > 0) {
@@ -179,12 +179,17 @@ int replay_burn(struct replay *p, uint64_t from)
 /* Ids that anything ever named are not given out again. */
 static int raise_next_pack(struct replay *p)
 {
-    struct catalog_pack *rows;
-    size_t count;
+    struct catalog_position position;
+    struct catalog_pack *rows = NULL;
+    size_t count = 0;
 
-    int rc = catalog_packs(p->catalog, &rows, &count, p->e);
+    int rc = catalog_position(p->catalog, &position, p->e);
+    if (rc == 0)
+        rc = catalog_packs(p->catalog, &rows, &count, p->e);
     if (rc < 0)
         return rc;
+    if (p->repo->next_pack < position.next_pack)
+        p->repo->next_pack = position.next_pack;
     for (size_t i = 0; i < count; i++)
         if (p->repo->next_pack <= rows[i].id)
             p->repo->next_pack = rows[i].id + 1;

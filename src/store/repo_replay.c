@@ -35,7 +35,7 @@ enum {
 
 /* ---- the catalog's transaction ---- */
 
-static int ensure_write(struct replay *p)
+int replay_ensure_write(struct replay *p)
 {
     if (p->in_write)
         return 0;
@@ -170,7 +170,7 @@ static int add_block(struct replay *p, uint64_t pack_id, uint64_t offset, const 
         *p->e = damage;
         return rc;
     }
-    rc = ensure_write(p);
+    rc = replay_ensure_write(p);
     if (rc == 0)
         rc = catalog_add_block(p->catalog, pack_id, offset, b.chunks, b.count,
                                b.has_base ? &b.base : NULL, true, p->e);
@@ -182,8 +182,20 @@ struct data_walk {
     struct replay *replay;
     uint64_t pack_id;
     bool sealed;
-    bool orphans; /* no commit needs them: a hole is where a cut tore the tail */
+    struct hash sha256; /* as the seal tells */
+    bool orphans;       /* no commit needs them: a hole is where a cut tore the tail */
 };
+
+/* Always true: a seal that does not parse is one still. */
+static bool seal_hash(const uint8_t *body, size_t len, struct hash *sha256)
+{
+    struct error ignored = ERROR_INIT;
+    struct seal s;
+
+    if (seal_decode(body, len, &s, &ignored) == 0)
+        *sha256 = s.sha256;
+    return true;
+}
 
 static int visit_data(void *ctx, uint64_t from, uint64_t to, const struct record_header *h,
                       const uint8_t *body)
@@ -193,7 +205,7 @@ static int visit_data(void *ctx, uint64_t from, uint64_t to, const struct record
     if (!h)
         return w->orphans ? REPLAY_STOP : 0;
     if (h->type == RECORD_SEAL)
-        w->sealed = true;
+        w->sealed = seal_hash(body, h->body_len, &w->sha256);
     return h->type == RECORD_BLOCK ? add_block(w->replay, w->pack_id, from, body, h->body_len) : 0;
 }
 
@@ -206,7 +218,7 @@ static void tell_missing(struct replay *p, uint64_t pack_id, const char *why)
 }
 
 /* Index blocks of a data pack up to a length; what is known already is not read again. */
-static int index_data(struct replay *p, uint64_t pack_id, uint64_t upto)
+int replay_index_data(struct replay *p, uint64_t pack_id, uint64_t upto)
 {
     struct data_walk w = {.replay = p, .pack_id = pack_id, .orphans = upto == UINT64_MAX};
     struct catalog_pack row = {.id = pack_id, .kind = PACK_DATA};
@@ -222,12 +234,12 @@ static int index_data(struct replay *p, uint64_t pack_id, uint64_t upto)
         end = row.fence;
     if (upto < end)
         end = upto;
-    if (row.len >= end || row.sealed)
+    if (row.len >= end || row.sealed || row.gone)
         return 0;
     rc = pack_open(p->repo->packs_fd, PACK_DATA, pack_id, p->repo->id, false, &pack, &why);
     if (rc < 0) {
         tell_missing(p, pack_id, why.message);
-        if (!w.orphans && row.len == 0 && ensure_write(p) == 0)
+        if (!w.orphans && row.len == 0 && replay_ensure_write(p) == 0)
             catalog_pack_put(p->catalog, &row, p->e); /* so that verify can name it */
         return rc == ERR_NOREPO ? error_set(p->e, rc, "%s", why.message) : 0;
     }
@@ -240,9 +252,11 @@ static int index_data(struct replay *p, uint64_t pack_id, uint64_t upto)
     if (rc == REPLAY_STOP)
         rc = 0;
     if (rc == 0)
-        rc = ensure_write(p);
+        rc = replay_ensure_write(p);
     row.len = tail;
     row.sealed = w.sealed;
+    if (w.sealed)
+        row.sha256 = w.sha256;
     return rc == 0 ? catalog_pack_put(p->catalog, &row, p->e) : rc;
 }
 
@@ -252,7 +266,7 @@ static int index_orphans(struct replay *p)
 
     for (size_t i = 0; rc == 0 && i < p->repo->file_count; i++)
         if (p->repo->files[i].kind == PACK_DATA)
-            rc = index_data(p, p->repo->files[i].id, UINT64_MAX);
+            rc = replay_index_data(p, p->repo->files[i].id, UINT64_MAX);
     return rc;
 }
 
@@ -346,7 +360,7 @@ static int index_needs(struct replay *p, const struct commit *m)
     int rc = 0;
 
     for (uint32_t i = 0; rc == 0 && i < m->need_count; i++)
-        rc = index_data(p, m->needs[i].pack_id, m->needs[i].len);
+        rc = replay_index_data(p, m->needs[i].pack_id, m->needs[i].len);
     return rc;
 }
 
@@ -370,7 +384,7 @@ static int fold_commit(struct replay *p, uint64_t offset, const struct record_he
         repo_notice(p->repo, "a commit before snapshot %" PRIu64 " is missing", m.number);
     rc = index_needs(p, &m);
     if (rc == 0)
-        rc = ensure_write(p);
+        rc = replay_ensure_write(p);
     if (rc == 0)
         rc = catalog_apply_begin(p->catalog, m.watch_id, m.number, p->e);
     if (rc == 0)
@@ -428,7 +442,6 @@ static void saw_gap(struct replay *p, uint64_t from, uint64_t to)
     p->gap_to = to;
     if (p->newest && to >= p->pack->len)
         return; /* the torn tail; the end of the walk tells */
-    p->damage = true;
     repo_notice(p->repo, "log pack %016" PRIx64 " is damaged from byte %" PRIu64 " to %" PRIu64,
                 p->pack->id, from, to);
 }
@@ -443,7 +456,7 @@ static int fold_mark(struct replay *p, const struct record_header *h, const uint
     int rc = mark_decode(body, h->body_len, &m, &why);
     if (rc < 0)
         return rc == ERR_NOREPO ? error_set(p->e, rc, "%s", why.message) : 0;
-    rc = ensure_write(p);
+    rc = replay_ensure_write(p);
     if (rc == 0)
         rc = catalog_apply_mark(p->catalog, h->sequence, &m, p->e);
     mark_release(&m);
@@ -458,10 +471,33 @@ static int fold_prune(struct replay *p, const struct record_header *h, const uin
     int rc = prune_decode(body, h->body_len, &prune, &why);
     if (rc < 0)
         return rc == ERR_NOREPO ? error_set(p->e, rc, "%s", why.message) : 0;
-    rc = ensure_write(p);
+    rc = replay_ensure_write(p);
     for (uint32_t i = 0; rc == 0 && i < prune.count; i++)
         rc = catalog_drop(p->catalog, prune.snapshots[i], p->e);
     prune_release(&prune);
+    return rc;
+}
+
+/* What lived in the packs stands elsewhere. */
+static int take_place(struct replay *p, const struct compaction *c)
+{
+    struct pack_file f;
+    int rc = replay_ensure_write(p);
+
+    for (uint32_t i = 0; rc == 0 && i < c->need_count; i++)
+        rc = replay_index_data(p, c->needs[i].pack_id, c->needs[i].len);
+    for (uint32_t i = 0; rc == 0 && i < c->count; i++) {
+        struct catalog_pack row;
+        rc = catalog_pack(p->catalog, c->packs[i], &row, p->e);
+        if (rc == ERR_NOTFOUND && repo_file_known(p->repo, c->packs[i], &f)) {
+            row = (struct catalog_pack){.id = f.id, .kind = f.kind, .len = f.size};
+            rc = catalog_pack_put(p->catalog, &row, p->e);
+        }
+        if (rc == 0 || rc == ERR_NOTFOUND)
+            rc = catalog_pack_gone(p->catalog, c->packs[i], c->time.s, p->e);
+        if (p->position.commit_pack == c->packs[i])
+            p->position.commit_pack = p->position.commit_offset = 0;
+    }
     return rc;
 }
 
@@ -473,9 +509,7 @@ static int fold_compaction(struct replay *p, const struct record_header *h, cons
     int rc = compaction_decode(body, h->body_len, &gone, &why);
     if (rc < 0)
         return rc == ERR_NOREPO ? error_set(p->e, rc, "%s", why.message) : 0;
-    rc = ensure_write(p);
-    for (uint32_t i = 0; rc == 0 && i < gone.count; i++)
-        rc = catalog_pack_gone(p->catalog, gone.packs[i], p->e);
+    rc = replay_needs_met(p, gone.needs, gone.need_count) ? take_place(p, &gone) : 0;
     compaction_release(&gone);
     return rc;
 }
@@ -498,92 +532,21 @@ static int fold_fence(struct replay *p, const struct record_header *h, const uin
         rc = 0;
     }
     if (rc == 0)
-        rc = ensure_write(p);
+        rc = replay_ensure_write(p);
     row.fence = f.len;
     if (row.kind == PACK_LOG)
         row.len = f.len;
     return rc == 0 ? catalog_pack_put(p->catalog, &row, p->e) : rc;
 }
 
-static int fold_seal(struct replay *p, uint64_t end)
+static int fold_seal(struct replay *p, uint64_t end, const struct record_header *h,
+                     const uint8_t *body)
 {
-    const struct catalog_pack row = {
-        .id = p->pack->id, .kind = PACK_LOG, .len = end, .sealed = true};
+    struct catalog_pack row = {.id = p->pack->id, .kind = PACK_LOG, .len = end};
 
-    int rc = ensure_write(p);
+    row.sealed = seal_hash(body, h->body_len, &row.sha256);
+    int rc = replay_ensure_write(p);
     return rc == 0 ? catalog_pack_put(p->catalog, &row, p->e) : rc;
-}
-
-/* ---- checkpoints ---- */
-
-/* Pack rows first: list chunks must be readable when node rows come. */
-static int apply_rows(struct replay *p, bool packs)
-{
-    struct reader r = reader_of(p->checkpoint.data, p->checkpoint.len);
-    struct row row;
-    int rc;
-
-    while ((rc = row_decode(&r, &row, p->e)) == 1) {
-        if ((row.type == ROW_PACK) != packs)
-            continue;
-        rc = catalog_apply_row(p->catalog, &row, p->e);
-        if (rc == 0 && packs && row.pack_kind == PACK_DATA)
-            rc = index_data(p, row.pack_id, row.pack_len);
-        if (rc < 0)
-            return rc;
-    }
-    return rc;
-}
-
-static int use_checkpoint(struct replay *p, const struct checkpoint_part *part)
-{
-    int rc = ensure_write(p);
-    if (rc == 0)
-        rc = catalog_clear(p->catalog, p->e);
-    if (rc == 0)
-        rc = apply_rows(p, true);
-    if (rc == 0)
-        rc = apply_rows(p, false);
-    p->position.chain = part->chain;
-    p->position.commit_pack = p->position.commit_offset = 0;
-    if (part->next_number > 0)
-        replay_saw_number(p, part->next_number - 1);
-    p->damage = false;
-    p->first_sequence = 1; /* nothing before it is missed any more */
-    return rc;
-}
-
-/* A checkpoint matters only where the log before it is not all there. */
-static int fold_checkpoint(struct replay *p, const struct record_header *h, const uint8_t *body)
-{
-    struct error why = ERROR_INIT;
-    struct checkpoint_part part;
-
-    if (!p->full || (p->first_sequence == 1 && !p->damage))
-        return 0;
-    int rc = checkpoint_decode(body, h->body_len, &part, &p->checkpoint, &why);
-    if (rc < 0) {
-        p->checkpoint_parts = 0;
-        buffer_clear(&p->checkpoint);
-        return rc == ERR_NOREPO ? error_set(p->e, rc, "%s", why.message) : 0;
-    }
-    if (part.part == 0 && p->checkpoint_parts > 0) {
-        buffer_clear(&p->checkpoint);
-        checkpoint_decode(body, h->body_len, &part, &p->checkpoint, &why);
-        p->checkpoint_parts = 0;
-    }
-    if (part.part != p->checkpoint_parts || (part.part > 0 && part.id != p->checkpoint_id)) {
-        buffer_clear(&p->checkpoint);
-        p->checkpoint_parts = 0;
-        return 0;
-    }
-    p->checkpoint_id = part.id;
-    if (++p->checkpoint_parts < part.parts)
-        return 0;
-    rc = use_checkpoint(p, &part);
-    buffer_clear(&p->checkpoint);
-    p->checkpoint_parts = 0;
-    return rc;
 }
 
 /* ---- the walk ---- */
@@ -603,9 +566,9 @@ static int fold_record(struct replay *p, uint64_t from, uint64_t to, const struc
     case RECORD_FENCE:
         return fold_fence(p, h, body);
     case RECORD_CHECKPOINT:
-        return fold_checkpoint(p, h, body);
+        return replay_fold_part(p, from, h, body);
     case RECORD_SEAL:
-        return fold_seal(p, to);
+        return fold_seal(p, to, h, body);
     default:
         return 0;
     }
@@ -613,11 +576,24 @@ static int fold_record(struct replay *p, uint64_t from, uint64_t to, const struc
 
 static void saw_sequence(struct replay *p, uint64_t sequence)
 {
-    if (!p->began)
-        p->first_sequence = sequence;
-    p->began = true;
     if (sequence > p->max_sequence)
         p->max_sequence = sequence;
+}
+
+/* A record that the checkpoint stands for. Where the last commit stands is worth knowing still. */
+static void see_covered(struct replay *p, uint64_t from, const struct record_header *h,
+                        const uint8_t *body)
+{
+    struct hash hash;
+
+    p->gap_from = 0;
+    if (h->type != RECORD_COMMIT)
+        return;
+    hash_sha256(body, h->body_len, &hash);
+    if (!hash_equal(&hash, &p->complete.head.chain))
+        return;
+    p->position.commit_pack = p->pack->id;
+    p->position.commit_offset = from;
 }
 
 static int visit_log(void *ctx, uint64_t from, uint64_t to, const struct record_header *h,
@@ -632,6 +608,15 @@ static int visit_log(void *ctx, uint64_t from, uint64_t to, const struct record_
     if (h->type == RECORD_BLOCK)
         return add_block(p, p->pack->id, from, body, h->body_len);
     saw_sequence(p, h->sequence);
+    if (p->to_load) {
+        if (h->sequence <= p->complete.head.covers) {
+            see_covered(p, from, h, body);
+            return 0;
+        }
+        int rc = replay_load(p);
+        if (rc < 0)
+            return rc;
+    }
     if (h->type == RECORD_FILE_LIST)
         return hold_list(p, from, h, body);
     if (h->sequence <= p->position.sequence) {
@@ -660,7 +645,6 @@ static void tell_log(struct replay *p, uint64_t id, const char *why)
     if (repo_file_known(p->repo, id, &f) && f.size <= PACK_HEADER_LEN)
         return;
     repo_notice(p->repo, "log pack %016" PRIx64 " cannot be read: %s", id, why);
-    p->damage = true;
 }
 
 static int walk_log(struct replay *p, uint64_t id, uint64_t from)
@@ -705,7 +689,7 @@ static int walk_logs(struct replay *p)
 
     for (size_t i = 0; rc == 0 && i < r->file_count; i++)
         if (r->files[i].kind == PACK_LOG && r->files[i].id >= start.log_pack &&
-            r->files[i].id <= p->newest_log)
+            r->files[i].id <= p->newest_log && !replay_is_gone(p, r->files[i].id))
             rc = walk_log(p, r->files[i].id,
                           r->files[i].id == start.log_pack ? start.log_offset : 0);
     return rc;
@@ -718,7 +702,9 @@ void replay_release(struct replay *p)
     pack_close(p->pack);
     free(p->fences);
     free(p->held);
-    buffer_release(&p->checkpoint);
+    free(p->parts.places);
+    free(p->complete.places);
+    free(p->gone);
     if (p->in_write)
         catalog_rollback(p->catalog);
 }
@@ -729,7 +715,7 @@ static int move_to_end(struct replay *p)
     if (!p->recovering_writer || p->newest_log == 0 ||
         (p->position.log_pack == p->newest_log && p->position.log_offset >= p->newest_end))
         return 0;
-    int rc = ensure_write(p);
+    int rc = replay_ensure_write(p);
     p->position.log_pack = p->newest_log;
     p->position.log_offset = p->newest_end;
     return rc;
@@ -748,8 +734,12 @@ static int replay_once(struct replay *p)
         rc = replay_find_fences(p);
     if (rc == 0 && p->recovering_writer)
         rc = replay_secure_tail(p);
+    if (rc == 0 && p->full)
+        rc = replay_find_checkpoint(p);
     if (rc == 0)
         rc = walk_logs(p);
+    if (rc == 0 && p->to_load)
+        rc = replay_load(p);
     if (rc == 0)
         rc = index_orphans(p);
     if (rc == 0)
@@ -760,16 +750,33 @@ static int replay_once(struct replay *p)
     return rc;
 }
 
+static void start_again(struct replay *p)
+{
+    struct replay fresh = {.repo = p->repo,
+                           .catalog = p->catalog,
+                           .e = p->e,
+                           .recovering_writer = p->recovering_writer,
+                           .bad_count = p->bad_count};
+
+    memcpy(fresh.bad, p->bad, sizeof(fresh.bad));
+    replay_release(p);
+    *p = fresh;
+}
+
 int repo_replay(struct repo *r, struct catalog *c, bool recovering, struct error *e)
 {
     struct replay p = {.repo = r, .catalog = c, .e = e, .recovering_writer = recovering};
 
     int rc = replay_once(&p);
+    for (unsigned bad = 0; rc == ERR_DAMAGED && p.bad_count > bad; bad++) {
+        repo_notice(r, "a checkpoint is not used: %s", e->message);
+        start_again(&p);
+        rc = replay_once(&p);
+    }
     if (rc == REPLAY_STOP) {
         /* Blocks behind the hole were indexed: undo that, and look again only up to the hole. */
         const struct fence cut = {.pack_id = p.newest_log, .len = p.cut};
-        replay_release(&p);
-        p = (struct replay){.repo = r, .catalog = c, .e = e, .recovering_writer = recovering};
+        start_again(&p);
         rc = add_fence(&p, &cut);
         if (rc == 0)
             rc = replay_once(&p);

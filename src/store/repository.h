@@ -16,6 +16,7 @@
 #include "store/commit.h"
 #include "store/pack.h"
 
+#include <stdatomic.h>
 #include <stdbool.h>
 #include <stdint.h>
 
@@ -169,8 +170,32 @@ int repo_drop(struct repo *r, const uint64_t *snapshots, uint32_t count, struct 
  */
 int repo_note_put(struct repo *r, const char *key, const void *value, size_t len, struct error *e);
 
-/* Idle work of the writer: seal and replace packs that are full, checkpoint the catalog. */
+/* Idle work of the writer that takes no time: catch up, end a pack that is full, bring the
+ * catalog's WAL back. */
 int repo_idle(struct repo *r, struct error *e);
+
+/* ---- upkeep: what keeps the packs small and sound ----
+ * Seals packs that have ended; writes a checkpoint when the log has grown by half of the last one;
+ * moves what lives out of log packs that a checkpoint covers and out of data packs that are mostly
+ * dead, recompressed; removes packs that were emptied so, when nobody needs them any more. Saves go
+ * on meanwhile: the store is locked for one record or a few at a time. What is broken off, by a
+ * failure or a crash, is begun again the next time and loses nothing. */
+struct upkeep {
+    uint64_t keep_s; /* how long an emptied pack stays, for copies of the folder under way */
+    bool all;        /* also what does not pay yet */
+    const atomic_bool *cancel;
+};
+#define UPKEEP_KEEP_S 86400
+struct upkeep_result {
+    uint64_t packs_sealed, checkpoint_bytes, bytes_moved, packs_emptied, packs_removed,
+        bytes_removed;
+    bool waiting; /* something was due that open saves or readers are in the way of */
+};
+/* Writer only, any thread; ERR_BUSY while another one is at it. done may be NULL. */
+int repo_upkeep(struct repo *r, const struct upkeep *u, struct upkeep_result *done,
+                struct error *e);
+/* Whether a checkpoint is due: what a caller asks that has no idle time. Writer only. */
+bool repo_upkeep_due(struct repo *r);
 
 /* Make the catalog anew from the packs. Writer only. */
 int repo_rebuild(struct repo *r, struct error *e);

@@ -277,7 +277,8 @@ static int chunk_is_known(struct txn *t, const struct hash *id, struct error *e)
         *e = absent;
         return rc;
     }
-    if (at.pack_id == 0 || !repo_file_known(t->repo, at.pack_id, &f))
+    if (at.pack_id == 0 || !repo_place_holds(t->repo, at.pack_id) ||
+        !repo_file_known(t->repo, at.pack_id, &f))
         return 0;
     if (at.refs == 0 && f.kind == PACK_DATA)
         rc = note_reused(t, at.pack_id, e);
@@ -469,6 +470,15 @@ static int note_base(const struct buffer *record, struct block_place *place, str
     return 0;
 }
 
+/* A base has to stand in a pack that stays, or come with this very save. */
+static int base_holds(struct txn *t, const struct hash *id, struct error *e)
+{
+    pthread_mutex_lock(&t->lock);
+    int rc = id_map_find(&t->claims, id) ? 1 : chunk_is_known(t, id, e);
+    pthread_mutex_unlock(&t->lock);
+    return rc;
+}
+
 int txn_store(struct txn *t, const struct block_chunk *chunks, uint32_t count, const void *raw,
               bool is_list, struct buffer *record, struct error *e)
 {
@@ -491,10 +501,17 @@ int txn_put_block(struct txn *t, const struct block_chunk *chunks, uint32_t coun
 {
     struct buffer record = BUFFER_INIT;
 
+    int rc = link ? base_holds(t, &link->id, e) : 0;
+    if (rc < 0)
+        return rc;
+    if (rc == 0) {
+        link = NULL;
+        base_len = 0;
+    }
     if (!buffer_grow(&record, RECORD_HEADER_LEN))
         return repo_no_memory(e);
-    int rc = block_encode(chunks, count, raw, raw_len, t->repo->codec, CODEC_FAST, link, base,
-                          base_len, &record, e);
+    rc = block_encode(chunks, count, raw, raw_len, t->repo->codec, CODEC_FAST, link,
+                      link ? base : NULL, base_len, &record, e);
     if (rc == 0)
         rc = txn_store(t, chunks, count, raw, is_list, &record, e);
     buffer_release(&record);

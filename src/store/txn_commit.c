@@ -421,8 +421,8 @@ static void acknowledge(struct save *s)
     s->txn->spilled_count = 0;
     if (r->catalog_stale)
         repo_catalog_mend(r, &why); /* the next save tries again */
-    if (repo_log_full(r))
-        repo_log_seal(r, &why);
+    if (repo_log_overfull(r) && repo_log_seal(r, NULL, &why) == 0)
+        repo_catalog_follow(r, &why);
 }
 
 static int commit_locked(struct save *s, struct commit *c, struct error *e)
@@ -511,7 +511,7 @@ void txn_end_unchanged(struct txn *t)
 /* ---- marks and drops: one record, one flush ---- */
 
 static int write_record(struct repo *r, uint8_t type, const struct buffer *body, uint64_t *sequence,
-                        struct error *e)
+                        uint64_t *offset, struct error *e)
 {
     struct log_batch b;
 
@@ -520,7 +520,7 @@ static int write_record(struct repo *r, uint8_t type, const struct buffer *body,
     int rc = repo_batch_begin(r, &b, e);
     if (rc < 0)
         return rc;
-    repo_batch_add(r, &b, type, body->data, body->len, sequence);
+    *offset = repo_batch_add(r, &b, type, body->data, body->len, sequence);
     rc = repo_batch_write(r, &b, true, e);
     repo_batch_release(&b);
     if (rc < 0)
@@ -528,7 +528,7 @@ static int write_record(struct repo *r, uint8_t type, const struct buffer *body,
     return rc;
 }
 
-static int move_position(struct repo *r, struct error *e)
+int repo_position_move(struct repo *r, struct error *e)
 {
     struct catalog_position p;
 
@@ -543,20 +543,17 @@ static int move_position(struct repo *r, struct error *e)
     return catalog_set_position(r->writer, &p, e);
 }
 
-typedef int (*apply_record)(struct catalog *c, uint64_t sequence, const void *what,
-                            struct error *e);
-
 static int apply_durable(struct repo *r, uint64_t sequence, apply_record apply, const void *what,
                          struct error *e)
 {
     int rc = catalog_begin(r->writer, e);
     if (rc < 0)
         return rc;
-    rc = apply(r->writer, sequence, what, e);
+    rc = apply ? apply(r->writer, sequence, what, e) : 0;
     if (rc == 0)
         rc = repo_rows_put(r, false, e);
     if (rc == 0)
-        rc = move_position(r, e);
+        rc = repo_position_move(r, e);
     if (rc < 0) {
         catalog_rollback(r->writer);
         return rc;
@@ -567,23 +564,28 @@ static int apply_durable(struct repo *r, uint64_t sequence, apply_record apply, 
     return rc;
 }
 
-static int write_and_apply(struct repo *r, uint8_t type, const struct buffer *body,
-                           apply_record apply, const void *what, struct error *e)
+int repo_catalog_follow(struct repo *r, struct error *e)
+{
+    return apply_durable(r, 0, NULL, NULL, e);
+}
+
+int repo_record_put(struct repo *r, uint8_t type, const struct buffer *body, apply_record apply,
+                    const void *what, uint64_t *offset, struct error *e)
 {
     struct error why = ERROR_INIT;
-    uint64_t sequence;
+    uint64_t sequence = 0, at = 0;
 
-    int rc = write_record(r, type, body, &sequence, e);
+    int rc = write_record(r, type, body, &sequence, &at, e);
     if (rc < 0)
         return rc;
+    if (offset)
+        *offset = at;
     rc = apply_durable(r, sequence, apply, what, &why);
     if (rc < 0) {
         repo_notice(r, "the catalog is behind: %s", why.message);
         repo_catalog_failed(r, rc, true);
         repo_catalog_mend(r, &why);
     }
-    if (repo_log_full(r))
-        repo_log_seal(r, &why);
     return 0;
 }
 
@@ -591,10 +593,10 @@ static int write_and_apply(struct repo *r, uint8_t type, const struct buffer *bo
 static int write_small(struct repo *r, uint8_t type, const struct buffer *body, apply_record apply,
                        const void *what, struct error *e)
 {
-    int rc = write_and_apply(r, type, body, apply, what, e);
+    int rc = repo_record_put(r, type, body, apply, what, NULL, e);
 
     if (rc == ERR_NOSPACE && repo_reserve_give(r)) {
-        rc = write_and_apply(r, type, body, apply, what, e);
+        rc = repo_record_put(r, type, body, apply, what, NULL, e);
         repo_reserve_keep(r);
     }
     return rc;
@@ -672,6 +674,7 @@ int repo_drop(struct repo *r, const uint64_t *snapshots, uint32_t count, struct 
     rc = repo_catalog_mend(r, e);
     if (rc == 0)
         rc = write_small(r, RECORD_PRUNE, &body, apply_prune, &p, e);
+    r->compacted &= rc < 0;
     pthread_mutex_unlock(&r->write_lock);
     buffer_release(&body);
     free(p.snapshots);
@@ -738,30 +741,6 @@ int repo_note_put(struct repo *r, const char *key, const void *value, size_t len
 int repo_chunk_lost(struct repo *r, const struct hash *id, struct error *e)
 {
     return change_catalog(r, put_lost, id, e);
-}
-
-int repo_idle(struct repo *r, struct error *e)
-{
-    int rc = repo_no_writer(r, e);
-    if (rc < 0)
-        return rc;
-    pthread_mutex_lock(&r->write_lock);
-    rc = repo_catalog_mend(r, e);
-    if (rc == 0 && !r->txns) {
-        rc = repo_data_index_now(r, e);
-        repo_catalog_failed(r, rc, false);
-    }
-    if (rc == 0 && repo_log_full(r))
-        rc = repo_log_seal(r, e);
-    if (rc == 0)
-        repo_catalog_checkpoint(r);
-    if (rc == 0 || rc == ERR_CATALOG)
-        rc = repo_catalog_mend(r, e);
-    if (rc == 0 && r->short_of_space)
-        rc = repo_give_back(r, e);
-    repo_reserve_keep(r);
-    pthread_mutex_unlock(&r->write_lock);
-    return rc;
 }
 
 int repo_rebuild(struct repo *r, struct error *e)

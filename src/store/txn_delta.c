@@ -47,7 +47,7 @@ static int look_up(struct txn *t, const struct hash *id, struct ancestor *a, str
     rc = catalog_chunk(t->claims_catalog, id, &at, &absent);
     if (rc == ERR_NOTFOUND || (rc == 0 && at.pack_id == 0))
         return 0;
-    if (rc == 0 && !repo_file_known(t->repo, at.pack_id, NULL))
+    if (rc == 0 && !repo_place_holds(t->repo, at.pack_id))
         return 0;
     if (rc == 0)
         rc = catalog_delta_base(t->claims_catalog, at.pack_id, at.offset, &a->base, &absent);

@@ -13,7 +13,7 @@ static void try_row(const struct row *row, struct error *e)
     struct mark mark;
     struct node node;
 
-    if (row->type == ROW_COMMIT && commit_decode(row->bytes, row->len, &commit, e) == 0)
+    if (row->type == ROW_SNAPSHOT && commit_decode(row->bytes, row->len, &commit, e) == 0)
         commit_release(&commit);
     if (row->type == ROW_MARK && mark_decode(row->bytes, row->len, &mark, e) == 0)
         mark_release(&mark);

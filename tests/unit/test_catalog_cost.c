@@ -52,7 +52,7 @@ static bool reads_much(const char *step)
 static bool is_of_a_lost_pack(const char *name)
 {
     return strcmp(name, "CHUNKS_GONE") == 0 || strcmp(name, "CHUNKS_CUT") == 0 ||
-           strcmp(name, "CHUNKS_BEHIND") == 0;
+           strcmp(name, "CHUNKS_BEHIND") == 0 || strcmp(name, "CHUNKS_DEAD") == 0;
 }
 
 static void every_statement_finds_its_rows_by_an_index(void **state)

@@ -904,6 +904,7 @@ static void test_full_log_pack_is_sealed(void **state)
         w->model.count = w->model.count > 60 ? 60 : w->model.count;
         must_save(w, "app", &a);
     }
+    OK(repo_idle(w->repo, &e), e); /* when there is time */
     OK(repo_packs(w->repo, &rows, &count, NULL, NULL, &e), e);
     assert_int_equal(count, 2);
     assert_true(rows[0].sealed);
@@ -917,8 +918,9 @@ static void test_full_log_pack_is_sealed(void **state)
     assert_int_equal(snapshot_count(w->repo), 80);
 }
 
-static void test_data_packs_are_sealed_within_a_save(void **state)
+static void test_full_data_packs_are_sealed(void **state)
 {
+    const struct upkeep upkeep = {.keep_s = UPKEEP_KEEP_S};
     struct world *w = *state;
     struct error e = ERROR_INIT;
     struct model_tree a = {.count = 0};
@@ -927,6 +929,7 @@ static void test_data_packs_are_sealed_within_a_save(void **state)
 
     tree_set(&a, "huge", 3, 150 * 1024 * 1024);
     must_save(w, "app", &a);
+    OK(repo_upkeep(w->repo, &upkeep, NULL, &e), e);
     OK(repo_packs(w->repo, &rows, &count, NULL, NULL, &e), e);
     assert_int_equal(count, 4);
     assert_true(rows[1].sealed && rows[2].sealed && !rows[3].sealed);
@@ -1056,130 +1059,6 @@ static void test_newer_format_is_refused(void **state)
     assert_int_equal(open_repo(w->path, REPO_WRITE, NULL, &r, &e), ERR_NOREPO);
 }
 
-/* ---- checkpoints: none is written yet, but one is understood ---- */
-
-static void put_row(struct buffer *rows, const struct row *row)
-{
-    row_encode(row, rows);
-}
-
-struct row_copy {
-    struct buffer *rows;
-    struct repo *repo;
-    uint8_t watch_id[WATCH_ID_LEN];
-};
-
-static int copy_node(void *ctx, uint64_t node, int64_t from, int64_t to, const void *meta,
-                     size_t len)
-{
-    struct row_copy *c = ctx;
-    struct row row = {.type = ROW_NODE,
-                      .node = node,
-                      .from = (uint64_t)from,
-                      .to = (uint64_t)to,
-                      .bytes = meta,
-                      .len = (uint32_t)len};
-
-    memcpy(row.watch_id, c->watch_id, WATCH_ID_LEN);
-    put_row(c->rows, &row);
-    return 0;
-}
-
-static int copy_commit(void *ctx, const struct snapshot_row *s)
-{
-    struct row_copy *c = ctx;
-    struct buffer body = BUFFER_INIT;
-    struct commit full = s->commit;
-
-    full.watch_name = s->watch_name;
-    full.root = "/srv/app";
-    full.rules = "{}";
-    memcpy(c->watch_id, s->commit.watch_id, WATCH_ID_LEN);
-    commit_encode(&full, &body);
-    struct row row = {.type = ROW_COMMIT, .bytes = body.data, .len = (uint32_t)body.len};
-    put_row(c->rows, &row);
-    buffer_release(&body);
-    return 0;
-}
-
-/* Log pack 2 begins with a checkpoint of all that log pack 1 said; then pack 1 goes. */
-static void test_a_checkpoint_stands_for_the_log_before_it(void **state)
-{
-    struct world *w = *state;
-    struct error e = ERROR_INIT;
-    struct model_tree a = {.count = 0};
-    struct buffer rows = BUFFER_INIT, body = BUFFER_INIT, record = BUFFER_INIT;
-    struct row_copy copy = {.rows = &rows};
-    struct pack_row *packs;
-    struct name_iter *it;
-    struct name_row name;
-    struct pack *pack;
-    size_t count;
-    char path[200];
-
-    tree_set(&a, "f", 3, 2 * 1024 * 1024);
-    tree_set(&a, "g", 5, 3 * 1024 * 1024);
-    must_save(w, "app", &a);
-    struct catalog *c = repo_catalog(w->repo);
-    OK(catalog_snapshots(c, 0, 0, UINT64_MAX, false, copy_commit, &copy, &e), e);
-    OK(catalog_children(c, 1, NODE_ROOT, CATALOG_OPEN, &it, &e), e);
-    while (name_iter_step(it, &name, &e) == 1) {
-        struct row row = {.type = ROW_NAME,
-                          .parent = NODE_ROOT,
-                          .node = name.node,
-                          .from = 1,
-                          .to = (uint64_t)CATALOG_OPEN,
-                          .name = name.name,
-                          .name_len = name.name_len};
-        memcpy(row.watch_id, copy.watch_id, WATCH_ID_LEN);
-        put_row(&rows, &row);
-    }
-    name_iter_close(it);
-    OK(catalog_nodes(c, 1, copy_node, &copy, &e), e);
-    OK(repo_packs(w->repo, &packs, &count, NULL, NULL, &e), e);
-    for (size_t i = 0; i < count; i++) {
-        struct row row = {.type = ROW_PACK,
-                          .pack_id = packs[i].id,
-                          .pack_kind = packs[i].kind,
-                          .pack_len = packs[i].bytes};
-        put_row(&rows, &row);
-    }
-    free(packs);
-    uint8_t id[16];
-    memcpy(id, repo_id(w->repo), 16);
-    repo_close(w->repo);
-    w->repo = NULL;
-
-    struct checkpoint_part part = {.id = 1, .parts = 1, .covers = 50, .next_number = 7};
-    OK(checkpoint_encode(&part, rows.data, rows.len, CODEC_ZSTD, &body), e);
-    struct pack_header h = {
-        .version = FORMAT_VERSION, .pack_id = 9, .kind = PACK_LOG, .id_algorithm = 1};
-    memcpy(h.repo_id, id, 16);
-    snprintf(path, sizeof(path), "%s/packs", w->path);
-    int dir = open(path, O_RDONLY | O_DIRECTORY);
-    OK(pack_create(dir, &h, &pack, &e), e);
-    record_encode(RECORD_CHECKPOINT, 51, 9, pack->len, body.data, body.len, &record);
-    OK(pack_append(pack, record.data, record.len, &e), e);
-    pack_close(pack);
-    assert_int_equal(unlinkat(dir, "0-log-0000000000000001.wkp", 0), 0);
-    close(dir);
-    buffer_release(&rows);
-    buffer_release(&body);
-    buffer_release(&record);
-
-    remove_catalog(w);
-    OK(open_repo(w->path, REPO_WRITE, &w->notices, &w->repo, &e), e);
-    check_model(w->repo, &w->model);
-    check_refs(w->repo);
-    tree_set(&a, "f", 8, 2000);
-    must_save(w, "app", &a);
-    assert_int_equal(w->model.snapshots[1].number, 7);
-    check_model(w->repo, &w->model);
-    remove_catalog(w);
-    reopen(w, REPO_READ);
-    check_model(w->repo, &w->model);
-}
-
 int main(void)
 {
     const struct CMUnitTest tests[] = {
@@ -1212,10 +1091,9 @@ int main(void)
         T(test_a_rotten_block),
         T(test_prune_lets_chunks_go),
         T(test_full_log_pack_is_sealed),
-        T(test_data_packs_are_sealed_within_a_save),
+        T(test_full_data_packs_are_sealed),
         T(test_many_threads),
         T(test_newer_format_is_refused),
-        T(test_a_checkpoint_stands_for_the_log_before_it),
     };
 
     return cmocka_run_group_tests(tests, NULL, NULL);

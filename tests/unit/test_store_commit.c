@@ -549,6 +549,7 @@ static void test_prune_and_compaction(void **state)
 {
     uint64_t numbers[] = {5, 6, 7};
     struct prune p = {.time = {1, 2}, .count = 3, .snapshots = numbers}, p2;
+    struct pack_need need = {.pack_id = 8, .len = 9};
     struct compaction c = {.time = {1, 2}, .count = 2, .packs = numbers}, c2;
     struct buffer b = BUFFER_INIT;
 
@@ -568,9 +569,25 @@ static void test_prune_and_compaction(void **state)
     buffer_clear(&b);
     compaction_encode(&c, &b);
     assert_int_equal(compaction_decode(b.data, b.len, &c2, &e), 0);
-    assert_true(c2.count == 2 && c2.packs[1] == 6);
+    assert_true(c2.count == 2 && c2.packs[1] == 6 && c2.need_count == 0);
     compaction_release(&c2);
     assert_int_equal(survive(&b, decode_compaction), 0);
+    buffer_clear(&b);
+    c.need_count = 1;
+    c.needs = &need;
+    compaction_encode(&c, &b);
+    assert_hex(b.data, b.len,
+               "010000000000000002000000"
+               "02000000"
+               "05000000000000000600000000000000"
+               "0100000010000000"
+               "0800000000000000"
+               "0900000000000000");
+    assert_int_equal(compaction_decode(b.data, b.len, &c2, &e), 0);
+    assert_true(c2.count == 2 && c2.need_count == 1 && c2.needs[0].pack_id == 8 &&
+                c2.needs[0].len == 9);
+    compaction_release(&c2);
+    assert_int_equal(survive(&b, decode_compaction), 1); /* cut before its needs */
     buffer_clear(&b);
     p.count = 0;
     prune_encode(&p, &b);
@@ -583,7 +600,13 @@ static void test_prune_and_compaction(void **state)
 static void encode_rows(struct buffer *b)
 {
     struct row rows[] = {
-        {.type = ROW_COMMIT, .bytes = (const uint8_t *)"commit", .len = 6},
+        {.type = ROW_SNAPSHOT,
+         .bytes = (const uint8_t *)"commit",
+         .len = 6,
+         .damaged = true,
+         .whole = true,
+         .time = {9, 10},
+         .texts = {{"name", 4}, {"", 0}}},
         {.type = ROW_NAME, .parent = 1, .name = "n", .name_len = 1, .from = 2, .to = 3, .node = 4},
         {.type = ROW_NODE,
          .node = 5,
@@ -591,14 +614,30 @@ static void encode_rows(struct buffer *b)
          .to = INT64_MAX,
          .bytes = (const uint8_t *)"m",
          .len = 1},
-        {.type = ROW_MARK, .bytes = (const uint8_t *)"mark", .len = 4},
-        {.type = ROW_PACK, .pack_id = 7, .pack_kind = 2, .pack_len = 8},
+        {.type = ROW_MARK, .sequence = 11, .bytes = (const uint8_t *)"mark", .len = 4},
+        {.type = ROW_PACK,
+         .pack_id = 7,
+         .pack_kind = 2,
+         .pack_len = 8,
+         .pack_fence = 12,
+         .pack_gone = 13},
+        {.type = ROW_WATCH,
+         .serial = 14,
+         .frozen = true,
+         .last = 15,
+         .node = 16,
+         .files = 17,
+         .total_bytes = 18,
+         .incomplete = 19,
+         .texts = {{"app", 3}, {"/srv", 4}, {"{}", 2}}},
     };
 
     memcpy(rows[1].watch_id, watch_id, WATCH_ID_LEN);
     memcpy(rows[2].watch_id, watch_id, WATCH_ID_LEN);
     memset(rows[4].sha256.b, 0x77, HASH_LEN);
-    for (int i = 0; i < 5; i++)
+    memcpy(rows[5].watch_id, watch_id, WATCH_ID_LEN);
+    memset(rows[5].sum.b, 0x55, sizeof(rows[5].sum.b));
+    for (int i = 0; i < 6; i++)
         row_encode(&rows[i], b);
     assert_true(buffer_ok(b));
 }
@@ -621,15 +660,21 @@ static void test_rows(void **state)
 
     encode_rows(&b);
     assert_hex(b.data, b.len,
-               "0106000000636f6d6d69740277617463682d69642d31362d6279746501000000"
-               "00000000016e0200000000000000030000000000000004000000000000000377"
-               "617463682d69642d31362d6279746505000000000000000600000000000000ff"
-               "ffffffffffff7f010000006d04040000006d61726b0507000000000000000208"
-               "0000000000000077777777777777777777777777777777777777777777777777"
-               "77777777777777");
+               "0106000000636f6d6d69740509000000000000000a000000040000006e616d65"
+               "000000000277617463682d69642d31362d627974650100000000000000016e02"
+               "00000000000000030000000000000004000000000000000377617463682d6964"
+               "2d31362d6279746505000000000000000600000000000000ffffffffffffff7f"
+               "010000006d040b00000000000000040000006d61726b05070000000000000002"
+               "08000000000000000c000000000000000d000000000000007777777777777777"
+               "7777777777777777777777777777777777777777777777770677617463682d69"
+               "642d31362d627974650e00000000000000010f00000000000000100000000000"
+               "0000110000000000000012000000000000001300000000000000555555555555"
+               "5555555555555555555503000000617070040000002f737276020000007b7d");
     struct reader r = reader_of(b.data, b.len);
     assert_int_equal(row_decode(&r, &row, &e), 1);
-    assert_true(row.type == ROW_COMMIT && row.len == 6);
+    assert_true(row.type == ROW_SNAPSHOT && row.len == 6 && row.damaged && !row.pinned &&
+                row.whole && row.time.s == 9 && row.time.ns == 10 && row.texts[0].len == 4 &&
+                row.texts[1].len == 0);
     assert_int_equal(row_decode(&r, &row, &e), 1);
     assert_true(row.type == ROW_NAME && row.parent == 1 && row.from == 2 && row.to == 3 &&
                 row.node == 4 && row.name_len == 1 && row.name[0] == 'n');
@@ -638,13 +683,19 @@ static void test_rows(void **state)
     assert_true(row.type == ROW_NODE && row.node == 5 && row.from == 6 && row.to == INT64_MAX &&
                 row.len == 1 && row.bytes[0] == 'm');
     assert_int_equal(row_decode(&r, &row, &e), 1);
-    assert_true(row.type == ROW_MARK && row.len == 4);
+    assert_true(row.type == ROW_MARK && row.len == 4 && row.sequence == 11);
     assert_int_equal(row_decode(&r, &row, &e), 1);
     assert_true(row.type == ROW_PACK && row.pack_id == 7 && row.pack_kind == 2 &&
-                row.pack_len == 8 && row.sha256.b[31] == 0x77);
+                row.pack_len == 8 && row.pack_fence == 12 && row.pack_gone == 13 &&
+                row.sha256.b[31] == 0x77);
+    assert_int_equal(row_decode(&r, &row, &e), 1);
+    assert_true(row.type == ROW_WATCH && row.serial == 14 && row.frozen && row.last == 15 &&
+                row.node == 16 && row.files == 17 && row.total_bytes == 18 &&
+                row.incomplete == 19 && row.sum.b[15] == 0x55 && row.texts[1].len == 4);
+    assert_memory_equal(row.texts[2].p, "{}", 2);
     assert_int_equal(row_decode(&r, &row, &e), 0);
-    assert_int_equal(survive(&b, decode_rows), 5);
-    assert_int_equal(decode_rows((const uint8_t *)"\6", 1), ERR_NOREPO);
+    assert_int_equal(survive(&b, decode_rows), 6);
+    assert_int_equal(decode_rows((const uint8_t *)"\7", 1), ERR_NOREPO);
     buffer_release(&b);
 }
 
@@ -661,7 +712,8 @@ static int decode_checkpoint(const uint8_t *p, size_t n)
 
 static void test_checkpoints(void **state)
 {
-    struct checkpoint_part c = {.id = 1, .part = 2, .parts = 3, .covers = 4, .next_number = 5};
+    struct checkpoint_part c = {
+        .id = 1, .part = 2, .parts = 3, .covers = 4, .next_number = 5, .next_pack = 6};
     struct checkpoint_part back;
     struct buffer rows = BUFFER_INIT, b = BUFFER_INIT, got = BUFFER_INIT;
 
@@ -673,6 +725,7 @@ static void test_checkpoints(void **state)
                "03000000"
                "0400000000000000"
                "0500000000000000"
+               "0600000000000000"
                "abababababababababababababababababababababababababababababababab"
                "00000000"
                "04000000"
@@ -683,12 +736,15 @@ static void test_checkpoints(void **state)
     assert_int_equal(checkpoint_encode(&c, rows.data, rows.len, CODEC_ZSTD, &b), 0);
     assert_int_equal(checkpoint_decode(b.data, b.len, &back, &got, &e), 0);
     assert_true(back.id == 1 && back.part == 2 && back.parts == 3 && back.covers == 4 &&
-                back.next_number == 5 && hash_equal(&back.chain, &c.chain));
+                back.next_number == 5 && back.next_pack == 6 && hash_equal(&back.chain, &c.chain));
     assert_int_equal(got.len, rows.len);
     assert_memory_equal(got.data, rows.data, rows.len);
     assert_int_equal(survive(&b, decode_checkpoint), 0);
+    assert_int_equal(checkpoint_part_decode(b.data, b.len, &back, &e), 0);
     store_u32(b.data + 8, 3); /* part 3 of 3, counted from 0 */
     assert_int_equal(decode_checkpoint(b.data, b.len), ERR_DAMAGED);
+    store_u32(b.data + 12, 0); /* one of more to come */
+    assert_int_equal(decode_checkpoint(b.data, b.len), 0);
     buffer_release(&rows);
     buffer_release(&b);
     buffer_release(&got);
