@@ -1,5 +1,7 @@
 #include "capture/file_read.h"
 
+#include "base/safety.h"
+
 #include <errno.h>
 #include <fcntl.h>
 #include <stdlib.h>
@@ -96,7 +98,7 @@ enum file_verdict file_read_check(struct file_read *f)
     if (fstat(f->fd, &f->st) < 0)
         return FILE_CHANGED;
     signature_of(&f->st, &now);
-    if (signature_same(&f->before, &now))
+    if (!SAFETY(STABLE_READ, !signature_same(&f->before, &now)))
         return FILE_STABLE;
     return now.size > f->len ? FILE_GREW : FILE_CHANGED;
 }

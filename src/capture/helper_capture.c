@@ -1,6 +1,7 @@
 #include "capture/helper_capture.h"
 
 #include "base/clock.h"
+#include "base/safety.h"
 #include "base/text.h"
 #include "capture/database_header.h"
 #include "capture/helper_source.h"
@@ -188,7 +189,8 @@ static int prove_scratch(struct capture *c, struct error *e)
     if (rc == 0)
         rc = file_read_some(fd, header, sizeof(header), 0, &got, e);
     if (rc == 0)
-        rc = database_header_check(header, (uint64_t)len, &c->page_size, &c->image_len, e);
+        rc = SAFETY(DATABASE_HEADER,
+                    database_header_check(header, (uint64_t)len, &c->page_size, &c->image_len, e));
     if (rc == 0 && (uint64_t)len > c->image_len && ftruncate(fd, (off_t)c->image_len) != 0)
         rc = error_sys(e, errno, "cannot cut the scratch file");
     if (fd >= 0)

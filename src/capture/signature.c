@@ -1,6 +1,7 @@
 #include "capture/signature.h"
 
 #include "base/bytes.h"
+#include "base/safety.h"
 
 #include "base/banned.h"
 
@@ -52,7 +53,7 @@ bool signature_is_racy(const struct signature *s, struct wall_time read_at)
     if (ahead_s < -COARSE_S - 1)
         return false;
     int64_t ahead_ns = ahead_s * INT64_C(1000000000) + s->ctime_ns - read_at.ns;
-    return ahead_ns >= -grain_ns;
+    return SAFETY(RACY_STAMP, ahead_ns >= -grain_ns);
 }
 
 /* u8 version and flags; varints dev, ino, size, mode, uid, gid, nlink, wal; mtime as varint s, u32

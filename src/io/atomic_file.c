@@ -1,6 +1,7 @@
 #include "io/atomic_file.h"
 
 #include "base/random.h"
+#include "base/safety.h"
 #include "base/text.h"
 #include "io/fileops.h"
 
@@ -44,7 +45,7 @@ static int fill_temp(int fd, const char *name, const void *p, size_t n, struct e
 
     if (rc != 0)
         step_failed(e, e->sys, "write the new", name);
-    else if (fileops->fdatasync(fd) != 0)
+    else if (SAFETY(ATOMIC_FLUSH, fileops->fdatasync(fd)) != 0)
         rc = step_failed(e, errno, "flush the new", name);
     if (fileops->close(fd) != 0 && rc == 0)
         rc = step_failed(e, errno, "close the new", name);
@@ -68,7 +69,7 @@ int atomic_file_write(int dirfd, const char *name, const void *p, size_t n, mode
         fileops->unlinkat(dirfd, temp, 0);
         return rc;
     }
-    rc = dir_sync(dirfd, e);
+    rc = SAFETY(ATOMIC_FOLDER_FLUSH, dir_sync(dirfd, e));
     return rc == 0 ? 0 : step_failed(e, e->sys, "flush the folder of", name);
 }
 

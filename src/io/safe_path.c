@@ -1,6 +1,7 @@
 #include "io/safe_path.h"
 
 #include "base/buffer.h"
+#include "base/safety.h"
 #include "base/text.h"
 #include "io/fileops.h"
 
@@ -26,7 +27,8 @@ enum {
     LIST_BYTES = 32768,
 };
 
-static const uint64_t beneath = RESOLVE_BENEATH | RESOLVE_NO_SYMLINKS | RESOLVE_NO_MAGICLINKS;
+static const uint64_t beneath =
+    SAFETY(BENEATH, RESOLVE_BENEATH | RESOLVE_NO_SYMLINKS | RESOLVE_NO_MAGICLINKS);
 
 static int path_failed(struct error *e, int sys, const char *what, const char *path)
 {

@@ -2,6 +2,7 @@
 
 #include "base/buffer.h"
 #include "base/log.h"
+#include "base/safety.h"
 #include "io/safe_path.h"
 #include "service/control_socket.h"
 #include "service/protocol.h"
@@ -258,7 +259,7 @@ static void serve(struct peer *p, size_t len)
     uv_timer_stop(&p->timer);
     uv_timer_start(&p->beat, on_beat, PROTOCOL_WORKING_MS, PROTOCOL_WORKING_MS);
     json_t *request = json_loadb((const char *)p->request.data, len, JSON_REJECT_DUPLICATES, NULL);
-    if (p->right == CONTROL_NONE)
+    if (SAFETY(PEER, p->right == CONTROL_NONE))
         peer_fail(p, ERR_DENIED, "not permitted: ask root, the repository's owner or the group");
     else if (!json_is_object(request))
         peer_fail(p, ERR_USAGE, "the request is no JSON object");

@@ -1,6 +1,7 @@
 #include "snapshot/restore.h"
 
 #include "base/clock.h"
+#include "base/safety.h"
 #include "base/text.h"
 #include "io/fileops.h"
 #include "io/safe_path.h"
@@ -313,7 +314,9 @@ static int write_tree(struct restore_job *j, struct error *e)
 
 static int flush(int fd, struct error *e)
 {
-    return syncfs(fd) == 0 ? 0 : error_sys(e, errno, "cannot flush what was restored");
+    return SAFETY(RESTORE_FLUSH, syncfs(fd)) == 0
+               ? 0
+               : error_sys(e, errno, "cannot flush what was restored");
 }
 
 /* Folders get their modes before a single rename shows them, but after a merge: a folder that may

@@ -1,6 +1,7 @@
 #include "snapshot/save.h"
 
 #include "base/random.h"
+#include "base/safety.h"
 #include "base/text.h"
 #include "io/fileops.h"
 #include "io/safe_path.h"
@@ -54,7 +55,7 @@ static int check_root(const struct save *s, struct error *e)
 
     if (fd >= 0)
         close(fd);
-    if (there)
+    if (!SAFETY(ROOT_GONE, !there))
         return 0;
     return error_set(e, ERR_NOTFOUND, "root '%s' went away while it was saved",
                      s->req->watch->root);

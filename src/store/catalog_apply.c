@@ -7,6 +7,7 @@
 #include "store/catalog_private.h"
 
 #include "base/bytes.h"
+#include "base/safety.h"
 #include "base/text.h"
 
 #include <assert.h>
@@ -414,7 +415,7 @@ int catalog_apply_end(struct catalog *c, const struct commit *m, struct error *e
     struct apply *a = &c->apply;
 
     assert(a->active && m->number == a->number);
-    bool whole = memcmp(&a->watch.sum, &m->sum, sizeof(m->sum)) == 0;
+    bool whole = SAFETY(STATE_SUM, memcmp(&a->watch.sum, &m->sum, sizeof(m->sum))) == 0;
     int rc = store_watch(c, m, e);
     if (rc == 0)
         rc = store_snapshot(c, m, a->watch.serial, whole, e);

@@ -1,6 +1,7 @@
 #include "store/pack.h"
 
 #include "base/bytes.h"
+#include "base/safety.h"
 #include "io/fileops.h"
 
 #include <errno.h>
@@ -75,7 +76,7 @@ static int write_header(struct pack *p, int packs_dir, const struct pack_header 
         return rc;
     p->len = PACK_HEADER_LEN;
     rc = pack_flush(p, e);
-    return rc < 0 ? rc : dir_sync(packs_dir, e);
+    return rc < 0 ? rc : SAFETY(PACK_FOLDER_FLUSH, dir_sync(packs_dir, e));
 }
 
 int pack_create(int packs_dir, const struct pack_header *h, struct pack **out, struct error *e)
@@ -129,7 +130,7 @@ static int check_header(struct pack *p, const char *name, const uint8_t repo_id[
         return rc;
     if (h.pack_id != p->id || h.kind != p->kind)
         return wrong_pack(name, &h, e);
-    if (memcmp(h.repo_id, repo_id, sizeof(h.repo_id)) != 0)
+    if (SAFETY(PACK_OWNER, memcmp(h.repo_id, repo_id, sizeof(h.repo_id))) != 0)
         return error_set(e, ERR_DAMAGED, "pack '%s' belongs to another repository", name);
     p->created_s = h.created_s;
     return 0;
@@ -191,7 +192,7 @@ static int refuse_broken(const struct pack *p, struct error *e)
 
 int pack_append(struct pack *p, const void *bytes, size_t n, struct error *e)
 {
-    if (p->broken)
+    if (SAFETY(BROKEN_PACK, p->broken))
         return refuse_broken(p, e);
     if (p->len % RECORD_ALIGN != 0 || n % RECORD_ALIGN != 0)
         return error_set(e, ERR_FAILED, "records for pack %016" PRIx64 " are not aligned", p->id);
@@ -206,10 +207,10 @@ int pack_append(struct pack *p, const void *bytes, size_t n, struct error *e)
 
 int pack_flush(struct pack *p, struct error *e)
 {
-    if (p->broken)
+    if (SAFETY(BROKEN_PACK, p->broken))
         return refuse_broken(p, e);
     uint64_t len = p->len;
-    if (fileops->fdatasync(p->fd) < 0) {
+    if (SAFETY(PACK_FLUSH, fileops->fdatasync(p->fd)) < 0) {
         /* A second flush may succeed with the data lost: never try. */
         p->broken = true;
         return error_sys(e, errno, "cannot flush pack %016" PRIx64, p->id);

@@ -1,6 +1,7 @@
 #include "store/record.h"
 
 #include "base/bytes.h"
+#include "base/safety.h"
 #include "store/hash.h"
 
 #include <assert.h>
@@ -206,7 +207,8 @@ int record_header_decode(const void *p, uint64_t pack_id, uint64_t offset, struc
     if (load_u32(b + RH_MAGIC) != RECORD_MAGIC)
         return error_set(e, ERR_DAMAGED, "no record at %" PRIu64 " of pack %016" PRIx64, offset,
                          pack_id);
-    if (load_u64(b + RH_GUARD) != hash_guard(b, RH_GUARD, guard_seed(pack_id, offset)))
+    if (SAFETY(RECORD_HEADER_SUM,
+               load_u64(b + RH_GUARD) != hash_guard(b, RH_GUARD, guard_seed(pack_id, offset))))
         return error_set(e, ERR_DAMAGED,
                          "record header at %" PRIu64 " of pack %016" PRIx64
                          " does not match its checksum",
@@ -231,5 +233,6 @@ int record_header_decode(const void *p, uint64_t pack_id, uint64_t offset, struc
 bool record_body_ok(const struct record_header *h, uint64_t pack_id, uint64_t offset,
                     const void *body)
 {
-    return hash_guard(body, h->body_len, guard_seed(pack_id, offset)) == h->body_guard;
+    return !SAFETY(RECORD_BODY_SUM,
+                   hash_guard(body, h->body_len, guard_seed(pack_id, offset)) != h->body_guard);
 }

@@ -10,6 +10,7 @@
  * flushed nothing is acknowledged. */
 #include "store/repo_private.h"
 
+#include "base/safety.h"
 #include "io/fileops.h"
 
 #include <assert.h>
@@ -174,7 +175,7 @@ static int begin_log(struct repo *r, struct error *e)
     int rc = create_pack(r, PACK_LOG, &r->log, e);
     if (rc < 0)
         return rc;
-    if (r->fence_count == 0)
+    if (!SAFETY(FENCE, r->fence_count != 0))
         return 0;
     b.base = r->log->len;
     put_fences(r, &b);

@@ -12,6 +12,7 @@
 
 #include "base/parse.h"
 #include "base/random.h"
+#include "base/safety.h"
 #include "base/text.h"
 #include "io/atomic_file.h"
 #include "io/fileops.h"
@@ -99,7 +100,7 @@ static int take_writer_lock(struct repo *r, unsigned wait_ms, struct error *e)
         r->lock_fd = open_lock(r, true, e);
         if (r->lock_fd < 0)
             return e->code;
-        int rc = lock_take(r->lock_fd, LOCK_WRITER, true, wait_ms, e);
+        int rc = SAFETY(WRITER_LOCK, lock_take(r->lock_fd, LOCK_WRITER, true, wait_ms, e));
         if (rc == ERR_BUSY)
             return error_set(e, rc, "the repository is in use by another watchkeep");
         if (rc < 0)

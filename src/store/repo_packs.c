@@ -2,6 +2,7 @@
  * ask about packs. */
 #include "store/repo_private.h"
 
+#include "base/safety.h"
 #include "base/text.h"
 #include "io/fileops.h"
 #include "io/lock.h"
@@ -304,7 +305,9 @@ static int add_lease(struct repo *r, uint64_t snapshot, struct error *e)
     if (!list)
         return repo_no_memory(e);
     r->leases = list;
-    int rc = r->lock_fd < 0 ? 0 : lock_take(r->lock_fd, LOCK_LEASE_BASE + snapshot, false, 1000, e);
+    int rc = r->lock_fd < 0
+                 ? 0
+                 : SAFETY(LEASE, lock_take(r->lock_fd, LOCK_LEASE_BASE + snapshot, false, 1000, e));
     if (rc == 0)
         list[r->lease_count++] = (struct lease){.snapshot = snapshot, .count = 1};
     return rc;

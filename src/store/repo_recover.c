@@ -5,6 +5,7 @@
 #include "store/replay.h"
 
 #include "base/bytes.h"
+#include "base/safety.h"
 #include "io/fileops.h"
 
 #include <errno.h>
@@ -29,7 +30,7 @@ static int secure_file(struct repo *r, const struct pack_file *f, struct error *
     int fd = fileops->openat(r->packs_fd, name, O_RDONLY | O_CLOEXEC | O_NOFOLLOW, 0);
     if (fd < 0)
         return errno == ENOENT ? 0 : error_sys(e, errno, "cannot open pack '%s'", name);
-    if (fileops->fdatasync(fd) < 0)
+    if (SAFETY(TAIL_FLUSH, fileops->fdatasync(fd)) < 0)
         rc = error_sys(e, errno, "cannot flush pack '%s'", name);
     else
         posix_fadvise(fd, 0, 0, POSIX_FADV_DONTNEED);
@@ -136,7 +137,7 @@ static int take_data(struct replay *p)
 /* The body may be torn: what it says of the number is believed when it is near. */
 static void burn_record(struct replay *p, const struct record_header *h, const uint8_t *number)
 {
-    if (h->type == RECORD_BLOCK)
+    if (!SAFETY(LOST_NUMBERS, h->type != RECORD_BLOCK))
         return;
     if (h->sequence > p->max_sequence)
         p->max_sequence = h->sequence;

@@ -17,6 +17,7 @@
 #include "store/replay.h"
 
 #include "base/bytes.h"
+#include "base/safety.h"
 #include "io/fileops.h"
 
 #include <errno.h>
@@ -380,7 +381,7 @@ static int fold_commit(struct replay *p, uint64_t offset, const struct record_he
                     p->pack->id);
         return 0;
     }
-    if (!hash_equal(&m.chain, &p->position.chain))
+    if (SAFETY(COMMIT_CHAIN, !hash_equal(&m.chain, &p->position.chain)))
         repo_notice(p->repo, "a commit before snapshot %" PRIu64 " is missing", m.number);
     rc = index_needs(p, &m);
     if (rc == 0)

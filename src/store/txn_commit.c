@@ -10,6 +10,7 @@
 #include "store/repo_private.h"
 
 #include "base/bytes.h"
+#include "base/safety.h"
 #include "io/fileops.h"
 
 #include <inttypes.h>
@@ -373,7 +374,7 @@ static int prepare(struct save *s, const struct commit *in, struct error *e)
     if (rc == 0)
         rc = check_name_free(r, t, in->name, e);
     if (rc == 0 && t->big)
-        rc = repo_data_settle(r, e);
+        rc = SAFETY(DATA_BEFORE_COMMIT, repo_data_settle(r, e));
     if (rc == 0)
         rc = repo_log_ready(r, e);
     return rc == 0 ? check_lost(r, t, e) : rc;
