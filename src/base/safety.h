@@ -31,7 +31,10 @@
     X(21, DATABASE_HEADER, "a captured database is checked before it is called saved")   \
     X(22, ROOT_GONE, "a root that is gone makes no snapshot")                            \
     X(23, FENCE, "a new log begins with the fences that are due")                        \
-    X(24, LOST_NUMBERS, "numbers in a torn tail are used up")
+    X(24, LOST_NUMBERS, "numbers in a torn tail are used up")                            \
+    X(25, VERIFY_HASH, "the SHA-256 of every chunk that is verified")                    \
+    X(26, CATALOG_SUM, "the checksum of each page of the catalog")                       \
+    X(27, CATALOG_FLUSH, "after a lost flush of the catalog no other is believed")
 
 enum safety_step {
 #define X(number, name, what) SAFETY_##name = number,

@@ -4,6 +4,7 @@
 #include "io/vfs.h"
 
 #include "base/bytes.h"
+#include "base/safety.h"
 #include "io/fileops.h"
 
 #include <errno.h>
@@ -92,7 +93,7 @@ static int shim_read(sqlite3_file *f, void *p, int n, sqlite3_int64 off)
 {
     int rc = real_of(f)->pMethods->xRead(real_of(f), p, n, off);
 
-    return rc == SQLITE_OK && is_page(f, n) ? check_page(p, n, off) : rc;
+    return rc == SQLITE_OK && is_page(f, n) ? SAFETY(CATALOG_SUM, check_page(p, n, off)) : rc;
 }
 
 /* The page stays SQLite's own: what is written is a copy. */
@@ -127,7 +128,7 @@ static int shim_sync(sqlite3_file *f, int flags)
 {
     struct shim_file *file = (struct shim_file *)(void *)f;
 
-    if (file->flush_lost)
+    if (SAFETY(CATALOG_FLUSH, file->flush_lost))
         return SQLITE_IOERR_FSYNC;
     int rc = ask_file(FILEOP_SYNC, f, SQLITE_IOERR_FSYNC);
     if (rc == SQLITE_OK)

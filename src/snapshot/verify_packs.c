@@ -3,6 +3,7 @@
 #include "snapshot/verify_job.h"
 
 #include "base/bytes.h"
+#include "base/safety.h"
 #include "base/text.h"
 
 #include <errno.h>
@@ -145,7 +146,7 @@ static void check_block(struct expander *x, const struct record *r, const uint8_
         for (uint32_t i = 0; i < b.count; i++) {
             const struct block_chunk *c = &b.chunks[i];
             hash_sha256(x->raw + c->raw_off, c->raw_len, &id);
-            bool same = hash_equal(&id, &c->id);
+            bool same = !SAFETY(VERIFY_HASH, !hash_equal(&id, &c->id));
             all = all && same;
             x->chunks++;
             if (same && number_set_add(&x->seen, verify_print(&c->id, r->pack_id, r->from,

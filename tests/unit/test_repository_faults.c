@@ -6,6 +6,8 @@
  * cut:  as kill, and then what was not flushed is lost, shortened, or comes out with holes. */
 #include "fault_fixture.h"
 
+#include <sys/wait.h>
+
 #include "base/banned.h"
 
 #define LARGE (SMALL_SAVE_MAX + 20000u)
@@ -290,12 +292,53 @@ static void test_a_failed_flush(void **state)
     repo_close(r);
 }
 
+static int die(int fd)
+{
+    _exit(0);
+}
+
+/* Killed at its flush a save may be whole in the file all the same: the next writer flushes it
+ * before anybody sees it. */
+static void test_a_tail_is_flushed_before_it_is_believed(void **state)
+{
+    struct base *b = *state;
+    struct model_tree a = *last_tree(&b->model, "app");
+    struct error e = ERROR_INIT;
+    struct stat st;
+    struct repo *r;
+    char log[256];
+    int status;
+
+    tree_set(&a, "one", 51, 3000);
+    pid_t pid = fork();
+    if (pid == 0) {
+        OK(open_repo(b->path, REPO_WRITE, NULL, &r, &e), e);
+        fault_ops = fileops_system;
+        fault_ops.fdatasync = die;
+        fileops = &fault_ops;
+        save(r, &b->model, "app", &a, &e);
+        _exit(1);
+    }
+    assert_int_equal(waitpid(pid, &status, 0), pid);
+    assert_int_equal(status, 0);
+    faults_on(MODE_NONE, 0, 0);
+    OK(open_repo(b->path, REPO_WRITE, NULL, &r, &e), e);
+    faults_off();
+    assert_int_equal(snapshot_count(r), 4);
+    snprintf(log, sizeof(log), "%s/packs/0-log-0000000000000001.wkp", b->path);
+    assert_int_equal(stat(log, &st), 0);
+    assert_true(flushed_len(st.st_ino) == st.st_size);
+    repo_close(r);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
 #define T(name) cmocka_unit_test_setup_teardown(name, setup, teardown)
-        T(test_a_failed_flush),     T(test_init_killed_anywhere),        T(test_killed_anywhere),
-        T(test_power_cut_anywhere), T(test_input_output_error_anywhere), T(test_disk_full_anywhere),
+        T(test_a_failed_flush),       T(test_a_tail_is_flushed_before_it_is_believed),
+        T(test_init_killed_anywhere), T(test_killed_anywhere),
+        T(test_power_cut_anywhere),   T(test_input_output_error_anywhere),
+        T(test_disk_full_anywhere),
     };
 
     return cmocka_run_group_tests(tests, NULL, NULL);
