@@ -375,6 +375,7 @@ static inline void check_refs(struct repo *r)
 struct notices {
     unsigned count;
     char last[512];
+    char all[4096]; /* a line each, as far as there is room */
 };
 
 static inline void take_notice(void *ctx, const char *text)
@@ -383,6 +384,8 @@ static inline void take_notice(void *ctx, const char *text)
 
     n->count++;
     snprintf(n->last, sizeof(n->last), "%s", text);
+    size_t len = strlen(n->all);
+    snprintf(n->all + len, sizeof(n->all) - len, "%s\n", text);
     if (getenv("WK_TEST_NOTICES"))
         print_message("notice: %s\n", text);
 }

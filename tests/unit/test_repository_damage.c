@@ -314,6 +314,94 @@ static void test_number_of_a_torn_commit(void **state)
     repo_close(r);
 }
 
+/* ---- damage that no checksum of a record sees ---- */
+
+/* Turn a bit at the end of the body of the nth commit in the log. */
+static void flip_commit(const struct world *w, unsigned nth)
+{
+    struct record_header h;
+    struct error e = ERROR_INIT;
+    uint8_t header[RECORD_HEADER_LEN], byte;
+    char log[256];
+
+    log_path(w, log);
+    int fd = open(log, O_RDWR);
+    for (off_t at = PACK_HEADER_LEN;; at += (off_t)record_span(h.body_len)) {
+        assert_int_equal(pread(fd, header, sizeof(header), at), sizeof(header));
+        OK(record_header_decode(header, 1, (uint64_t)at, &h, &e), e);
+        off_t last = at + RECORD_HEADER_LEN + (off_t)h.body_len - 1;
+        if (h.type != RECORD_COMMIT || --nth > 0)
+            continue;
+        assert_int_equal(pread(fd, &byte, 1, last), 1);
+        byte ^= 1;
+        assert_int_equal(pwrite(fd, &byte, 1, last), 1);
+        break;
+    }
+    close(fd);
+}
+
+/* The commits stand on each other: a reader of the packs alone sees that one is not there, and that
+ * the state after the next is not the one that was committed. */
+static void test_a_lost_commit_is_noticed(void **state)
+{
+    struct world *w = *state;
+    struct model_tree tree = {.count = 0};
+    struct notices told = {.count = 0};
+    struct error e = ERROR_INIT;
+    struct snapshot_row row;
+    struct repo *r;
+
+    OK(open_repo(w->path, REPO_WRITE, NULL, &r, &e), e);
+    tree_set(&tree, "a", 2, 300);
+    OK(save(r, &w->model, "app", &tree, &e), e);
+    tree_set(&tree, "b", 3, 300);
+    OK(save(r, &w->model, "app", &tree, &e), e);
+    tree_set(&tree, "c", 4, 300);
+    OK(save(r, &w->model, "app", &tree, &e), e);
+    repo_close(r);
+    flip_commit(w, 2);
+    remove_catalog(w);
+    OK(open_repo(w->path, REPO_READ, &told, &r, &e), e);
+    assert_non_null(strstr(told.all, "a commit before snapshot 3 is missing"));
+    OK(catalog_snapshot(repo_catalog(r), 1, &row, &e), e);
+    assert_true(row.whole);
+    snapshot_row_release(&row);
+    OK(catalog_snapshot(repo_catalog(r), 3, &row, &e), e);
+    assert_false(row.whole);
+    snapshot_row_release(&row);
+    repo_close(r);
+}
+
+/* A block that holds other bytes than its table says, in a record that is as it was written. */
+static void test_a_chunk_under_a_wrong_id(void **state)
+{
+    struct world *w = *state;
+    const struct model_tree none = {.count = 0};
+    struct chunk_source *source;
+    struct error e = ERROR_INIT;
+    struct hash id;
+    struct txn *t;
+    const uint8_t *p;
+    uint64_t number;
+    size_t len;
+    struct repo *r;
+
+    hash_sha256("right", 5, &id);
+    OK(open_repo(w->path, REPO_WRITE, NULL, &r, &e), e);
+    OK(begin_save(r, "app", &t, &e), e);
+    OK(put_chunk(t, &id, "wrong", 5, false, &e), e);
+    struct chunk_ref ref = {.id = id, .len = 5};
+    struct node n = {.type = NODE_FILE, .mode = 0600, .size = 5, .refs = &ref, .ref_count = 1};
+    uint64_t node = txn_new_node(t);
+    OK(txn_name_put(t, NODE_ROOT, "f", 1, node, &e), e);
+    OK(txn_node_put(t, node, &n, &e), e);
+    OK(end_save(t, NULL, &none, &number, &e), e);
+    OK(chunk_source_open(r, &source, &e), e);
+    assert_int_equal(chunk_source_get(source, &id, &p, &len, &e), ERR_DAMAGED);
+    chunk_source_close(source);
+    repo_close(r);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
@@ -322,6 +410,8 @@ int main(void)
         cmocka_unit_test_setup_teardown(test_blocks_of_a_run_before, setup, teardown),
         cmocka_unit_test_setup_teardown(test_numbers_of_a_torn_tail, setup, teardown),
         cmocka_unit_test_setup_teardown(test_number_of_a_torn_commit, setup, teardown),
+        cmocka_unit_test_setup_teardown(test_a_lost_commit_is_noticed, setup, teardown),
+        cmocka_unit_test_setup_teardown(test_a_chunk_under_a_wrong_id, setup, teardown),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
