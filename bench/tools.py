@@ -136,6 +136,10 @@ class Watchkeep(Tool):
     def missing(cls):
         return [] if shutil.which(cls.program) else [cls.program]
 
+    def stored(self):
+        reserve = os.path.join(self.repo, "reserve")
+        return bytes_in(self.repo) - (os.path.getsize(reserve) if os.path.exists(reserve) else 0)
+
     @classmethod
     def version(cls):
         return first_line(cls.program, "--version")
