@@ -65,7 +65,7 @@ static void put_fences(struct repo *r, struct log_batch *b)
 {
     struct buffer body = BUFFER_INIT;
 
-    for (size_t i = 0; i < r->fence_count; i++) {
+    for (size_t i = 0; i < SAFETY(FENCE, r->fence_count); i++) {
         buffer_clear(&body);
         fence_encode(&r->fences[i], &body);
         repo_batch_add(r, b, RECORD_FENCE, body.data, body.len, NULL);
@@ -175,7 +175,7 @@ static int begin_log(struct repo *r, struct error *e)
     int rc = create_pack(r, PACK_LOG, &r->log, e);
     if (rc < 0)
         return rc;
-    if (!SAFETY(FENCE, r->fence_count != 0))
+    if (r->fence_count == 0)
         return 0;
     b.base = r->log->len;
     put_fences(r, &b);

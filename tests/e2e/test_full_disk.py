@@ -3,7 +3,6 @@ room works at the last byte."""
 import os
 import signal
 import subprocess
-import time
 
 import wk
 
@@ -102,8 +101,8 @@ def killed_while_full(scratch):
         p = subprocess.Popen([wk.BIN, "-r", disk.repo, "save", root], stdin=subprocess.DEVNULL,
                              stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
                              env=wk.environment())
-        while disk.free() > 8 * MIB and p.poll() is None:
-            time.sleep(0.0005)
+        wk.until(lambda: disk.free() <= 8 * MIB or p.poll() is not None, "a disk nearly full",
+                 pace=0)
         p.send_signal(signal.SIGKILL)
         p.wait()
         os.remove(os.path.join(root, "big"))

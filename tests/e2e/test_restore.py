@@ -3,7 +3,6 @@ import glob
 import os
 import signal
 import subprocess
-import time
 
 import wk
 
@@ -28,15 +27,12 @@ def half_way(repo, place, target):
         p = subprocess.Popen([wk.BIN, "-r", repo, "restore", "1", "--to", target],
                              stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
                              env=wk.environment())
-        while p.poll() is None:
-            found = scratch_folders(place)
-            if found and os.listdir(found[0]):
-                os.kill(p.pid, signal.SIGSTOP)
-                break
-            time.sleep(0)
+        written = os.path.join(place, ".watchkeep-restore-*", "*")
+        wk.until(lambda: p.poll() is not None or glob.glob(written), "the restore to write", pace=0)
+        p.send_signal(signal.SIGSTOP)
         if p.poll() is None and scratch_folders(place) and not os.path.exists(target):
             return p, scratch_folders(place)[0]
-        os.kill(p.pid, signal.SIGCONT)
+        p.send_signal(signal.SIGCONT)
         p.wait(wk.PATIENCE)
         wk.remove(target)
 

@@ -109,8 +109,8 @@ def wk(*args, code=0, env=None, stdin=None, preexec=None, cwd=None, binary=False
     return result
 
 
-def until(condition, what, patience=PATIENCE):
-    """Wait until condition() is true; its value is returned."""
+def until(condition, what, patience=PATIENCE, pace=0.01):
+    """Wait until condition() is true; its value is returned. It is asked every `pace` seconds."""
     end = time.monotonic() + patience
     while True:
         value = condition()
@@ -118,7 +118,7 @@ def until(condition, what, patience=PATIENCE):
             return value
         if time.monotonic() > end:
             raise AssertionError("waited %d s in vain for: %s" % (patience, what))
-        time.sleep(0.01)
+        time.sleep(pace)
 
 
 class Service:

@@ -1,6 +1,8 @@
 /* Saves, as their users see them: what makes a snapshot, what is in it, what it costs. */
 #include "save_fixture.h"
 
+#include <pthread.h>
+#include <sched.h>
 #include <sys/xattr.h>
 
 /* ---- what makes a snapshot ---- */
@@ -428,6 +430,63 @@ static void a_missing_root_is_no_snapshot(void **state)
     saver_close(&v);
 }
 
+struct remover {
+    const struct place *place;
+    struct save_progress progress;
+    char away[128];
+    atomic_bool done; /* the save ended, whether or not the root was moved */
+    bool moved;
+};
+
+static void *move_root_away(void *ctx)
+{
+    struct remover *m = ctx;
+
+    while (atomic_load(&m->progress.bytes_read) == 0 && !atomic_load(&m->done))
+        sched_yield();
+    m->moved = !atomic_load(&m->done) && rename(m->place->root, m->away) == 0;
+    return NULL;
+}
+
+/* What was read through the open folder is whole, and all the same it is no state of the root. */
+static void a_root_that_goes_while_it_is_saved_is_no_snapshot(void **state)
+{
+    const struct place *p = *state;
+    const size_t len = 32 * 1024 * 1024;
+    uint8_t *bytes = calloc(1, len);
+    struct saver v;
+    int rc = 0;
+
+    assert_non_null(bytes);
+    saver_open(&v, p, "repo");
+    put_text(p, "a", "a");
+    save_all(&v);
+    /* A save that ended before the root was moved shows nothing: then another. */
+    for (unsigned i = 1; i < 50 && rc == 0; i++) {
+        struct remover m = {.place = p};
+        struct save_request q = {.progress = &m.progress};
+        pthread_t thread;
+        uint64_t before = v.last.current;
+        bytes[0] = (uint8_t)i;
+        put_bytes(p, "large", bytes, len);
+        snprintf(m.away, sizeof(m.away), "%s/away", p->dir);
+        assert_int_equal(pthread_create(&thread, NULL, move_root_away, &m), 0);
+        rc = try_save(&v, &q);
+        atomic_store(&m.done, true);
+        pthread_join(thread, NULL);
+        if (m.moved)
+            SYS(rename(m.away, p->root));
+        if (rc == 0)
+            continue;
+        assert_int_equal(rc, ERR_NOTFOUND);
+        assert_non_null(strstr(v.error.message, "went away while it was saved"));
+        assert_int_equal(save_all(&v), before + 1);
+    }
+    assert_int_equal(rc, ERR_NOTFOUND);
+    free(bytes);
+    saver_close(&v);
+}
+
 /* f0, f1, ... */
 static void put_files(const struct place *p, unsigned count)
 {
@@ -684,6 +743,7 @@ int main(void)
         PLACE_TEST(a_type_that_changes_is_another_node),
         PLACE_TEST(a_new_tree_is_found_by_its_top),
         PLACE_TEST(a_missing_root_is_no_snapshot),
+        PLACE_TEST(a_root_that_goes_while_it_is_saved_is_no_snapshot),
         PLACE_TEST(almost_empty_at_once_is_suspect),
         PLACE_TEST(two_of_twenty_left_is_suspect),
         PLACE_TEST(what_stays_almost_empty_stays_suspect),

@@ -693,6 +693,31 @@ static void cancelling_marks_nothing(void **state)
     snapshot_row_release(&row);
 }
 
+/* A record that is as it was written, and content that its id does not belong to. */
+static void content_under_a_wrong_id_is_told(void **state)
+{
+    struct fx *f = *state;
+    struct node n = fx_meta(NODE_FILE, 0644);
+    struct chunk_ref ref = {.len = 5};
+    struct block_chunk chunk = {.raw_len = 5};
+    struct error e = ERROR_INIT;
+
+    hash_sha256("right", 5, &ref.id);
+    chunk.id = ref.id;
+    n.refs = &ref;
+    n.ref_count = 1;
+    n.size = 5;
+    fx_begin(f);
+    assert_int_equal(txn_claim(f->txn, &ref.id, &e), 1);
+    FX_OK(txn_put_block(f->txn, &chunk, 1, "wrong", 5, false, NULL, NULL, 0, &e), e);
+    fx_add(f, NODE_ROOT, "x", &n);
+    uint64_t a = fx_commit(f);
+    verify_full(f, true);
+    const struct verify_damage *d = damage_of("x");
+    assert_non_null(d);
+    assert_true(has_snapshot(d, a));
+}
+
 int main(void)
 {
 #define TEST(name) cmocka_unit_test_setup_teardown(name, setup, teardown)
@@ -703,7 +728,7 @@ int main(void)
         TEST(what_a_damaged_list_chunk_costs),  TEST(padding_costs_nothing_but_is_told),
         TEST(a_missing_pack_is_named),          TEST(a_strange_file_is_named),
         TEST(only_what_is_asked_for),           TEST(a_lost_chunk_is_stored_again),
-        TEST(cancelling_marks_nothing),
+        TEST(cancelling_marks_nothing),         TEST(content_under_a_wrong_id_is_told),
     };
 
     return cmocka_run_group_tests(tests, NULL, NULL);
