@@ -19,7 +19,7 @@
 
 #include "base/banned.h"
 
-enum { PROBLEMS_MAX = 1000, WORKERS_MAX = 4, QUEUE_PER_WORKER = 4 };
+enum { PROBLEMS_MAX = 1000, WORKERS_MAX = 4, QUEUE_PER_WORKER = 2 };
 
 /* ---- problems and warnings ---- */
 

@@ -14,6 +14,7 @@
 #include "base/buffer.h"
 #include "snapshot/restore.h"
 #include "store/node.h"
+#include "store/repository.h"
 
 #include <pthread.h>
 #include <sys/types.h>
@@ -49,6 +50,7 @@ struct restore_item { /* anything but a folder */
     uint32_t meta_len;
     struct restore_split *split; /* not NULL: from..to of its stream; the two above are not used */
     uint64_t from, to;
+    struct storage_order stored; /* of the beginning of its content; see restore_write.c */
 };
 
 struct restore_batch { /* neighbours in the walk: likely neighbours in the packs */
@@ -89,6 +91,7 @@ struct restore_job {
     pthread_cond_t more, room;
     struct restore_batch *queue, **queue_end;
     size_t queued, queue_max;
+    size_t waiting;  /* workers that have nothing to do */
     bool closed;     /* no batch will follow */
     atomic_int code; /* 0, or why everything stops; read it anywhere */
     struct error why;

@@ -21,8 +21,9 @@
 
 #include "base/banned.h"
 
-/* Where one batch ends and the next begins, two workers expand the same block. */
-enum { BATCH_ITEMS = 1024, BATCH_BYTES = 16 * 1024 * 1024 };
+/* Where one batch ends and the next begins, two workers expand the same blocks: batches are long,
+ * but for a worker that has nothing to do. */
+enum { BATCH_ITEMS = 4096, BATCH_BYTES = 64 * 1024 * 1024, BATCH_LEAST = 256 };
 
 /* A file with more content than this is written by several workers. */
 #define PART_BYTES (UINT64_C(32) * 1024 * 1024)
@@ -100,13 +101,23 @@ static struct restore_item *new_item(struct plan *p)
     return &p->batch->items[p->batch->count++];
 }
 
+static bool worker_waits(struct restore_job *j)
+{
+    pthread_mutex_lock(&j->lock);
+    bool waits = j->waiting > j->queued;
+    pthread_mutex_unlock(&j->lock);
+    return waits;
+}
+
 /* An item was added; a full batch is sent. */
 static int added(struct plan *p, uint64_t content)
 {
     struct restore_batch *b = p->batch;
 
     b->content += content;
-    return b->count == BATCH_ITEMS || b->content >= BATCH_BYTES ? send_batch(p) : 0;
+    bool full = b->count == BATCH_ITEMS || b->content >= BATCH_BYTES;
+    bool ready = b->count % BATCH_LEAST == 0 || content >= PART_BYTES;
+    return full || (ready && worker_waits(p->job)) ? send_batch(p) : 0;
 }
 
 static int add_item(struct plan *p, const struct tree_entry *t, struct restore_folder *folder,

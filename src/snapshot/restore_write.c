@@ -235,8 +235,10 @@ static struct restore_batch *next_batch(struct restore_job *j)
     struct restore_batch *b = NULL;
 
     pthread_mutex_lock(&j->lock);
+    j->waiting++;
     while (!j->queue && !j->closed && j->code == 0)
         pthread_cond_wait(&j->more, &j->lock);
+    j->waiting--;
     if (j->code == 0 && j->queue) {
         b = j->queue;
         j->queue = b->next;
@@ -247,6 +249,37 @@ static struct restore_batch *next_batch(struct restore_job *j)
     }
     pthread_mutex_unlock(&j->lock);
     return b;
+}
+
+static int by_storage(const void *a, const void *b)
+{
+    const struct storage_order *x = &((const struct restore_item *)a)->stored;
+    const struct storage_order *y = &((const struct restore_item *)b)->stored;
+
+    if (x->pack_id != y->pack_id)
+        return x->pack_id < y->pack_id ? -1 : 1;
+    if (x->offset != y->offset)
+        return x->offset < y->offset ? -1 : 1;
+    return x->raw_off < y->raw_off ? -1 : x->raw_off > y->raw_off;
+}
+
+/* Several workers packed the files when they were saved, so that neighbours in the walk lie in
+ * several blocks by turns: in the order of storage each block is expanded once. */
+static void order_batch(struct restore_worker *w, struct restore_batch *b)
+{
+    struct error ignored = ERROR_INIT;
+    struct node n;
+
+    for (size_t i = 0; i < b->count; i++) {
+        struct restore_item *item = &b->items[i];
+        if (item->split ||
+            node_decode(b->bytes.data + item->meta, item->meta_len, &n, &ignored) != 0)
+            continue; /* told when it is written */
+        if (n.ref_count > 0)
+            chunk_source_order(w->source, &n.refs[0].id, &item->stored);
+        node_release(&n);
+    }
+    qsort(b->items, b->count, sizeof(*b->items), by_storage);
 }
 
 void *restore_work(void *job)
@@ -260,6 +293,7 @@ void *restore_work(void *job)
         return NULL;
     }
     while ((b = next_batch(w.job)) != NULL) {
+        order_batch(&w, b);
         for (size_t i = 0; i < b->count && restore_stopped(w.job) == 0; i++)
             write_item(&w, b, &b->items[i]);
         restore_batch_free(b);

@@ -115,14 +115,15 @@ static struct kept_block *oldest_block(struct chunk_source *s)
     return oldest;
 }
 
-/* Lengths that come again, so that memory serves block after block. */
+/* Lengths that come again, so that memory serves block after block, at most an eighth of it unused.
+ */
 static uint32_t capacity_for(uint32_t len)
 {
-    uint32_t cap = 4096;
+    uint32_t step = 4096;
 
-    while (cap < len)
-        cap *= 2;
-    return cap;
+    while (len / step >= 8)
+        step *= 2;
+    return (len + step - 1) / step * step;
 }
 
 /* A place with room for len raw bytes, those of the blocks unused for longest given up for it.
@@ -324,6 +325,16 @@ int chunk_source_get(struct chunk_source *s, const struct hash *id, const uint8_
         return error_set(e, ERR_DAMAGED, "chunk %02x%02x%02x%02x does not match its hash", id->b[0],
                          id->b[1], id->b[2], id->b[3]);
     return 0;
+}
+
+void chunk_source_order(struct chunk_source *s, const struct hash *id, struct storage_order *at)
+{
+    struct error ignored = ERROR_INIT;
+    struct chunk_place place;
+
+    *at = (struct storage_order){0};
+    if (catalog_chunk(s->catalog, id, &place, &ignored) == 0)
+        *at = (struct storage_order){place.pack_id, place.offset, place.raw_off};
 }
 
 /* ---- content ---- */

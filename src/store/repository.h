@@ -92,6 +92,13 @@ void chunk_source_close(struct chunk_source *s);
  * disk did not answer; ERR_CATALOG: the index failed, the chunk may be sound. */
 int chunk_source_get(struct chunk_source *s, const struct hash *id, const uint8_t **p, size_t *len,
                      struct error *e);
+/* Where it is stored: pack and block, and where in the block. Those who read many chunks read them
+ * fastest in this order. All zero where that cannot be told. */
+struct storage_order {
+    uint64_t pack_id, offset;
+    uint32_t raw_off;
+};
+void chunk_source_order(struct chunk_source *s, const struct hash *id, struct storage_order *at);
 /* Walk a node's content in order: data chunks only, list chunks resolved on the way. visit gets
  * the stream offset. Non-zero from visit stops. */
 typedef int (*content_visit)(void *ctx, uint64_t off, const struct chunk_ref *ref, struct error *e);
