@@ -1,5 +1,6 @@
 #include "config/keys.h"
 
+#include "base/calendar_rule.h"
 #include "base/parse.h"
 #include "base/pattern.h"
 #include "base/text.h"
@@ -145,95 +146,6 @@ static bool choice(const char *choices, const char *s)
     return false;
 }
 
-/* A number of one or two digits below limit, then one of `ends`. */
-static const char *clock_part(const char *s, unsigned limit, const char *ends)
-{
-    unsigned v = 0, digits = 0;
-
-    for (; *s >= '0' && *s <= '9' && digits < 3; s++, digits++)
-        v = v * 10 + (unsigned)(*s - '0');
-    return digits == 2 && v < limit && strchr(ends, *s) ? s : NULL;
-}
-
-static bool time_of_day(const char *s)
-{
-    s = clock_part(s, 24, ":");
-    if (!s || *s != ':')
-        return false;
-    s = clock_part(s + 1, 60, ":");
-    if (s && *s == ':')
-        s = clock_part(s + 1, 60, "");
-    return s && !*s;
-}
-
-/* A number of at most nine digits. */
-static bool take_number(const char **s, uint64_t *n)
-{
-    const char *begin = *s;
-
-    for (*n = 0; **s >= '0' && **s <= '9' && *s - begin < 9; ++*s)
-        *n = *n * 10 + (uint64_t)(**s - '0');
-    return *s > begin;
-}
-
-/* "*", "5" or "1-5", with "/n" behind; *s moves past it. */
-static bool cron_range(const char **s, uint64_t min, uint64_t max)
-{
-    uint64_t lo = min, hi = max, step = 1;
-
-    if (**s == '*') {
-        ++*s;
-    } else {
-        if (!take_number(s, &lo))
-            return false;
-        hi = lo;
-        if (**s == '-' && (++*s, !take_number(s, &hi)))
-            return false;
-    }
-    if (**s == '/' && (++*s, !take_number(s, &step)))
-        return false;
-    return lo >= min && hi <= max && lo <= hi && step >= 1 && step <= max;
-}
-
-/* One of cron's fields: ranges separated by commas; *s moves past the blanks behind it. */
-static bool cron_field(const char **s, uint64_t min, uint64_t max)
-{
-    while (cron_range(s, min, max)) {
-        if (**s == ',') {
-            ++*s;
-            continue;
-        }
-        size_t blanks = strspn(*s, " \t");
-        *s += blanks;
-        return blanks > 0 || !**s;
-    }
-    return false;
-}
-
-static bool cron_line(const char *s)
-{
-    static const uint64_t min[] = {0, 0, 1, 1, 0}, max[] = {59, 23, 31, 12, 7};
-
-    for (size_t i = 0; i < 5; i++) {
-        if (!cron_field(&s, min[i], max[i]))
-            return false;
-    }
-    return !*s;
-}
-
-static bool calendar(const char *s)
-{
-    static const char days[] = "Mon Tue Wed Thu Fri Sat Sun ";
-
-    if (strlen(s) > 4 && s[3] == ' ') {
-        char day[5] = {s[0], s[1], s[2], ' ', 0};
-        const char *found = strstr(days, day);
-        if (found && (found - days) % 4 == 0)
-            return time_of_day(s + 4 + strspn(s + 4, " "));
-    }
-    return time_of_day(s) || cron_line(s);
-}
-
 static int expected(const char *value, const char *what, struct error *e)
 {
     char quoted[96];
@@ -304,6 +216,7 @@ static int check_path(const struct config_key *k, const char *value, char **out,
 
 static int check_type(const struct config_key *k, const char *value, char **out, struct error *e)
 {
+    struct calendar rule;
     uint64_t n;
 
     switch (k->type) {
@@ -327,11 +240,7 @@ static int check_type(const struct config_key *k, const char *value, char **out,
     case VALUE_PERCENT:
         return percent(value, &n) ? 0 : expected(value, "a share from 1% to 100%", e);
     case VALUE_CALENDAR:
-        return calendar(value) ? 0
-                               : expected(value,
-                                          "a time of day (like 03:00, 'Sun 01:00', or cron's five "
-                                          "fields, or off)",
-                                          e);
+        return calendar_parse(value, &rule, e);
     }
     return 0;
 }

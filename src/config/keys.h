@@ -21,7 +21,7 @@ enum value_type {
     VALUE_SIZE,     /* "5G" */
     VALUE_SHARE,    /* "5%" or a size */
     VALUE_PERCENT,  /* "5%" */
-    VALUE_CALENDAR, /* HH:MM[:SS], "Sun 01:00", cron's five fields */
+    VALUE_CALENDAR, /* what base/calendar_rule.h takes */
 };
 
 enum key_flag {

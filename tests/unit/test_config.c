@@ -182,6 +182,7 @@ static void mistakes_are_named_with_their_line(void **state)
     assert_refused("[retention]\nkeep_min = -1\n", "2: keep_min: ");
     assert_refused("[retention]\nkeep_min = off\n", "2: keep_min: ");
     assert_refused("[archive]\nat = 25:00\n", "2: at: '25:00' is not a time of day");
+    assert_refused("[verify]\nat = 0 0 30 2 *\n", "2: at: '0 0 30 2 *' is a day that no year has");
     assert_refused("[archive]\nat = 61 * * * *\n", "2: at: ");
     assert_refused("[archive]\nlevel = 13\n", "2: level: '13' is out of bounds (1 to 12)");
     assert_refused("[verify]\nsample = 101%\n", "2: sample: ");
@@ -207,13 +208,14 @@ static void all_keys_of_later_sections_are_taken(void **state)
 {
     struct config *c = load_text(
         "[service]\nmin_free = 2G\n"
-        "[watch a]\npath = /a\n"
+        "[watch a]\npath = /a\n[watch b]\npath = /b\n"
         "[archive]\nat = Sun 01:00\nformat = directory\npath = /arch\nlevel = 1\n"
         "keep_days = off\nkeep_last = 9\n"
-        "[archive a]\nat = */5 0-6,12 * 1-12/2 7\n"
+        "[archive a]\nat = */5 0-6,12 * 1-12/2 7\n[archive b]\nat = 6h\n"
         "[retention]\nprune_at = 04:00:30\nkeep_min = 10\nkeep_days = 1\nkeep_last = 2\n"
         "keep_hourly = 3\nkeep_daily = 4\nkeep_weekly = 5\nkeep_monthly = 6\nkeep_yearly = 7\n"
         "max_size = 20G\n"
+        "[retention a]\nprune_at = 30 2 * * mon-fri\n"
         "[verify]\nat = off\nsample = 100%\nrestore_test = archive\n"
         "[retry]\nattempts = 5\ndelay = 10m\n"
         "[alert]\ncommand = /bin/true\nmax_age = off\n");
