@@ -91,22 +91,27 @@ static int keep_line(void *ctx, const json_t *line, struct error *e)
     return a->doc ? 0 : error_set(e, ERR_FAILED, "no memory for the service's answer");
 }
 
+static int take_answer(struct asked *a, int rc, json_t **doc, struct error *e)
+{
+    *doc = NULL;
+    if (rc == 0 && a->error.code) {
+        *e = a->error;
+        rc = e->code;
+    }
+    if (rc == 0)
+        *doc = a->doc;
+    else
+        json_decref(a->doc);
+    return rc;
+}
+
 static int ask(const struct cli *cli, const char *socket, json_t *request, json_t **doc,
                struct error *e)
 {
     struct asked a = {.error = ERROR_INIT};
     int rc = client_request(socket, request, cli->wait_ms, keep_line, &a, e);
 
-    *doc = NULL;
-    if (rc == 0 && a.error.code) {
-        *e = a.error;
-        rc = e->code;
-    }
-    if (rc == 0)
-        *doc = a.doc;
-    else
-        json_decref(a.doc);
-    return rc;
+    return take_answer(&a, rc, doc, e);
 }
 
 /* Does what listens there serve this repository? */
@@ -143,12 +148,22 @@ char *reach_service(struct cli *cli)
 
 int reach_document(struct cli *cli, json_t *request, json_t **doc, struct error *e)
 {
+    bool answered;
+
+    return reach_ask(cli, request, doc, &answered, e);
+}
+
+int reach_ask(struct cli *cli, json_t *request, json_t **doc, bool *answered, struct error *e)
+{
+    struct asked a = {.error = ERROR_INIT};
     char *socket = reach_service(cli);
-    int rc = socket ? ask(cli, socket, request, doc, e)
-                    : error_set(e, ERR_NOTFOUND, "the service does not run");
+    int rc = !request ? error_set(e, ERR_FAILED, "no memory for the request")
+             : socket ? client_request(socket, request, cli->wait_ms, keep_line, &a, e)
+                      : error_set(e, ERR_NOTFOUND, "the service does not run");
 
     free(socket);
-    return rc;
+    *answered = !request || a.doc || a.error.code || (rc != 0 && rc != ERR_NOTFOUND);
+    return take_answer(&a, rc, doc, e);
 }
 
 int reach_fallback(struct cli *cli, int rc, json_t *request, json_t **doc, struct error *e)

@@ -25,6 +25,10 @@ bool take_error_line(const json_t *line, struct error *e);
 /* Ask the service for one document. ERR_NOTFOUND: no service; ERR_BUSY: it does not answer. */
 int reach_document(struct cli *cli, json_t *request, json_t **doc, struct error *e);
 
+/* The same, for what can be done here when nobody answers. *answered: there was a service, and what
+ * is returned is its answer, or that it gave none. A request that is NULL is no memory. */
+int reach_ask(struct cli *cli, json_t *request, json_t **doc, bool *answered, struct error *e);
+
 /* The document from the service, when the repository could not be read for lack of rights (rc is
  * ERR_DENIED) and a service answers; else rc as it was. */
 int reach_fallback(struct cli *cli, int rc, json_t *request, json_t **doc, struct error *e);

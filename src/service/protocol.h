@@ -19,6 +19,7 @@
  * {"command":"show","snapshot":"TEXT","watch":..|null}
  * {"command":"status"}
  * {"command":"verify","level":"quick"|"full","snapshots":["TEXT",...],"watch":..|null}
+ * {"command":"pin"|"unpin","snapshot":"TEXT","watch":..|null}
  * {"command":"reload"}  {"command":"rebuild"}  {"command":"stop"}
  *
  * Peers: root, the repository's owner and the service's own user may do all; members of the

@@ -1,4 +1,6 @@
 #include "service/requests.h"
+
+#include "keep/pin.h"
 #include "snapshot/report.h"
 #include "snapshot/selector.h"
 #include "snapshot/verify.h"
@@ -18,6 +20,7 @@ struct store_request {
     struct verify_progress progress;
     struct verify_result result;
     bool has_result;
+    json_t *doc; /* the answer of what is no verification */
     struct error error;
     int rc;
 };
@@ -27,6 +30,7 @@ static void store_request_free(void *ctx)
     struct store_request *q = ctx;
 
     json_decref(q->request);
+    json_decref(q->doc);
     free(q->repo_path);
     verify_result_release(&q->result);
     free(q);
@@ -194,4 +198,58 @@ static void on_rebuilt(struct job *job)
 void request_rebuild(struct service *s, struct peer *peer)
 {
     start(s, s->jobs, peer, NULL, JOB_REBUILD, run_rebuild, on_rebuilt);
+}
+
+/* ---- pin, unpin ---- */
+
+static int pin(struct store_request *q, struct repo *reader, struct error *e)
+{
+    const char *text = request_text(q->request, "snapshot");
+    bool pinned = strcmp(request_text(q->request, "command"), "pin") == 0;
+    struct snapshot_row row;
+
+    if (!text)
+        return error_set(e, ERR_USAGE, "which snapshot?");
+    int rc = pin_snapshot(reader, q->service->repo, text, request_text(q->request, "watch"), pinned,
+                          &row, e);
+    if (rc == 0) {
+        q->doc = report_pinned(&row, pinned);
+        snapshot_row_release(&row);
+    }
+    return rc;
+}
+
+static void run_pin(struct job *job)
+{
+    struct store_request *q = (struct store_request *)job;
+    struct repo_options opt = {0};
+    struct repo *reader;
+    bool tried = false;
+
+    pthread_rwlock_rdlock(&q->service->store_lock);
+    q->rc = repo_open(q->repo_path, REPO_READ, &opt, &reader, &q->error);
+    if (q->rc == 0) {
+        while (q->rc = pin(q, reader, &q->error), repo_catalog_replaced(reader, q->rc, &tried))
+            ;
+        repo_close(reader);
+    }
+    pthread_rwlock_unlock(&q->service->store_lock);
+}
+
+static void on_pinned(struct job *job)
+{
+    struct store_request *q = (struct store_request *)job;
+
+    if (q->rc != 0) {
+        peer_line(q->peer, report_error(&q->error));
+    } else {
+        peer_line(q->peer, q->doc);
+        q->doc = NULL;
+    }
+    finish(q);
+}
+
+void request_pin(struct service *s, struct peer *peer, const json_t *request)
+{
+    start(s, s->jobs, peer, request, JOB_VERIFY, run_pin, on_pinned);
 }

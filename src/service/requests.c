@@ -260,6 +260,8 @@ static const struct {
     {"status", CONTROL_LOOK_AND_SAVE, true, serve_status},
     {"verify", CONTROL_ALL, false, request_verify},
     {"reload", CONTROL_ALL, false, serve_reload},
+    {"pin", CONTROL_ALL, false, request_pin},
+    {"unpin", CONTROL_ALL, false, request_pin},
     {"rebuild", CONTROL_ALL, false, serve_rebuild},
     {"stop", CONTROL_ALL, true, serve_stop},
 };

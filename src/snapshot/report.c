@@ -566,6 +566,19 @@ json_t *report_verify_summary(const struct verify_result *r, int exit_code)
     return finished(o, ok);
 }
 
+json_t *report_pinned(const struct snapshot_row *before, bool pinned)
+{
+    json_t *o = json_object();
+    bool ok = o != NULL;
+
+    ok = ok && set(o, "schema", json_integer(1));
+    ok = ok && set(o, "snapshot", number(before->commit.number));
+    ok = ok && set(o, "watch", report_text(before->watch_name));
+    ok = ok && set(o, "pinned", json_boolean(pinned));
+    ok = ok && set(o, "changed", json_boolean(before->pinned != pinned));
+    return finished(o, ok);
+}
+
 json_t *report_error(const struct error *e)
 {
     json_t *o = json_object();

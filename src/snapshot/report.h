@@ -53,6 +53,9 @@ json_t *report_saved(const char *watch, const struct save_result *s, int code);
 json_t *report_save_summary(const struct save_result *s, const char *gap, int exit_code);
 json_t *report_restore_summary(uint64_t snapshot, const struct restore_result *r, int exit_code);
 json_t *report_verify_summary(const struct verify_result *r, int exit_code);
+/* {"schema":1,"snapshot":42,"watch":"bot","pinned":true,"changed":true} of a snapshot as it was
+ * before it was to be pinned or not. */
+json_t *report_pinned(const struct snapshot_row *before, bool pinned);
 json_t *report_error(const struct error *e); /* {"type":"error",...} */
 
 #endif

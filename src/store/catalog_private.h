@@ -58,7 +58,7 @@
     X(SNAPSHOT_WATCH, "SELECT watch FROM snapshots WHERE number=?1")                               \
     X(SNAPSHOT_INSERT,                                                                             \
       "INSERT OR REPLACE INTO snapshots(number,watch,body,time_s,kind,flags,name,note,verified_s," \
-      "verified_ns,damaged,pinned,whole) VALUES(?1,?2,?3,?4,?5,?6,?7,?8,0,0,0,0,?9)")              \
+      "verified_ns,damaged,pinned,whole) VALUES(?1,?2,?3,?4,?5,?6,?7,?8,0,0,0,?7 IS NOT NULL,?9)") \
     X(SNAPSHOT_LOAD,                                                                               \
       "INSERT OR REPLACE INTO "                                                                    \
       "snapshots(number,watch,body,time_s,kind,flags,name,note,verified_s,verified_ns,damaged,"    \
@@ -72,7 +72,8 @@
       "UPDATE snapshots SET verified_s=?2,verified_ns=?3,damaged=0 WHERE number=?1")               \
     X(SNAPSHOT_DAMAGED,                                                                            \
       "UPDATE snapshots SET damaged=?2,verified_s=0,verified_ns=0 WHERE number=?1")                \
-    X(SNAPSHOT_NAME, "UPDATE snapshots SET name=?2 WHERE number=?1")                               \
+    X(SNAPSHOT_NAME,                                                                               \
+      "UPDATE snapshots SET name=?2,pinned=pinned OR ?2 IS NOT NULL WHERE number=?1")              \
     X(SNAPSHOT_NOTE, "UPDATE snapshots SET note=?2 WHERE number=?1")                               \
     X(SNAPSHOT_PIN, "UPDATE snapshots SET pinned=?2 WHERE number=?1")                              \
     X(NAME_TAKEN, "SELECT number FROM snapshots WHERE name=?1 AND watch=?2")                       \

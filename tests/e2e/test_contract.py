@@ -87,6 +87,8 @@ def json_keys(scratch):
     compare("restore", wk.wk("-r", repo, "--json", "restore", "latest", "--to",
                              os.path.join(scratch, "back")).summary)
     compare("verify", wk.wk("-r", repo, "--json", "verify").summary)
+    query("pin", "pin", "first")
+    query("pin", "unpin", "latest")
     query("status", "status", code=8)
     query("config show", "config", "show")
     query("config check", "config", "check")
