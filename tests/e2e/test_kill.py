@@ -1,4 +1,7 @@
-"""kill -9 of the service and of `save` at random moments: what was acknowledged stays."""
+"""kill -9 of the service and of `save` at random moments: what was acknowledged stays.
+
+WK_KILLS=N makes N kills of each kind.
+"""
 import os
 import random
 import signal
@@ -7,7 +10,8 @@ import time
 
 import wk
 
-KILLS = 100  # of each kind
+KILLS = int(os.environ.get("WK_KILLS", "100"))  # of each kind
+SERIES = 250  # at most so many kills in one repository
 
 
 def check(repo, acknowledged, scratch, thorough):
@@ -27,14 +31,28 @@ def grow(root, i):
         wk.write(os.path.join(root, "f%d" % random.randrange(20)), os.urandom(2000))
 
 
-def kill_save(scratch):
+def in_series(scratch, kind):
+    kills = acknowledged = 0
+    begun = time.monotonic()
+    for done in range(0, KILLS, SERIES):
+        folder = os.path.join(scratch, "series%d" % done)
+        os.mkdir(folder)
+        here = min(KILLS - done, SERIES)
+        acknowledged += kind(folder, here)
+        kills += here
+        wk.remove(folder)
+    print("%s: %d kills, %d acknowledged, 0 lost; %.0f s" % (kind.__name__, kills, acknowledged,
+                                                            time.monotonic() - begun))
+
+
+def killed_saves(scratch, kills):
     root, repo = os.path.join(scratch, "data"), os.path.join(scratch, "repo")
     os.mkdir(root)
     wk.wk("-r", repo, "init")
     acknowledged, killed = {}, 0
     i = 0
     took = 0.03
-    while killed < KILLS:
+    while killed < kills:
         i += 1
         grow(root, i)
         name = "s%d" % i
@@ -56,15 +74,16 @@ def kill_save(scratch):
     check(repo, acknowledged, scratch, True)
     assert wk.wk("-r", repo, "--json", "verify").summary["errors"] == 0
     assert len(acknowledged) > 3, "too few saves came through to say anything"
+    return len(acknowledged)
 
 
-def kill_service(scratch):
+def killed_services(scratch, kills):
     root = os.path.join(scratch, "data")
     os.mkdir(root)
     wk.write(os.path.join(root, "a"), "a")
     s = wk.Service(scratch, {"data": {"path": root, "settle": "1ms"}}, start=False)
     acknowledged = {}
-    for i in range(KILLS):
+    for i in range(kills):
         s.start(wait=True)
         # Saves come from events and from commands; the kill falls somewhere among them.
         for k in range(random.randrange(3)):
@@ -87,6 +106,15 @@ def kill_service(scratch):
     s.stop()
     check(s.repo, acknowledged, scratch, True)
     assert wk.wk("-r", s.repo, "--json", "verify").summary["errors"] == 0
+    return len(acknowledged)
+
+
+def kill_save(scratch):
+    in_series(scratch, killed_saves)
+
+
+def kill_service(scratch):
+    in_series(scratch, killed_services)
 
 
 wk.main(kill_save, kill_service)
