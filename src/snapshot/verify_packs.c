@@ -44,7 +44,8 @@ struct log_state { /* of the order of all log packs */
     struct hash chain; /* of the last commit */
     bool has_chain;
     uint64_t cut_pack, cut_from, cut_to; /* a first commit that is not the first of the log */
-    bool broken; /* something is missing: neither order nor chain can be told any more */
+    bool broken;    /* something is missing: neither order nor chain can be told any more */
+    uint64_t blank; /* a pack without a header, since the last commit */
     struct number_set commits, lists;
     bool folded; /* a checkpoint stands for what is gone */
 };
@@ -271,6 +272,33 @@ static int add_block(struct pack_walk *w, uint64_t from, uint64_t to, const uint
     return 0;
 }
 
+/* ---- packs that are lost ---- */
+
+/* repo_packs may have told it already: then that fault stands for it. */
+static int lost_pack(struct verify_job *j, struct log_state *log, const struct pack_row *row,
+                     const char *why, struct error *e)
+{
+    size_t fault = NO_FAULT;
+
+    pthread_mutex_lock(&j->lock);
+    for (size_t i = 0; i < j->fault_count && fault == NO_FAULT; i++) {
+        if (j->faults[i].pack_id == row->id)
+            fault = i;
+    }
+    pthread_mutex_unlock(&j->lock);
+    if (fault == NO_FAULT)
+        fault = verify_fault(j, row->id, 0, 0, true, why);
+    if (fault == NO_FAULT)
+        return no_memory(e);
+    if (row->kind == PACK_LOG) {
+        log->broken = true;
+        pthread_mutex_lock(&j->lock);
+        j->faults[fault].log = true;
+        pthread_mutex_unlock(&j->lock);
+    }
+    return 0;
+}
+
 /* ---- the log's records ---- */
 
 static int note(struct number_set *s, uint64_t v, struct error *e)
@@ -289,6 +317,17 @@ static int check_commit_list(const struct commit *c, struct error *e)
     return rc;
 }
 
+/* An empty pack where commits are missing is what held them. */
+static int chain_breaks(struct pack_walk *w, const char **why, struct error *e)
+{
+    const struct pack_row blank = {.id = w->log->blank, .kind = PACK_LOG};
+
+    if (blank.id)
+        return lost_pack(w->job, w->log, &blank, "the pack is empty, and commits are missing", e);
+    *why = "a commit does not follow on the one before it";
+    return 0;
+}
+
 /* A commit follows on the one before by its hash. *why stays NULL when all is well. */
 static int check_commit(struct pack_walk *w, uint64_t from, uint64_t to, const uint8_t *body,
                         size_t len, const char **why, struct error *e)
@@ -300,15 +339,17 @@ static int check_commit(struct pack_walk *w, uint64_t from, uint64_t to, const u
     if (rc != 0)
         return rc;
     if (!log->has_chain && !log->broken && !hash_is_zero(&c.chain)) {
-        log->cut_pack = w->row->id;
-        log->cut_from = from;
-        log->cut_to = to;
+        log->cut_pack = log->blank ? log->blank : w->row->id;
+        log->cut_from = log->blank ? 0 : from;
+        log->cut_to = log->blank ? 0 : to;
     }
     if (log->has_chain && !log->broken && !hash_equal(&c.chain, &log->chain))
-        *why = "a commit does not follow on the one before it";
+        rc = chain_breaks(w, why, e);
+    log->blank = 0;
     hash_sha256(body, len, &log->chain);
     log->has_chain = true;
-    rc = note(&log->commits, c.number, e);
+    if (rc == 0)
+        rc = note(&log->commits, c.number, e);
     w->last_number = c.number;
     if (rc == 0)
         rc = check_commit_list(&c, e);
@@ -558,37 +599,17 @@ static int walk_open_pack(struct pack_walk *w)
     return rc;
 }
 
-/* repo_packs may have told it already: then that fault stands for it. */
-static int lost_pack(struct verify_job *j, struct log_state *log, const struct pack_row *row,
-                     const char *why, struct error *e)
-{
-    size_t fault = NO_FAULT;
-
-    pthread_mutex_lock(&j->lock);
-    for (size_t i = 0; i < j->fault_count && fault == NO_FAULT; i++) {
-        if (j->faults[i].pack_id == row->id)
-            fault = i;
-    }
-    pthread_mutex_unlock(&j->lock);
-    if (fault == NO_FAULT)
-        fault = verify_fault(j, row->id, 0, 0, true, why);
-    if (fault == NO_FAULT)
-        return no_memory(e);
-    if (row->kind == PACK_LOG) {
-        log->broken = true;
-        pthread_mutex_lock(&j->lock);
-        j->faults[fault].log = true;
-        pthread_mutex_unlock(&j->lock);
-    }
-    return 0;
-}
-
 static int walk_pack(struct verify_job *j, struct queue *q, struct log_state *log,
                      const struct pack_row *row, struct error *e)
 {
     struct pack_walk w = {.job = j, .queue = q, .log = log, .row = row, .e = e};
     struct error why = ERROR_INIT;
 
+    if (row->blank) {
+        if (row->kind == PACK_LOG)
+            log->blank = row->id;
+        return 0;
+    }
     int rc = repo_pack_open(j->req->repo, row, &w.pack, &why);
     if (rc != 0)
         return lost_pack(j, log, row, why.message, e);

@@ -387,6 +387,28 @@ static void tell(const struct problems *to, uint64_t pack_id, const char *text)
         to->tell(to->ctx, pack_id, text);
 }
 
+/* Nothing was written to it, or nothing came to the disk. */
+static bool is_blank(struct repo *r, const struct pack_file *f)
+{
+    uint8_t bytes[PACK_HEADER_LEN];
+    struct error ignored = ERROR_INIT;
+    char name[40];
+    size_t got = 0;
+    bool zero = true;
+
+    if (f->size > sizeof(bytes))
+        return false;
+    pack_file_name(f->kind, f->id, name);
+    int fd = fileops->openat(r->packs_fd, name, O_RDONLY | O_CLOEXEC | O_NOFOLLOW, 0);
+    if (fd < 0)
+        return false;
+    int rc = file_read_some(fd, bytes, sizeof(bytes), 0, &got, &ignored);
+    fileops->close(fd);
+    for (size_t i = 0; i < got; i++)
+        zero &= bytes[i] == 0;
+    return rc == 0 && zero;
+}
+
 /* 1: a row of it; 0: a compaction took its place, and nobody needs it. */
 static int row_of_file(struct repo *r, struct catalog *c, const struct pack_file *f,
                        const struct problems *problems, struct pack_row *row, struct error *e)
@@ -405,7 +427,11 @@ static int row_of_file(struct repo *r, struct catalog *c, const struct pack_file
         return rc;
     struct error why = ERROR_INIT;
     if (pack_open(r->packs_fd, f->kind, f->id, r->id, false, &p, &why) < 0) {
-        tell(problems, f->id, why.message);
+        bool expected = (rc == 0 && (known.len > 0 || known.fence > PACK_HEADER_LEN)) ||
+                        f->id == position.log_pack;
+        row->blank = !expected && is_blank(r, f);
+        if (!row->blank)
+            tell(problems, f->id, why.message);
         return 1;
     }
     row->sealed = rc == 0 && known.sealed;

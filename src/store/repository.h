@@ -213,6 +213,8 @@ struct pack_row {
     uint8_t kind;
     uint64_t bytes; /* that count: up to the fence or the last whole record */
     bool sealed;
+    bool
+        blank; /* as a crash leaves it while it is made: not even a header, nor known to have one */
 };
 /* Packs there are, logs first, by id. *rows malloc'ed. Problems (missing, foreign, doubled files)
  * are told to `problem` one line each. */

@@ -607,6 +607,30 @@ static void a_strange_file_is_named(void **state)
     assert_true(fx_there(f, "repo/packs/stranger"));
 }
 
+/* Cut short at its first write a new pack has no header; nothing ever stood in it. */
+static void a_pack_that_never_was_is_no_damage(void **state)
+{
+    static const char *const names[] = {"repo/packs/0-log-0000000000000017.wkp",
+                                        "repo/packs/1-data-0000000000000018.wkp"};
+    struct fx *f = *state;
+    uint64_t first;
+
+    two_snapshots(f, &first);
+    for (size_t i = 0; i < 2; i++) {
+        fx_write(f, names[i], "");
+        verify_full(f, false);
+        expect_clean();
+        assert_int_equal(truncate(fx_path(f, names[i]), PACK_HEADER_LEN), 0);
+        verify_full(f, false);
+        expect_clean();
+        fx_write(f, names[i], "no header");
+        verify_full(f, false);
+        assert_int_equal(result.errors, 1);
+        assert_string_equal(result.damaged[0].pack, strrchr(names[i], '/') + 1);
+        assert_int_equal(unlink(fx_path(f, names[i])), 0);
+    }
+}
+
 /* ---- only some snapshots ---- */
 
 static void only_what_is_asked_for(void **state)
@@ -722,13 +746,21 @@ int main(void)
 {
 #define TEST(name) cmocka_unit_test_setup_teardown(name, setup, teardown)
     const struct CMUnitTest tests[] = {
-        TEST(a_sound_repository_is_verified),   TEST(every_bit_is_noticed_by_a_writer),
-        TEST(every_bit_is_noticed_by_a_reader), TEST(every_bit_is_noticed_after_opening),
-        TEST(damage_names_files_and_snapshots), TEST(a_delta_falls_with_its_base),
-        TEST(what_a_damaged_list_chunk_costs),  TEST(padding_costs_nothing_but_is_told),
-        TEST(a_missing_pack_is_named),          TEST(a_strange_file_is_named),
-        TEST(only_what_is_asked_for),           TEST(a_lost_chunk_is_stored_again),
-        TEST(cancelling_marks_nothing),         TEST(content_under_a_wrong_id_is_told),
+        TEST(a_sound_repository_is_verified),
+        TEST(every_bit_is_noticed_by_a_writer),
+        TEST(every_bit_is_noticed_by_a_reader),
+        TEST(every_bit_is_noticed_after_opening),
+        TEST(damage_names_files_and_snapshots),
+        TEST(a_delta_falls_with_its_base),
+        TEST(what_a_damaged_list_chunk_costs),
+        TEST(padding_costs_nothing_but_is_told),
+        TEST(a_missing_pack_is_named),
+        TEST(a_strange_file_is_named),
+        TEST(a_pack_that_never_was_is_no_damage),
+        TEST(only_what_is_asked_for),
+        TEST(a_lost_chunk_is_stored_again),
+        TEST(cancelling_marks_nothing),
+        TEST(content_under_a_wrong_id_is_told),
     };
 
     return cmocka_run_group_tests(tests, NULL, NULL);
