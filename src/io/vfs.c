@@ -12,6 +12,7 @@
 #include <sqlite3.h>
 #include <stdbool.h>
 #include <stddef.h>
+#include <stdlib.h>
 #include <string.h>
 
 #include "base/banned.h"
@@ -23,10 +24,19 @@ struct shim_file {
     sqlite3_file *real;
     bool pages;      /* a database: its pages carry checksums */
     bool flush_lost; /* a flush failed */
-    uint8_t spare[6];
+    bool wal;
+    struct held *held; /* of a WAL that is written to, else NULL */
 };
 
-enum { PAGE_SIZE_MIN = 512 };
+/* Frames of a WAL that are not written yet. */
+struct held {
+    sqlite3_int64 off, next; /* where they go; where the last write ended, -1: nowhere */
+    size_t len;
+    bool commit; /* the last frame header was that of a transaction's last frame */
+    uint8_t bytes[64 * 1024];
+};
+
+enum { PAGE_SIZE_MIN = 512, FRAME_HEADER = 24, FRAME_COMMIT = 4 };
 
 static vfs_sum page_sum;
 
@@ -63,10 +73,64 @@ static int ask_file(int op, sqlite3_file *f, int otherwise)
     return ask(op, ((struct shim_file *)(void *)f)->path, otherwise);
 }
 
+/* ---- frames of a WAL ----
+ *
+ * SQLite writes each frame as a header and a page. They are gathered and written together, at the
+ * latest with the frame that ends a transaction: before that one stands, no other connection looks
+ * for any of them (https://sqlite.org/walformat.html), and this one's reads write them first. */
+
+static int held_write(struct shim_file *file)
+{
+    struct held *h = file->held;
+
+    if (!h || h->len == 0)
+        return SQLITE_OK;
+    size_t len = h->len;
+    h->len = 0;
+    return file->real->pMethods->xWrite(file->real, h->bytes, (int)len, h->off);
+}
+
+/* A write that does not go on where the last one ended goes straight to the file. */
+static int wal_write(struct shim_file *file, const void *p, int n, sqlite3_int64 off)
+{
+    static const uint8_t none[4];
+    struct held *h = file->held;
+    int rc = SQLITE_OK;
+
+    if (!h && (h = file->held = malloc(sizeof(*h))))
+        *h = (struct held){.next = -1};
+    bool goes_on = h && off == h->next && (size_t)n <= sizeof(h->bytes);
+    if (h && (!goes_on || (size_t)n > sizeof(h->bytes) - h->len))
+        rc = held_write(file);
+    if (rc != SQLITE_OK)
+        return rc;
+    if (h)
+        h->next = off + n;
+    if (h && n == FRAME_HEADER)
+        h->commit = memcmp((const uint8_t *)p + FRAME_COMMIT, none, sizeof(none)) != 0;
+    if (!goes_on)
+        return file->real->pMethods->xWrite(file->real, p, n, off);
+    if (h->len == 0)
+        h->off = off;
+    memcpy(h->bytes + h->len, p, (size_t)n);
+    h->len += (size_t)n;
+    return n == FRAME_HEADER || (n == VFS_PAGE && !h->commit) ? SQLITE_OK : held_write(file);
+}
+
+static int held_write_of(sqlite3_file *f)
+{
+    return held_write((struct shim_file *)(void *)f);
+}
+
 /* ---- a file ---- */
 
 static int shim_close(sqlite3_file *f)
 {
+    struct shim_file *file = (struct shim_file *)(void *)f;
+
+    held_write(file);
+    free(file->held);
+    file->held = NULL;
     return real_of(f)->pMethods->xClose(real_of(f));
 }
 
@@ -91,8 +155,10 @@ static int check_page(const uint8_t *page, int n, sqlite3_int64 off)
 
 static int shim_read(sqlite3_file *f, void *p, int n, sqlite3_int64 off)
 {
-    int rc = real_of(f)->pMethods->xRead(real_of(f), p, n, off);
+    int rc = held_write_of(f);
 
+    if (rc == SQLITE_OK)
+        rc = real_of(f)->pMethods->xRead(real_of(f), p, n, off);
     return rc == SQLITE_OK && is_page(f, n) ? SAFETY(CATALOG_SUM, check_page(p, n, off)) : rc;
 }
 
@@ -114,13 +180,17 @@ static int shim_write(sqlite3_file *f, const void *p, int n, sqlite3_int64 off)
 
     if (rc == SQLITE_OK && is_page(f, n))
         return write_page(real_of(f), p, n, off);
+    if (rc == SQLITE_OK && ((struct shim_file *)(void *)f)->wal)
+        return wal_write((struct shim_file *)(void *)f, p, n, off);
     return rc == SQLITE_OK ? real_of(f)->pMethods->xWrite(real_of(f), p, n, off) : rc;
 }
 
 static int shim_truncate(sqlite3_file *f, sqlite3_int64 size)
 {
-    int rc = ask_file(FILEOP_TRUNCATE, f, SQLITE_IOERR_TRUNCATE);
+    int rc = held_write_of(f);
 
+    if (rc == SQLITE_OK)
+        rc = ask_file(FILEOP_TRUNCATE, f, SQLITE_IOERR_TRUNCATE);
     return rc == SQLITE_OK ? real_of(f)->pMethods->xTruncate(real_of(f), size) : rc;
 }
 
@@ -130,7 +200,9 @@ static int shim_sync(sqlite3_file *f, int flags)
 
     if (SAFETY(CATALOG_FLUSH, file->flush_lost))
         return SQLITE_IOERR_FSYNC;
-    int rc = ask_file(FILEOP_SYNC, f, SQLITE_IOERR_FSYNC);
+    int rc = held_write(file);
+    if (rc == SQLITE_OK)
+        rc = ask_file(FILEOP_SYNC, f, SQLITE_IOERR_FSYNC);
     if (rc == SQLITE_OK)
         rc = file->real->pMethods->xSync(file->real, flags);
     file->flush_lost = rc != SQLITE_OK;
@@ -139,7 +211,9 @@ static int shim_sync(sqlite3_file *f, int flags)
 
 static int shim_file_size(sqlite3_file *f, sqlite3_int64 *size)
 {
-    return real_of(f)->pMethods->xFileSize(real_of(f), size);
+    int rc = held_write_of(f);
+
+    return rc == SQLITE_OK ? real_of(f)->pMethods->xFileSize(real_of(f), size) : rc;
 }
 
 static int shim_lock(sqlite3_file *f, int level)
@@ -237,6 +311,8 @@ static int shim_open(sqlite3_vfs *vfs, const char *path, sqlite3_file *f, int fl
     file->real->pMethods = NULL;
     file->pages = (flags & SQLITE_OPEN_MAIN_DB) != 0;
     file->flush_lost = false;
+    file->wal = (flags & SQLITE_OPEN_WAL) != 0;
+    file->held = NULL;
     int rc = ask(FILEOP_OPEN, path, SQLITE_CANTOPEN);
     if (rc != SQLITE_OK)
         return rc;

@@ -6,6 +6,7 @@
 #include "io/fileops.h"
 #include "io/safe_path.h"
 #include "snapshot/restore_job.h"
+#include "snapshot/task_pool.h"
 #include "snapshot/tree.h"
 
 #include <errno.h>
@@ -278,18 +279,11 @@ void restore_dir_close(struct restore_dir *d)
 
 /* ---- the whole ---- */
 
-static unsigned worker_count(const struct restore_request *req)
-{
-    long n = req->workers ? (long)req->workers : sysconf(_SC_NPROCESSORS_ONLN);
-
-    return n < 1 ? 1 : n > WORKERS_MAX ? WORKERS_MAX : (unsigned)n;
-}
-
 /* Write the tree: this thread walks, the others write. */
 static int write_tree(struct restore_job *j, struct error *e)
 {
     pthread_t threads[WORKERS_MAX];
-    unsigned count = worker_count(j->req);
+    unsigned count = task_threads(j->req->workers, WORKERS_MAX);
     unsigned started = 0;
 
     j->queue_max = (size_t)count * QUEUE_PER_WORKER;

@@ -80,17 +80,6 @@ static int compare_devices(struct save *s, struct error *e)
     return 0;
 }
 
-static unsigned count_workers(unsigned wanted)
-{
-    long n = wanted ? (long)wanted : sysconf(_SC_NPROCESSORS_ONLN);
-
-    if (!wanted && n > WORKERS_DEFAULT_MAX)
-        n = WORKERS_DEFAULT_MAX;
-    if (n < 1)
-        n = 1;
-    return n > TASK_POOL_MAX ? TASK_POOL_MAX : (unsigned)n;
-}
-
 static int prepare_work(struct save *s, struct error *e)
 {
     struct save_work *w = &s->work;
@@ -173,7 +162,8 @@ static void set_up(struct save *s)
     s->rootfd = -1;
     s->path = s->meta = s->sig = (struct buffer)BUFFER_INIT;
     s->flight_end = &s->flight;
-    s->worker_count = count_workers(s->req->workers);
+    s->worker_count =
+        task_threads(s->req->workers, s->req->workers ? TASK_POOL_MAX : WORKERS_DEFAULT_MAX);
     for (unsigned i = 0; i <= s->worker_count; i++)
         s->workers[i].work = &s->work;
     random_bytes(&s->name_seed, sizeof(s->name_seed));

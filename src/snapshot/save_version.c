@@ -271,7 +271,7 @@ int version_unsound(struct save *s, bool *unsound, struct error *e)
         if (slot->used)
             rc = judge(s, slot->a, (uint8_t)slot->value, unsound, e);
     }
-    if (rc < 0 || *unsound)
+    if (rc < 0 || *unsound || txn_watch_row(s->txn)->incomplete_count == 0)
         return rc;
     rc = catalog_incomplete(s->cat, s->watch, judge_old, &j, e);
     return j.rc < 0 ? j.rc : rc < 0 ? rc : 0;

@@ -1,5 +1,8 @@
 #include "snapshot/task_pool.h"
 
+#include <stdatomic.h>
+#include <unistd.h>
+
 #include "base/banned.h"
 
 static void list_init(struct task_list *l)
@@ -25,6 +28,18 @@ static struct task *take(struct task_list *l)
             l->end = &l->first;
     }
     return t;
+}
+
+unsigned task_threads(unsigned wanted, unsigned most)
+{
+    static atomic_long processors; /* asking costs the system three calls */
+    long n = wanted ? (long)wanted : atomic_load_explicit(&processors, memory_order_relaxed);
+
+    if (n == 0) {
+        n = sysconf(_SC_NPROCESSORS_ONLN);
+        atomic_store_explicit(&processors, n, memory_order_relaxed);
+    }
+    return n < 1 ? 1 : n > (long)most ? most : (unsigned)n;
 }
 
 void task_pool_init(struct task_pool *p)

@@ -35,6 +35,9 @@ struct task_pool {
     bool stop;
 };
 
+/* How many threads: as many as wanted or, for 0, as there are processors; 1..most. */
+unsigned task_threads(unsigned wanted, unsigned most);
+
 void task_pool_init(struct task_pool *p);
 /* Start one more thread; fails with ERR_FAILED. */
 int task_pool_start(struct task_pool *p, void *worker, struct error *e);

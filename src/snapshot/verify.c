@@ -2,6 +2,7 @@
 
 #include "base/bytes.h"
 #include "base/clock.h"
+#include "snapshot/task_pool.h"
 #include "snapshot/verify_job.h"
 #include "store/catalog_write.h"
 
@@ -9,7 +10,6 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
-#include <unistd.h>
 
 #include "base/banned.h"
 
@@ -24,9 +24,7 @@ static int no_memory(struct error *e)
 
 unsigned verify_workers(const struct verify_request *req)
 {
-    long n = req->workers ? (long)req->workers : sysconf(_SC_NPROCESSORS_ONLN);
-
-    return n < 1 ? 1 : n > WORKERS_MAX ? WORKERS_MAX : (unsigned)n;
+    return task_threads(req->workers, WORKERS_MAX);
 }
 
 uint64_t verify_key(const struct hash *id)

@@ -337,12 +337,32 @@ void catalog_rollback(struct catalog *c)
     c->in_write = false;
 }
 
-int catalog_checkpoint(struct catalog *c, struct error *e)
+/* Whoever writes first after a checkpoint begins the WAL anew and flushes its header: that is not
+ * to be a save, which waits for one flush only. */
+static int begin_wal(struct catalog *c, struct error *e)
 {
+    int rc = cat_run(c, e, CAT_STATE_TOUCH, "");
+
+    c->wal_begun = rc == 0;
+    c->changes_by_then = sqlite3_total_changes(c->db);
+    return rc;
+}
+
+int catalog_checkpoint(struct catalog *c, bool goes_on, struct error *e)
+{
+    int frames = 0, done = 0;
+
     if (!c->db)
         return error_set(e, ERR_CATALOG, "catalog: it is not open");
-    int rc = sqlite3_wal_checkpoint_v2(c->db, NULL, SQLITE_CHECKPOINT_PASSIVE, NULL, NULL);
-
+    if (goes_on && c->wal_begun && sqlite3_total_changes(c->db) == c->changes_by_then)
+        return 0;
+    int rc = sqlite3_wal_checkpoint_v2(c->db, NULL, SQLITE_CHECKPOINT_PASSIVE, &frames, &done);
+    c->wal_begun = false;
+    if (rc == SQLITE_OK && goes_on && frames > 0 && done == frames && !c->in_write) {
+        int begun = begin_wal(c, e);
+        if (begun < 0)
+            return begun;
+    }
     sqlite3_db_release_memory(c->db); /* the system's cache has the pages that are needed again */
     return rc == SQLITE_OK || rc == SQLITE_BUSY || rc == SQLITE_LOCKED
                ? 0

@@ -38,6 +38,7 @@
     X(STATE_GET,                                                                                   \
       "SELECT log_pack,log_offset,sequence,next_number,chain,commit_pack,"                         \
       "commit_offset,chunk_count,uncounted,next_pack,folded_pack,folded_bytes FROM state")         \
+    X(STATE_TOUCH, "UPDATE state SET one=one")                                                     \
     X(STATE_PUT, "UPDATE state SET log_pack=?1,log_offset=?2,sequence=?3,next_number=?4,chain=?5," \
                  "commit_pack=?6,commit_offset=?7,chunk_count=?8,uncounted=?9,next_pack=?10,"      \
                  "folded_pack=?11,folded_bytes=?12")                                               \
@@ -195,7 +196,9 @@ struct catalog {
 
     /* writing */
     bool in_write;
-    bool keep_wal; /* leave the -wal alone when closing */
+    bool wal_begun;      /* by a checkpoint, ... */
+    int changes_by_then; /* ... when the connection had changed so many rows */
+    bool keep_wal;       /* leave the -wal alone when closing */
     struct catalog_position position;
     uint64_t chunk_count, uncounted;
     struct id_map pending; /* struct pending_chunk */

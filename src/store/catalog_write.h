@@ -38,8 +38,9 @@ void catalog_keep_wal(struct catalog *c);
 int catalog_begin(struct catalog *c, struct error *e);
 int catalog_commit(struct catalog *c, struct error *e);
 void catalog_rollback(struct catalog *c);
-int catalog_checkpoint(struct catalog *c, struct error *e); /* WAL back into the file, when idle;
-                                                               cached pages are let go */
+/* WAL back into the file, when idle; cached pages are let go. goes_on: more will be written, and
+ * the flush that a new WAL begins with is made now. */
+int catalog_checkpoint(struct catalog *c, bool goes_on, struct error *e);
 
 /* How far into the packs the catalog reaches. */
 struct catalog_position {

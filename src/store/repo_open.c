@@ -451,13 +451,13 @@ static bool may_change_catalog_file(struct repo *r)
     return r->lock_fd >= 0 && lock_take(r->lock_fd, LOCK_CATALOG, true, 0, &ignored) == 0;
 }
 
-void repo_catalog_checkpoint(struct repo *r)
+void repo_catalog_checkpoint(struct repo *r, bool goes_on)
 {
     struct error e = ERROR_INIT;
 
     if (!r->writer || !may_change_catalog_file(r))
         return;
-    int rc = catalog_checkpoint(r->writer, &e);
+    int rc = catalog_checkpoint(r->writer, goes_on, &e);
     lock_drop(r->lock_fd, LOCK_CATALOG);
     repo_catalog_failed(r, rc, false);
 }
@@ -474,7 +474,7 @@ static void close_catalogs(struct repo *r)
     if (!r->writer)
         return;
     if (!r->catalog_broken && may_change_catalog_file(r))
-        repo_catalog_checkpoint(r);
+        repo_catalog_checkpoint(r, false);
     else
         catalog_keep_wal(r->writer);
     if (r->catalog_broken) /* closing flushes nothing more of it */

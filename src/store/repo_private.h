@@ -191,7 +191,7 @@ int repo_read_packs(struct repo *r, const char *why, struct error *e);
 int repo_catalog_mend(struct repo *r, struct error *e);
 /* A change of the catalog ended with rc < 0. behind: a durable record was to go into it. */
 void repo_catalog_failed(struct repo *r, int rc, bool behind);
-void repo_catalog_checkpoint(struct repo *r);
+void repo_catalog_checkpoint(struct repo *r, bool goes_on);
 
 /* ---- repo_replay.c ---- */
 /* Fold everything behind c's position into it. recovering: this is the writer, and what is read is

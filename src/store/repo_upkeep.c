@@ -38,7 +38,7 @@ int repo_idle(struct repo *r, struct error *e)
     if (rc < 0)
         return rc;
     pthread_mutex_lock(&r->write_lock);
-    repo_catalog_checkpoint(r);
+    repo_catalog_checkpoint(r, true);
     rc = repo_catalog_mend(r, e);
     if (rc == 0 && r->short_of_space && !r->upkeeping)
         rc = repo_give_back(r, e);
@@ -138,7 +138,7 @@ static int remove_locked(struct repo *r, const struct catalog_pack *rows, size_t
         done->waiting = true;
         return 0;
     }
-    repo_catalog_checkpoint(r);
+    repo_catalog_checkpoint(r, false);
     int rc = unlink_ripe(r, rows, count, u, done, e);
     lock_drop(r->lock_fd, LOCK_PACKS);
     struct error why = ERROR_INIT;

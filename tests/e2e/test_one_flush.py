@@ -1,10 +1,12 @@
-"""A small save through the service: exactly one fdatasync before it is acknowledged."""
+"""A small save through the service: exactly one fdatasync before it is acknowledged, also of one that
+comes after the store has tidied up."""
 import os
 import re
 
 import wk
 
 SAVES = 200
+APART = 5  # of them, at the end
 
 
 def one_flush(scratch):
@@ -16,8 +18,15 @@ def one_flush(scratch):
                             "trace=fdatasync,fsync,sync_file_range,syncfs,sendto,sendmsg,write,"
                             "writev,read,recvfrom,recvmsg,msync"])
     before_all = open(trace, errors="replace").read().count("\n")
+    catalog = os.path.join(s.repo, "catalog.db")
+    tidied = 0
     for i in range(SAVES):
         wk.replace(os.path.join(root, "a.json"), '{"i": %d}' % i)
+        if i >= SAVES - APART:
+            # Its WAL has gone back into the catalog, and a new one has begun.
+            wk.until(lambda: tidied < os.stat(catalog).st_mtime_ns <=
+                     os.stat(catalog + "-wal").st_mtime_ns, "the idle checkpoint")
+        tidied = os.stat(catalog).st_mtime_ns
         assert s.save("data")["snapshot"], i
     s.stop()
     flushes, saves, waiting = 0, 0, False
