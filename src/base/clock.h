@@ -14,6 +14,7 @@ struct wall_time {
 
 struct wall_time clock_wall(void);
 uint64_t clock_mono_ns(void);               /* CLOCK_MONOTONIC */
+uint64_t clock_boot_ns(void);               /* CLOCK_BOOTTIME: goes on while the machine sleeps */
 int32_t clock_utc_offset(int64_t s);        /* local zone at that moment, seconds east of UTC */
 void clock_fake(const struct wall_time *t); /* NULL: the real one again */
 

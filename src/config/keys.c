@@ -271,6 +271,8 @@ uint64_t config_key_number(const struct config_key *k, const char *checked)
         return CONFIG_OFF;
     if (k->type == VALUE_DURATION)
         parse_duration(checked, &n, &ignored);
+    else if (k->type == VALUE_PERCENT)
+        percent(checked, &n);
     else
         parse_u64(checked, &n, &ignored);
     return n;

@@ -56,7 +56,7 @@ const struct config_key *config_key_find(const char *section, const char *key);
  * cleaned, the rest as written. ERR_USAGE says what is expected. */
 int config_key_check(const struct config_key *k, const char *value, char **out, struct error *e);
 
-/* The value of a checked duration, count: milliseconds, a number, or CONFIG_OFF. */
+/* The value of a checked duration, count, percent: milliseconds, a number, or CONFIG_OFF. */
 uint64_t config_key_number(const struct config_key *k, const char *checked);
 
 /* The path without "//", "/./", "/.." and a trailing slash; relative ones are put behind the

@@ -522,6 +522,56 @@ static int keep_mark(struct catalog *c, uint64_t sequence, const struct mark *m,
     return rc;
 }
 
+static size_t key_len(const char *text)
+{
+    return text ? strcspn(text, " ") : 0;
+}
+
+static bool same_state(const struct mark *a, const struct mark *b)
+{
+    size_t len = key_len(a->text);
+
+    return memcmp(a->watch_id, b->watch_id, WATCH_ID_LEN) == 0 && key_len(b->text) == len &&
+           (len == 0 || memcmp(a->text, b->text, len) == 0);
+}
+
+/* The sequence of the mark that this one takes the place of, 0 = none. */
+static int state_before(struct catalog *c, const struct mark *m, int64_t *sequence, struct error *e)
+{
+    struct mark old;
+    int rc;
+
+    *sequence = 0;
+    sqlite3_stmt *s = cat_prepare(c, "SELECT sequence,body FROM marks WHERE type=?1", e);
+    if (!s)
+        return e->code;
+    sqlite3_bind_int64(s, 1, MARK_STATE);
+    while ((rc = cat_step(c, s, e)) == 1) {
+        rc = mark_decode(sqlite3_column_blob(s, 1), (size_t)sqlite3_column_bytes(s, 1), &old, e);
+        if (rc != 0)
+            break;
+        if (same_state(&old, m))
+            *sequence = sqlite3_column_int64(s, 0);
+        mark_release(&old);
+    }
+    sqlite3_finalize(s);
+    return rc;
+}
+
+/* What a mark that is kept takes the place of. */
+static int supersede(struct catalog *c, const struct mark *m, struct error *e)
+{
+    int64_t before;
+
+    if (m->type == MARK_EVENT)
+        return cat_run(c, e, CAT_MARK_DROP_OLD, "ii", (int64_t)MARK_EVENT,
+                       (int64_t)MARK_EVENTS_KEPT - 1);
+    if (m->type != MARK_STATE)
+        return 0;
+    int rc = state_before(c, m, &before, e);
+    return rc == 0 && before > 0 ? cat_run(c, e, CAT_MARK_DROP, "i", before) : rc;
+}
+
 int catalog_apply_mark(struct catalog *c, uint64_t sequence, const struct mark *m, struct error *e)
 {
     int rc = mark_watch(c, m, e);
@@ -529,6 +579,8 @@ int catalog_apply_mark(struct catalog *c, uint64_t sequence, const struct mark *
     assert(c->in_write);
     for (uint32_t i = 0; rc == 0 && i < m->count; i++)
         rc = mark_snapshot(c, m, m->snapshots[i], e);
+    if (rc == 0 && mark_is_kept(m))
+        rc = supersede(c, m, e);
     if (rc == 0 && mark_is_kept(m))
         rc = keep_mark(c, sequence, m, e);
     return rc;

@@ -130,6 +130,9 @@
     X(CHUNKS_BEHIND, "SELECT count(*) FROM chunks WHERE pack=?1 AND offset>=?2 AND refs>0")        \
     X(DELTAS_CUT, "DELETE FROM deltas WHERE pack=?1 AND offset>=?2")                               \
     X(MARK_PUT, "INSERT OR REPLACE INTO marks(sequence,type,body) VALUES(?1,?2,?3)")               \
+    X(MARK_DROP, "DELETE FROM marks WHERE sequence=?1")                                            \
+    X(MARK_DROP_OLD, "DELETE FROM marks WHERE type=?1 AND sequence<=(SELECT sequence FROM marks "  \
+                     "WHERE type=?1 ORDER BY sequence DESC LIMIT 1 OFFSET ?2)")                    \
     X(PACK_PUT, "INSERT OR REPLACE INTO packs(" PACK_COLUMNS ") VALUES(?1,?2,?3,?4,?5,?6,?7)")     \
     X(PACK_GET, "SELECT " PACK_COLUMNS " FROM packs WHERE id=?1")                                  \
     X(PACK_DELETE, "DELETE FROM packs WHERE id=?1")

@@ -86,12 +86,14 @@ enum mark_type {
     MARK_FREEZE = 7, /* text = reason; watch_id or zero for all */
     MARK_THAW = 8,
     MARK_GAP = 9,     /* text: events of the watch may have been missed, until rescanned */
-    MARK_EVENT = 10,  /* text: JSON of an event kept for status */
+    MARK_EVENT = 10,  /* text: JSON of an event kept for status; the newest MARK_EVENTS_KEPT hold */
     MARK_COUNTS = 11, /* text: JSON of counts found by a later check (tables, rows) */
     MARK_SAFETY = 12, /* snapshots[0] is the safety snapshot of an in-place restore; text: plan */
     MARK_UNDO = 13,
     MARK_REPAIRED = 14, /* snapshots[] are whole again: the lost chunks were stored anew */
+    MARK_STATE = 15,    /* text: a key, a blank, a value; only the last of each key and watch holds */
 };
+#define MARK_EVENTS_KEPT 1000
 struct mark {
     uint8_t type;
     uint8_t watch_id[WATCH_ID_LEN]; /* zero where it does not matter */
