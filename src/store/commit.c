@@ -416,7 +416,7 @@ int mark_decode(const void *p, size_t n, struct mark *m, struct error *e)
     take_u32(&r);
     if (r.bad)
         return body_damaged("a mark", e);
-    if (m->type == 0 || (m->type > MARK_REPAIRED && m->type < MARK_TYPE_SKIP))
+    if (m->type == 0 || (m->type > MARK_STATE && m->type < MARK_TYPE_SKIP))
         return error_set(e, ERR_NOREPO,
                          "mark of type %u is unknown to this watchkeep (" WK_VERSION ")", m->type);
     int rc = mark_take_rest(r, m, e);
