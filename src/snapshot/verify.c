@@ -382,7 +382,7 @@ static int take_leases(struct verify_job *j, struct error *e)
 
 /* ---- packs ---- */
 
-static void pack_problem(void *ctx, uint64_t pack_id, const char *text)
+void verify_pack_problem(void *ctx, uint64_t pack_id, const char *text)
 {
     verify_fault(ctx, pack_id, 0, 0, pack_id != 0, text);
 }
@@ -444,7 +444,7 @@ static int list_packs(struct verify_job *j, struct error *e)
     bool some = j->req->snapshots != NULL;
 
     int rc = repo_packs(j->req->repo, &j->packs, &j->pack_count,
-                        some ? ignore_problem : pack_problem, j, e);
+                        some ? ignore_problem : verify_pack_problem, j, e);
     if (rc == 0 && !some)
         rc = check_needs(j, e);
     for (size_t i = 0; rc == 0 && i < j->fault_count; i++) {
@@ -564,7 +564,7 @@ static int record(struct verify_job *j, struct error *e)
 
 /* ---- the whole ---- */
 
-static void job_release(struct verify_job *j)
+void verify_job_release(struct verify_job *j)
 {
     for (size_t i = 0; i < j->fault_count; i++) {
         free(j->faults[i].reason);
@@ -602,14 +602,21 @@ static int check(struct verify_job *j, struct error *e)
     return rc;
 }
 
+void verify_job_init(struct verify_job *j, const struct verify_request *req,
+                     struct verify_result *result)
+{
+    *j = (struct verify_job){.req = req, .result = result};
+    memset(result, 0, sizeof(*result));
+    pthread_mutex_init(&j->lock, NULL);
+    id_map_init(&j->bad, sizeof(struct verify_bad));
+}
+
 static int run(const struct verify_request *req, struct verify_result *result, bool *deeper,
                struct error *e)
 {
-    struct verify_job j = {.req = req, .result = result};
+    struct verify_job j;
 
-    memset(result, 0, sizeof(*result));
-    pthread_mutex_init(&j.lock, NULL);
-    id_map_init(&j.bad, sizeof(struct verify_bad));
+    verify_job_init(&j, req, result);
     int rc = load_snapshots(&j, e);
     if (rc == 0)
         rc = take_leases(&j, e);
@@ -624,7 +631,7 @@ static int run(const struct verify_request *req, struct verify_result *result, b
             rc = 0;
         end_leases(&j, j.snapshot_count);
     }
-    job_release(&j);
+    verify_job_release(&j);
     return rc;
 }
 

@@ -52,4 +52,26 @@ struct verify_result {
 int verify_run(const struct verify_request *req, struct verify_result *result, struct error *e);
 void verify_result_release(struct verify_result *r);
 
+/* ---- in parts, for a service that goes on for years ---- */
+
+struct verify_part {
+    struct repo *repo;      /* to read with */
+    struct repo *record_in; /* the writer's handle */
+    struct verify_progress *progress;
+    const atomic_bool *cancel;
+};
+
+/* Read what no verification has read since it was written, some `max` bytes of it at least. When
+ * nothing of that is left, *all is set, and snapshots that were not verified are marked. Damage: a
+ * full verify_run follows, which names and records it all. */
+int verify_new(const struct verify_part *part, uint64_t max, struct verify_result *result,
+               bool *all, struct error *e);
+
+/* Read the next `percent` of all stored bytes, from where the last call stopped (a note in the
+ * catalog; without it a round begins anew). A round reads every byte that stood in the packs when
+ * it began, in at most 100/percent calls; *round is set by the last one, and all snapshots that
+ * were verified before are marked as of its beginning. Damage as above. */
+int verify_sample(const struct verify_part *part, unsigned percent, struct verify_result *result,
+                  bool *round, struct error *e);
+
 #endif

@@ -4,6 +4,7 @@
  * verify_packs.c   walking the packs, expanding blocks on worker threads
  * verify_some.c    only what some snapshots need
  * verify_marks.c   how far each pack was verified before
+ * verify_part.c    what is new, or a share of all, in a service that goes on for years
  * verify_audit.c   catalog against packs, nodes against chunks: which files and snapshots a fault
  *                  touches
  *
@@ -74,6 +75,11 @@ struct verify_job {
 
 /* ---- verify.c ---- */
 
+void verify_job_init(struct verify_job *j, const struct verify_request *req,
+                     struct verify_result *result);
+void verify_job_release(struct verify_job *j);
+void verify_pack_problem(void *job, uint64_t pack_id, const char *text); /* for repo_packs */
+
 /* Returns its index, or NO_FAULT on no memory (the job then fails). Any thread. */
 size_t verify_fault(struct verify_job *j, uint64_t pack_id, uint64_t from, uint64_t to,
                     bool content, const char *reason);
@@ -98,6 +104,14 @@ uint64_t verify_key(const struct hash *id);
 /* ---- verify_packs.c ---- */
 
 int verify_packs(struct verify_job *j, struct error *e);
+/* The pack alone, from a record's beginning on (0: all of it); what the log's records say is not
+ * held against the catalog. Faults go to j->faults. */
+struct verify_span {
+    const struct pack_row *row;
+    uint64_t from;
+};
+int verify_spans(struct verify_job *j, const struct verify_span *spans, size_t count,
+                 struct error *e);
 void verify_drop_cache(struct verify_job *j); /* of all packs, so that reads come from the disk */
 
 /* ---- verify_some.c ---- */
@@ -111,6 +125,9 @@ int verify_marks_load(struct verify_job *j, struct error *e);
 uint64_t verify_mark_of(const struct verify_job *j, uint64_t pack_id);
 /* After all packs were read in full. Sorts j->packs by id. */
 int verify_marks_store(struct verify_job *j, struct repo *r, struct error *e);
+/* Packs with `whole[i]` were read up to their ends; of the others what was known before stays, but
+ * for those with a fault. */
+int verify_marks_raise(struct verify_job *j, struct repo *r, const bool *whole, struct error *e);
 
 /* ---- verify_audit.c ---- */
 

@@ -67,6 +67,23 @@ static bool is_sound(const struct verify_job *j, uint64_t pack_id)
     return true;
 }
 
+static void put_mark(struct buffer *marks, uint64_t pack_id, uint64_t bytes)
+{
+    if (bytes == 0)
+        return;
+    put_u64(marks, pack_id);
+    put_u64(marks, bytes);
+}
+
+static int store(struct repo *r, struct buffer *marks, struct error *e)
+{
+    int rc = buffer_ok(marks) ? repo_note_put(r, note_key, marks->data, marks->len, e)
+                              : error_set(e, ERR_FAILED, "out of memory");
+
+    buffer_release(marks);
+    return rc;
+}
+
 int verify_marks_store(struct verify_job *j, struct repo *r, struct error *e)
 {
     struct buffer marks = BUFFER_INIT;
@@ -74,13 +91,20 @@ int verify_marks_store(struct verify_job *j, struct repo *r, struct error *e)
     if (j->pack_count > 0)
         qsort(j->packs, j->pack_count, sizeof(*j->packs), by_id);
     for (size_t i = 0; i < j->pack_count; i++) {
-        if (!is_sound(j, j->packs[i].id))
-            continue;
-        put_u64(&marks, j->packs[i].id);
-        put_u64(&marks, j->packs[i].bytes);
+        if (is_sound(j, j->packs[i].id))
+            put_mark(&marks, j->packs[i].id, j->packs[i].bytes);
     }
-    int rc = buffer_ok(&marks) ? repo_note_put(r, note_key, marks.data, marks.len, e)
-                               : error_set(e, ERR_FAILED, "out of memory");
-    buffer_release(&marks);
-    return rc;
+    return store(r, &marks, e);
+}
+
+int verify_marks_raise(struct verify_job *j, struct repo *r, const bool *whole, struct error *e)
+{
+    struct buffer marks = BUFFER_INIT;
+
+    for (size_t i = 0; i < j->pack_count; i++) {
+        uint64_t id = j->packs[i].id;
+        if (is_sound(j, id))
+            put_mark(&marks, id, whole[i] ? j->packs[i].bytes : verify_mark_of(j, id));
+    }
+    return store(r, &marks, e);
 }

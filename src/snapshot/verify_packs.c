@@ -586,9 +586,8 @@ static int walk_headers(struct pack_walk *w, uint64_t *stop)
     return rc;
 }
 
-static int walk_open_pack(struct pack_walk *w)
+static int walk_open_pack(struct pack_walk *w, uint64_t from)
 {
-    uint64_t from = 0;
     int rc = 0;
 
     posix_fadvise(w->pack->fd, 0, 0, POSIX_FADV_DONTNEED);
@@ -600,8 +599,9 @@ static int walk_open_pack(struct pack_walk *w)
 }
 
 static int walk_pack(struct verify_job *j, struct queue *q, struct log_state *log,
-                     const struct pack_row *row, struct error *e)
+                     const struct verify_span *span, struct error *e)
 {
+    const struct pack_row *row = span->row;
     struct pack_walk w = {.job = j, .queue = q, .log = log, .row = row, .e = e};
     struct error why = ERROR_INIT;
 
@@ -614,7 +614,7 @@ static int walk_pack(struct verify_job *j, struct queue *q, struct log_state *lo
     if (rc != 0)
         return lost_pack(j, log, row, why.message, e);
     verify_progress(j, PACK_HEADER_LEN);
-    rc = walk_open_pack(&w);
+    rc = walk_open_pack(&w, span->from);
     send_load(&w);
     pack_close(w.pack);
     return rc;
@@ -688,38 +688,82 @@ static void close_queue(struct queue *q)
     pthread_mutex_unlock(&q->lock);
 }
 
+struct pool {
+    struct queue queue;
+    pthread_t threads[WORKERS_MAX];
+    unsigned started;
+};
+
+static int pool_open(struct pool *p, struct verify_job *j, struct error *e)
+{
+    unsigned wanted = j->req->level == VERIFY_FULL ? verify_workers(j->req) : 0;
+    struct queue *q = &p->queue;
+
+    *p = (struct pool){.queue.job = j};
+    q->end = &q->first;
+    pthread_mutex_init(&q->lock, NULL);
+    pthread_cond_init(&q->more, NULL);
+    pthread_cond_init(&q->room, NULL);
+    while (p->started < wanted &&
+           pthread_create(&p->threads[p->started], NULL, expand_loads, q) == 0)
+        p->started++;
+    return wanted == 0 || p->started > 0
+               ? 0
+               : error_set(e, ERR_FAILED, "cannot start a thread to verify with");
+}
+
+/* All that was sent has been expanded after this. */
+static void pool_close(struct pool *p)
+{
+    struct queue *q = &p->queue;
+
+    close_queue(q);
+    for (unsigned i = 0; i < p->started; i++)
+        pthread_join(p->threads[i], NULL);
+    pthread_cond_destroy(&q->room);
+    pthread_cond_destroy(&q->more);
+    pthread_mutex_destroy(&q->lock);
+}
+
+static void log_release(struct log_state *log)
+{
+    number_set_release(&log->commits);
+    number_set_release(&log->lists);
+    *log = (struct log_state){0};
+}
+
 int verify_packs(struct verify_job *j, struct error *e)
 {
-    struct queue q = {.job = j};
     struct log_state log = {0};
-    pthread_t threads[WORKERS_MAX];
-    unsigned wanted = j->req->level == VERIFY_FULL ? verify_workers(j->req) : 0;
-    unsigned started = 0;
-    int rc = 0;
+    struct pool pool;
+    int rc = pool_open(&pool, j, e);
 
-    q.end = &q.first;
-    pthread_mutex_init(&q.lock, NULL);
-    pthread_cond_init(&q.more, NULL);
-    pthread_cond_init(&q.room, NULL);
-    while (started < wanted && pthread_create(&threads[started], NULL, expand_loads, &q) == 0)
-        started++;
-    if (wanted > 0 && started == 0)
-        rc = error_set(e, ERR_FAILED, "cannot start a thread to verify with");
     for (size_t i = 0; rc == 0 && i < j->pack_count; i++)
-        rc = walk_pack(j, &q, &log, &j->packs[i], e);
+        rc = walk_pack(j, &pool.queue, &log, &(struct verify_span){.row = &j->packs[i]}, e);
     if (rc != 0)
         verify_fail(j, e);
-    close_queue(&q);
-    for (unsigned i = 0; i < started; i++)
-        pthread_join(threads[i], NULL);
+    pool_close(&pool);
     if (rc == 0)
         rc = verify_stopped(j, e);
     if (rc == 0)
         rc = check_snapshots(j, &log, e);
-    number_set_release(&log.commits);
-    number_set_release(&log.lists);
-    pthread_cond_destroy(&q.more);
-    pthread_cond_destroy(&q.room);
-    pthread_mutex_destroy(&q.lock);
+    log_release(&log);
     return rc;
+}
+
+int verify_spans(struct verify_job *j, const struct verify_span *spans, size_t count,
+                 struct error *e)
+{
+    struct pool pool;
+    int rc = pool_open(&pool, j, e);
+
+    for (size_t i = 0; rc == 0 && i < count; i++) {
+        struct log_state log = {0}; /* what is between two spans is not known */
+        rc = walk_pack(j, &pool.queue, &log, &spans[i], e);
+        log_release(&log);
+    }
+    if (rc != 0)
+        verify_fail(j, e);
+    pool_close(&pool);
+    return rc == 0 ? verify_stopped(j, e) : rc;
 }
