@@ -7,7 +7,7 @@
 
 #include <stdbool.h>
 
-enum { OWN_FLAGS_MAX = 8 };
+enum { OWN_FLAGS_MAX = 8, REPEATED_MAX = 64 };
 enum color_mode { COLOR_AUTO, COLOR_ALWAYS, COLOR_NEVER };
 
 struct cli;
@@ -23,8 +23,9 @@ struct command {
     const char *name, *operands, *summary;
     int min_operands, max_operands;   /* max -1: any number */
     const struct command_flag *flags; /* of its own, ended by a NULL name, or NULL */
-    bool lines;                       /* --json gives lines, the last of them a summary */
-    const char *about;                /* for `help COMMAND`, or NULL */
+    const char *repeats; /* the one flag that may be given again: all values in cli.repeated */
+    bool lines;          /* --json gives lines, the last of them a summary */
+    const char *about;   /* for `help COMMAND`, or NULL */
     /* The exit code, or a negative code with *e. */
     int (*run)(struct cli *cli, struct error *e);
 };
@@ -38,6 +39,7 @@ struct cli {
     uint64_t wait_ms;
     const char *given[OWN_FLAGS_MAX]; /* by index into command->flags: the value, "" for a switch,
                                          NULL when not given */
+    const char *repeated[REPEATED_MAX + 1]; /* ended by NULL */
     int operand_count;
     char **operands;       /* NULL-terminated */
     bool distrust;         /* the catalog failed the command's first run */

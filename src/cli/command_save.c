@@ -34,6 +34,7 @@ enum { LOCK_SLICE_MS = 250 };
 struct through {
     struct cli *cli;
     const char *watch; /* when only one was asked for */
+    json_t *collect;   /* as in struct save_wish */
     atomic_uint_least64_t files, files_total, bytes, bytes_total;
     struct progress *bar;
     int code;  /* of the summary */
@@ -69,6 +70,10 @@ static int take_result(struct through *t, const json_t *line, const char *watch,
 {
     stop_bar(t);
     tell_incomplete(t->cli, line, watch);
+    if (t->collect) {
+        json_array_append_new(t->collect, json_deep_copy(line));
+        return 0;
+    }
     if (t->cli->json)
         return out_json(t->cli, json_deep_copy(line), e);
     if (!t->cli->quiet)
@@ -82,7 +87,7 @@ static int take_summary(struct through *t, const json_t *line, struct error *e)
     t->code = (int)json_count(line, "exit");
     if (!t->told)
         return take_result(t, line, t->watch, e);
-    return t->cli->json ? out_json(t->cli, json_deep_copy(line), e) : 0;
+    return t->cli->json && !t->collect ? out_json(t->cli, json_deep_copy(line), e) : 0;
 }
 
 static int take_line(void *ctx, const json_t *line, struct error *e)
@@ -145,7 +150,9 @@ static json_t *request_of(const struct cli *cli, const struct save_targets *targ
 static int save_there(struct cli *cli, const char *socket, const struct save_targets *targets,
                       const struct save_wish *wish, bool *answered, struct error *e)
 {
-    struct through t = {.cli = cli, .watch = targets->count == 1 ? targets->list[0].name : NULL};
+    struct through t = {.cli = cli,
+                        .watch = targets->count == 1 ? targets->list[0].name : NULL,
+                        .collect = wish->collect};
     json_t *request = request_of(cli, targets, wish);
     int rc;
 
@@ -165,8 +172,8 @@ static int save_there(struct cli *cli, const char *socket, const struct save_tar
 /* ---- which of the two ---- */
 
 /* Whoever holds the repository may become a service that listens: look again while waiting. */
-static int save_somewhere(struct cli *cli, const struct save_targets *targets,
-                          const struct save_wish *wish, struct error *e)
+int save_somewhere(struct cli *cli, const struct save_targets *targets,
+                   const struct save_wish *wish, struct error *e)
 {
     const atomic_bool *cancel = interrupt_watch();
     uint64_t begin = clock_mono_ns();

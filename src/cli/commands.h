@@ -4,8 +4,8 @@
 
 #include "cli/cli.h"
 
-extern const struct command command_init, command_run, command_save, command_list, command_show,
-    command_ls, command_cat, command_diff, command_history, command_restore, command_verify,
-    command_status, command_config, command_rebuild, command_pin, command_unpin;
+extern const struct command command_init, command_run, command_save, command_archive, command_list,
+    command_show, command_ls, command_cat, command_diff, command_history, command_restore,
+    command_verify, command_status, command_config, command_rebuild, command_pin, command_unpin;
 
 #endif

@@ -175,6 +175,22 @@ static int flag_number(const struct cli *cli, int given)
     return given;
 }
 
+static int take_own(struct cli *cli, int own, struct error *e)
+{
+    const struct command_flag *f = &cli->command->flags[own];
+    size_t n = 0;
+
+    cli->given[own] = optarg ? optarg : "";
+    if (!cli->command->repeats || strcmp(cli->command->repeats, f->name) != 0)
+        return 0;
+    while (cli->repeated[n])
+        n++;
+    if (n == REPEATED_MAX)
+        return error_set(e, ERR_USAGE, "'--%s' is given more than %d times", f->name, REPEATED_MAX);
+    cli->repeated[n] = cli->given[own];
+    return 0;
+}
+
 static int take_flags(struct parser *p, int argc, char **argv, struct error *e)
 {
     char quoted[200];
@@ -190,11 +206,8 @@ static int take_flags(struct parser *p, int argc, char **argv, struct error *e)
                              text_escape(argv[optind - 1], quoted, sizeof(quoted)));
         index = -1;
         int number = flag_number(p->cli, given);
-        if (number >= OWN_BASE) {
-            p->cli->given[number - OWN_BASE] = optarg ? optarg : "";
-            continue;
-        }
-        int rc = set_global(p, number, e);
+        int rc =
+            number >= OWN_BASE ? take_own(p->cli, number - OWN_BASE, e) : set_global(p, number, e);
         if (rc != 0)
             return rc;
     }

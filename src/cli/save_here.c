@@ -136,6 +136,11 @@ static int tell_one(struct saver *s, const char *watch, const struct save_result
 
     if (rc == 0) {
         tell_incomplete(cli, line, watch);
+        if (s->wish->collect) {
+            json_object_set_new(line, "watch", report_text(watch));
+            json_array_append_new(s->wish->collect, line);
+            return 0;
+        }
         if (s->several)
             add_to_total(s->total, line);
         if (cli->json)
@@ -225,7 +230,7 @@ static int save_all(struct saver *s, const struct save_targets *targets, struct 
             return code;
         worst = error_worse_exit(worst, code);
     }
-    if (s->several && s->cli->json) {
+    if (s->several && s->cli->json && !s->wish->collect) {
         json_object_set_new(s->total, "exit", json_integer(worst));
         int rc = out_json(s->cli, json_incref(s->total), e);
         return rc != 0 ? rc : worst;

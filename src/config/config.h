@@ -65,6 +65,14 @@ char *config_default_socket(const char *repository, bool from_file);
 /* NULL when there is none of that name. */
 const struct watch_config *config_watch(const struct config *c, const char *name);
 
+/* A setting as it holds for a watch: that of [section WATCH] where it was given, else that of
+ * [section]; watch may be NULL. "" when there is none of that name; borrowed. */
+const char *config_text(const struct config *c, const char *section, const char *watch,
+                        const char *key);
+/* The same as a number: milliseconds, a count, or CONFIG_OFF. */
+uint64_t config_number(const struct config *c, const char *section, const char *watch,
+                       const char *key);
+
 /* Each effective value: section, key, value text, origin ("default", "file:line", "environment
  * NAME", "flag"). */
 typedef void (*config_visit)(void *ctx, const char *section, const char *key, const char *value,

@@ -1,9 +1,12 @@
 /* What is told about loaded settings: their values, each with its origin, what has no effect. */
 #include "config/config.h"
+
+#include "base/text.h"
 #include "config/environment.h"
 #include "config/values.h"
 
 #include <stdio.h>
+#include <stdlib.h>
 #include <string.h>
 
 #include "base/banned.h"
@@ -97,4 +100,30 @@ void config_fixed_changes(const struct config *old_, const struct config *new_,
         snprintf(what, sizeof(what), "[%s] %s", v->section, v->key->key);
         tell(ctx, what);
     }
+}
+
+static const struct config_value *value_for(const struct config *c, const char *section,
+                                            const char *watch, const char *key)
+{
+    char *own = watch ? text_format("%s %s", section, watch) : NULL;
+    const struct config_value *v = own ? values_find(c, own, key) : NULL;
+
+    free(own);
+    return v && v->level != LEVEL_DEFAULT ? v : values_find(c, section, key);
+}
+
+const char *config_text(const struct config *c, const char *section, const char *watch,
+                        const char *key)
+{
+    const struct config_value *v = value_for(c, section, watch, key);
+
+    return v ? v->text : "";
+}
+
+uint64_t config_number(const struct config *c, const char *section, const char *watch,
+                       const char *key)
+{
+    const struct config_value *v = value_for(c, section, watch, key);
+
+    return v ? config_key_number(v->key, v->text) : CONFIG_OFF;
 }

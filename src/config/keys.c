@@ -40,9 +40,9 @@ const struct config_key config_keys[] = {
     {"watch", "sqlite", VALUE_CHOICE, 0, 0, "auto", "auto|off", LIVE, "save SQLite databases as one committed state"},
 
     {"archive", "at", VALUE_CALENDAR, 0, 0, "03:00", NULL, KEY_OFF | KEY_RELOAD, "when archives are written"},
-    {"archive", "format", VALUE_CHOICE, 0, 0, "tar.gz", "tar.gz|directory", KEY_RELOAD, "what an archive is"},
-    {"archive", "path", VALUE_PATH, 0, 0, "", NULL, KEY_RELOAD, "where archives are written"},
-    {"archive", "level", VALUE_COUNT, 1, 12, "6", NULL, KEY_RELOAD, "compression level"},
+    {"archive", "format", VALUE_CHOICE, 0, 0, "tar.gz", "tar.gz|directory", LIVE, "what an archive is"},
+    {"archive", "path", VALUE_PATH, 0, 0, "", NULL, LIVE, "where archives are written"},
+    {"archive", "level", VALUE_COUNT, 1, 12, "6", NULL, LIVE, "compression level"},
     {"archive", "keep_days", VALUE_COUNT, 1, 36500, "30", NULL, KEY_OFF | KEY_RELOAD, "archives of the last N days are kept"},
     {"archive", "keep_last", VALUE_COUNT, 1, COUNT_MAX, "off", NULL, KEY_OFF | KEY_RELOAD, "the last N archives are kept"},
 

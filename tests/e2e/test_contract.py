@@ -79,6 +79,9 @@ def json_keys(scratch):
     wk.write(os.path.join(root, "a.json"), '{"a": 2}')
     wk.write(os.path.join(root, "b.txt"), "b")
     compare("save", wk.wk("-r", repo, "--json", "save", root).summary)
+    lines = wk.wk("-r", repo, "--json", "archive", "data").lines
+    compare("archived", lines[0])
+    compare("archive", lines[1])
     query("list", "list")
     query("show", "show", "latest")
     query("ls", "ls", "latest")

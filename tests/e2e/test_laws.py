@@ -33,7 +33,7 @@ LIBRARIES = {
     "libdeflate.h": ("store/codec", "keep/gzip"),
     "xxhash.h": ("store/hash",), "openssl/": ("store/hash",),
     "ini.h": ("config/",),
-    "jansson.h": ("snapshot/report", "service/", "cli/", "lib/"),
+    "jansson.h": ("snapshot/report", "keep/archive_", "service/", "cli/", "lib/"),
 }
 TOP = re.compile(r"^(\..*|CMakeLists\.txt|src|include|tests|bench|conf|README\.md|LICENSE)$")
 

@@ -235,7 +235,7 @@ static void count_line(void *ctx, const char *text)
 static void settings_without_effect_are_told(void **state)
 {
     struct config *c = load_text("[service]\nmin_free = 2G\n[watch a]\npath = /a\n"
-                                 "[archive a]\nlevel = 2\n[alert]\nmax_age = 1d\n");
+                                 "[archive a]\nkeep_last = 2\n[alert]\nmax_age = 1d\n");
     int lines = 0;
 
     config_warnings(c, count_line, &lines);

@@ -1,0 +1,411 @@
+/* The text of metadata.json and NAME.json. It is valid JSON whose first keys are small, one a line,
+ * and whose two long lists come last, an entry a line: so the head can be read and replaced without
+ * the rest, however many files there are. No line break stands inside a JSON text, hence the mark
+ * below cannot be met in one. */
+#include "keep/archive_private.h"
+
+#include "base/parse.h"
+#include "base/text.h"
+#include "capture/scratch_file.h"
+#include "io/atomic_file.h"
+#include "io/fileops.h"
+#include "snapshot/report.h"
+#include "snapshot/restore.h"
+
+#include <errno.h>
+#include <fcntl.h>
+#include <jansson.h>
+#include <stdlib.h>
+#include <string.h>
+#include <unistd.h>
+
+#include "base/banned.h"
+
+#define TAIL_MARK "\n \"databases\": ["
+#define FILES_MARK "\n \"files_backed_up\": ["
+#define META_SUFFIX ".json"
+
+enum { HEAD_MAX = 256 * 1024, LEFT_OUT_MAX = 1000 };
+static const size_t META_MAX = (size_t)1024 * 1024 * 1024;
+
+static int no_memory(struct error *e)
+{
+    return error_set(e, ERR_FAILED, "out of memory");
+}
+
+const char *archive_format_word(enum archive_format f)
+{
+    return f == ARCHIVE_DIRECTORY ? "directory" : "tar.gz";
+}
+
+void archive_meta_release(struct archive_meta *m)
+{
+    for (size_t i = 0; i < m->left_out_count; i++) {
+        free(m->left_out[i].path);
+        free(m->left_out[i].reason);
+    }
+    free(m->left_out);
+    buffer_release(&m->entries);
+    buffer_release(&m->databases);
+    buffer_release(&m->counted);
+}
+
+/* ---- gathering ---- */
+
+/* One line of a list; takes the reference. */
+static void put_entry(struct buffer *list, json_t *entry)
+{
+    char *text = entry ? json_dumps(entry, JSON_COMPACT) : NULL;
+
+    if (!text)
+        list->failed = true;
+    else
+        buffer_printf(list, "%s\n  %s", list->len > 0 ? "," : "", text);
+    free(text);
+    json_decref(entry);
+}
+
+void archive_meta_file(struct archive_meta *m, const char *path, uint64_t size,
+                       const struct hash *sha256)
+{
+    char hex[2 * HASH_LEN + 1];
+    json_t *o = json_object();
+
+    m->files++;
+    m->bytes += size;
+    text_hex(sha256->b, HASH_LEN, hex);
+    if (o) {
+        report_path(o, "path", path);
+        json_object_set_new(o, "bytes", json_integer((json_int_t)size));
+        json_object_set_new(o, "sha256", json_string(hex));
+    }
+    put_entry(&m->entries, o);
+}
+
+int archive_meta_left_out(struct archive_meta *m, const char *path, const char *reason,
+                          struct error *e)
+{
+    m->left_out_total++;
+    if (m->left_out_count == LEFT_OUT_MAX)
+        return 0;
+    if (!m->left_out)
+        m->left_out = calloc(LEFT_OUT_MAX, sizeof(*m->left_out));
+    if (!m->left_out)
+        return no_memory(e);
+    struct archive_left_out *l = &m->left_out[m->left_out_count];
+    *l = (struct archive_left_out){strdup(path), strdup(reason)};
+    m->left_out_count++;
+    return l->path && l->reason ? 0 : no_memory(e);
+}
+
+/* ---- databases ---- */
+
+static json_t *database_entry(const char *path, const char *detail)
+{
+    json_t *told = json_loads(detail, 0, NULL);
+    json_t *o = json_object();
+
+    if (o && told) {
+        report_path(o, "path", path);
+        json_object_set(o, "tables", json_object_get(told, "tables"));
+        json_object_set(o, "rows", json_object_get(told, "rows"));
+        json_object_set(o, "integrity", json_object_get(told, "integrity"));
+    }
+    json_decref(told);
+    return o;
+}
+
+static int count_database(struct archive_meta *m, struct repo *r, const char *scratch,
+                          const char *path, struct error *e)
+{
+    char detail[512] = "{}";
+    struct scratch_file f;
+    bool ok;
+
+    int rc = scratch_file_open(&f, scratch, e);
+    if (rc != 0)
+        return rc;
+    rc = restore_cat(r, m->order->snapshot, path, f.fd, NULL, e);
+    if (rc == 0)
+        rc = sqlite_check(m->order->helper, f.path, &ok, detail, e);
+    scratch_file_close(&f);
+    if (rc == 0)
+        put_entry(&m->counted, database_entry(path, detail));
+    return rc;
+}
+
+int archive_meta_databases(struct archive_meta *m, struct repo *r, const char *scratch,
+                           struct error *e)
+{
+    const char *at = (const char *)m->databases.data;
+    const char *end = at + m->databases.len;
+    int rc = buffer_ok(&m->databases) ? 0 : no_memory(e);
+
+    for (; rc == 0 && m->order->helper && at < end; at += strlen(at) + 1)
+        rc = count_database(m, r, scratch, at, e);
+    return rc;
+}
+
+/* ---- the text ---- */
+
+static json_t *app_of(const char *const *meta)
+{
+    json_t *app = json_object();
+
+    for (; meta && *meta; meta++) {
+        const char *value = strchr(*meta, '=');
+        char *key = value ? strndup(*meta, (size_t)(value - *meta)) : NULL;
+        if (key)
+            json_object_set_new(app, key, report_text(value + 1));
+        free(key);
+    }
+    return app;
+}
+
+static void set(json_t *o, const char *key, json_t *value)
+{
+    json_object_set_new(o, key, value);
+}
+
+/* "+01:00" and the like. */
+static json_t *zone_of(int32_t offset)
+{
+    int32_t minutes = (offset < 0 ? -offset : offset) / 60;
+    char text[16];
+
+    snprintf(text, sizeof(text), "%c%02d:%02d", offset < 0 ? '-' : '+', minutes / 60, minutes % 60);
+    return json_string(text);
+}
+
+static json_t *left_out_of(const struct archive_meta *m)
+{
+    json_t *list = json_array();
+
+    for (size_t i = 0; i < m->left_out_count; i++) {
+        json_t *o = json_object();
+        report_path(o, "path", m->left_out[i].path);
+        set(o, "reason", report_text(m->left_out[i].reason));
+        json_array_append_new(list, o);
+    }
+    return list;
+}
+
+static json_t *head_of(const struct archive_meta *m)
+{
+    const struct commit *c = &m->order->snapshot->commit;
+    char local[32], host[256] = "";
+    int32_t offset = clock_utc_offset(m->time.s);
+    json_t *o = json_object();
+
+    if (!o)
+        return NULL;
+    time_local(m->time.s, local, sizeof(local));
+    gethostname(host, sizeof(host) - 1);
+    set(o, "schema", json_integer(1));
+    set(o, "archive", json_string(m->name));
+    set(o, "backup_date", json_string(local));
+    set(o, "created_utc", report_time(m->time));
+    set(o, "zone", zone_of(offset));
+    set(o, "utc_offset", json_integer(offset));
+    set(o, "host", report_text(host));
+    set(o, "watch", report_text(m->order->snapshot->watch_name));
+    set(o, "snapshot", json_integer((json_int_t)c->number));
+    set(o, "snapshot_time", report_time(c->time));
+    set(o, "root", report_text(c->root));
+    set(o, "kind", json_string(m->order->name ? "manual" : "automatic"));
+    set(o, "format", json_string(archive_format_word(m->order->format)));
+    set(o, "metadata", json_string(m->inside));
+    set(o, "complete", json_boolean(c->incomplete_count == 0 && !(c->flags & COMMIT_INCOMPLETE)));
+    set(o, "suspect", json_boolean(c->flags & COMMIT_SUSPECT));
+    set(o, "file_count", json_integer((json_int_t)m->files));
+    set(o, "total_bytes", json_integer((json_int_t)m->bytes));
+    set(o, "left_out_count", json_integer((json_int_t)m->left_out_total));
+    set(o, "left_out", left_out_of(m));
+    set(o, "app", app_of(m->order->meta));
+    set(o, "watchkeep_version", json_string(WK_VERSION));
+    return o;
+}
+
+/* An object's lines without the brace that ends it. */
+static void put_head(struct buffer *out, const json_t *head)
+{
+    char *text = json_dumps(head, JSON_INDENT(1));
+    size_t n = text ? strlen(text) : 0;
+
+    if (n < 3)
+        out->failed = true;
+    else
+        buffer_append(out, text, n - 2); /* "\n}" */
+    free(text);
+}
+
+int archive_meta_text(struct archive_meta *m, struct buffer *out, struct error *e)
+{
+    json_t *head = head_of(m);
+
+    if (head)
+        put_head(out, head);
+    json_decref(head);
+    buffer_append_str(out, "," TAIL_MARK);
+    buffer_append(out, m->counted.data, m->counted.len);
+    buffer_append_str(out, "\n ]," FILES_MARK);
+    buffer_append(out, m->entries.data, m->entries.len);
+    buffer_append_str(out, "\n ]\n}\n");
+    return head && buffer_ok(out) && buffer_ok(&m->entries) && buffer_ok(&m->counted)
+               ? 0
+               : no_memory(e);
+}
+
+/* ---- reading ---- */
+
+/* The head of a text as an object, and where the rest begins; NULL when it is not of ours. */
+static json_t *parse_head(const struct buffer *text, size_t *rest)
+{
+    size_t look = text->len < HEAD_MAX ? text->len : HEAD_MAX;
+    const uint8_t *mark =
+        text->data ? memmem(text->data, look, TAIL_MARK, strlen(TAIL_MARK)) : NULL;
+    struct buffer head = BUFFER_INIT;
+    json_t *o = NULL;
+
+    if (!mark || mark == text->data || mark[-1] != ',')
+        return NULL;
+    buffer_append(&head, text->data, (size_t)(mark - text->data) - 1);
+    buffer_append_str(&head, "\n}");
+    if (buffer_ok(&head))
+        o = json_loadb((const char *)head.data, head.len, JSON_REJECT_DUPLICATES, NULL);
+    buffer_release(&head);
+    *rest = (size_t)(mark - text->data);
+    return o;
+}
+
+static char *meta_name(const char *name)
+{
+    return text_format("%s" META_SUFFIX, name);
+}
+
+static int not_ours(const char *name, struct error *e)
+{
+    char quoted[200];
+
+    return error_set(e, ERR_DAMAGED, "'%s" META_SUFFIX "' is not the metadata of an archive",
+                     text_escape(name, quoted, sizeof(quoted)));
+}
+
+static int read_text(int dir, const char *name, size_t max, struct buffer *out, struct error *e)
+{
+    char *file = meta_name(name);
+    int rc = file ? 0 : no_memory(e);
+
+    if (rc == 0 && max == HEAD_MAX) { /* what follows is not wanted */
+        size_t got = 0;
+        int fd = openat(dir, file, O_RDONLY | O_NOFOLLOW | O_NONBLOCK | O_CLOEXEC);
+        uint8_t *to = fd >= 0 ? buffer_grow(out, max) : NULL;
+        if (fd < 0)
+            rc = error_sys(e, errno, "cannot open '%s'", file);
+        else
+            rc = to ? file_read_some(fd, to, max, 0, &got, e) : no_memory(e);
+        out->len = got;
+        if (fd >= 0)
+            close(fd);
+    } else if (rc == 0) {
+        rc = small_file_read(dir, file, max, out, e);
+    }
+    free(file);
+    return rc;
+}
+
+static uint64_t count_of(const json_t *o, const char *key)
+{
+    json_int_t v = json_integer_value(json_object_get(o, key));
+
+    return v > 0 ? (uint64_t)v : 0;
+}
+
+static struct wall_time time_of(const json_t *o, const char *key)
+{
+    const char *text = json_string_value(json_object_get(o, key));
+    struct error ignored = ERROR_INIT;
+    struct wall_time t = {0};
+
+    if (text && parse_time(text, 0, &t.s, &ignored) != 0)
+        t.s = 0;
+    return t;
+}
+
+static char *text_of(const json_t *o, const char *key)
+{
+    const char *text = json_string_value(json_object_get(o, key));
+
+    return strdup(text ? text : "");
+}
+
+int archive_meta_read(int dir, const char *name, struct archive_item *item, struct error *e)
+{
+    struct buffer text = BUFFER_INIT;
+    size_t rest;
+
+    int rc = read_text(dir, name, HEAD_MAX, &text, e);
+    json_t *o = rc == 0 ? parse_head(&text, &rest) : NULL;
+    buffer_release(&text);
+    if (rc != 0)
+        return rc;
+    if (!o || !json_is_string(json_object_get(o, "archive")) ||
+        !json_is_string(json_object_get(o, "watchkeep_version"))) {
+        json_decref(o);
+        return not_ours(name, e);
+    }
+    free(item->watch);
+    item->watch = text_of(o, "watch");
+    const char *kind = json_string_value(json_object_get(o, "kind"));
+    item->manual = kind && strcmp(kind, "manual") == 0;
+    item->snapshot = count_of(o, "snapshot");
+    item->files = count_of(o, "file_count");
+    item->bytes = count_of(o, "total_bytes");
+    item->stored_bytes = count_of(o, "stored_bytes");
+    item->seconds = json_number_value(json_object_get(o, "seconds"));
+    item->time = time_of(o, "created_utc");
+    item->utc_offset = (int32_t)json_integer_value(json_object_get(o, "utc_offset"));
+    item->verified = time_of(o, "verified");
+    item->damaged = json_is_true(json_object_get(o, "damaged"));
+    item->complete = json_is_true(json_object_get(o, "complete"));
+    item->suspect = json_is_true(json_object_get(o, "suspect"));
+    item->told = true;
+    json_decref(o);
+    return item->watch ? 0 : no_memory(e);
+}
+
+/* ---- the verdict ---- */
+
+int archive_meta_record(int dir, const char *name, const struct archive_verdict *v, struct error *e)
+{
+    struct buffer text = BUFFER_INIT, fresh = BUFFER_INIT;
+    char *file = meta_name(name);
+    json_t *o = NULL;
+    size_t rest = 0;
+
+    int rc = file ? archive_folder_lock(dir, e) : no_memory(e);
+    if (rc != 0) {
+        free(file);
+        return rc;
+    }
+    rc = read_text(dir, name, META_MAX, &text, e);
+    if (rc == 0 && !(o = parse_head(&text, &rest)))
+        rc = not_ours(name, e);
+    if (rc == 0) {
+        set(o, "stored_bytes", json_integer((json_int_t)v->stored_bytes));
+        set(o, "seconds", json_real(v->seconds));
+        set(o, "verified", v->verified.s ? report_time(v->verified) : json_null());
+        set(o, "damaged", json_boolean(v->damaged));
+        put_head(&fresh, o);
+        buffer_append_str(&fresh, ",");
+        buffer_append(&fresh, text.data + rest, text.len - rest);
+        rc = buffer_ok(&fresh) ? atomic_file_write(dir, file, fresh.data, fresh.len, 0600, e)
+                               : no_memory(e);
+    }
+    archive_folder_unlock(dir);
+    json_decref(o);
+    free(file);
+    buffer_release(&text);
+    buffer_release(&fresh);
+    return rc;
+}

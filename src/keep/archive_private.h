@@ -1,0 +1,128 @@
+/* archive_private.h - what the files of the archive share; nobody else includes it.
+ *
+ * archive.c         the order of the whole
+ * archive_place.c   folders, names, temporaries, putting in place, removing
+ * archive_tar.c     the tree as a tar, in members packed by workers
+ * archive_folder.c  the tree as plain files
+ * archive_meta.c    metadata.json and NAME.json: written, and their head read
+ * archive_hash.c    SHA-256 of files as people count it: holes are zeros
+ * archive_read.c    an archive of either form, entry by entry
+ * archive_verify.c  reading back
+ * archive_list.c    what there is */
+#ifndef WK_KEEP_ARCHIVE_PRIVATE_H
+#define WK_KEEP_ARCHIVE_PRIVATE_H
+
+#include "keep/archive.h"
+
+#include "base/buffer.h"
+#include "store/hash.h"
+#include "store/node.h"
+
+#include <stdio.h>
+
+#define ARCHIVE_TAR_SUFFIX ".tar.gz"
+#define ARCHIVE_NAME_MAX 96 /* "backup_", a name of 64, "-NNNN" */
+#define ARCHIVE_TEMP_MAX 128
+#define ARCHIVE_TREE "tree" /* in the temporary folder of a directory: what gets the final name */
+
+/* ---- archive_place.c ---- */
+
+struct archive_place {
+    int dir;                     /* <archives>/WATCH/automatic or manual */
+    int lock;                    /* our temporary archive, open and locked while it is ours; -1 */
+    char *folder;                /* path of dir */
+    char name[ARCHIVE_NAME_MAX]; /* backup_... */
+    char temp[ARCHIVE_TEMP_MAX]; /* of the archive: a file, or a folder */
+    char temp_meta[ARCHIVE_TEMP_MAX + 8]; /* of NAME.json */
+    bool made, meta_made;                 /* the temporaries are there */
+    bool published;
+    enum archive_format format;
+};
+/* Make the folder, remove what killed runs left, choose a free name, make the temporaries. */
+int archive_place_open(const struct archive_order *o, struct wall_time now, struct archive_place *p,
+                       struct error *e);
+/* Both are flushed: give them their names. After a failure `published` tells whether they stand all
+ * the same (then only the flush of the folder failed). */
+int archive_place_publish(struct archive_place *p, struct error *e);
+/* Remove temporaries that have no final name, close. */
+void archive_place_close(struct archive_place *p);
+bool archive_name_taken(int dir, const char *name);
+/* Whoever changes names in such a folder, or replaces a NAME.json, holds its lock. */
+int archive_folder_lock(int dir, struct error *e);
+void archive_folder_unlock(int dir);
+
+/* ---- archive_hash.c ---- */
+
+struct archive_hasher { /* content comes as the data runs end to end */
+    struct hash_stream *stream;
+    const struct node *node;
+    uint64_t pos, in_extent; /* in the file; in the run at hand */
+    uint32_t extent;
+};
+int archive_hash_begin(struct archive_hasher *h, const struct node *n, struct error *e);
+int archive_hash_add(struct archive_hasher *h, const uint8_t *p, uint64_t len, struct error *e);
+int archive_hash_end(struct archive_hasher *h, struct hash *out, struct error *e);
+void archive_hash_release(struct archive_hasher *h);
+
+/* ---- archive_meta.c ---- */
+
+struct archive_meta { /* gathered while the archive is written */
+    const struct archive_order *order;
+    struct wall_time time;
+    const char *name;   /* backup_... as first chosen: the top folder */
+    const char *inside; /* what the file is called in the archive */
+    uint64_t files, bytes;
+    struct buffer entries;   /* of files_backed_up, as they are written */
+    struct buffer databases; /* paths, each with a NUL behind it */
+    struct buffer counted;   /* entries of `databases`, as they are written */
+    struct archive_left_out *left_out;
+    size_t left_out_count;
+    uint64_t left_out_total;
+};
+void archive_meta_release(struct archive_meta *m);
+void archive_meta_file(struct archive_meta *m, const char *path, uint64_t size,
+                       const struct hash *sha256);
+int archive_meta_left_out(struct archive_meta *m, const char *path, const char *reason,
+                          struct error *e);
+/* Open each database, as the snapshot has it, from a scratch copy in the folder. */
+int archive_meta_databases(struct archive_meta *m, struct repo *r, const char *scratch,
+                           struct error *e);
+/* The whole text. */
+int archive_meta_text(struct archive_meta *m, struct buffer *out, struct error *e);
+
+/* What NAME.json tells besides, once the archive stands or was checked. */
+struct archive_verdict {
+    struct wall_time verified; /* s = 0: null */
+    bool damaged;
+    uint64_t stored_bytes;
+    double seconds;
+};
+/* Replace NAME.json by one with that verdict; takes the folder's lock. */
+int archive_meta_record(int dir, const char *name, const struct archive_verdict *v,
+                        struct error *e);
+/* Fill item from NAME.json in dir. ERR_DAMAGED, ERR_NOTFOUND. */
+int archive_meta_read(int dir, const char *name, struct archive_item *item, struct error *e);
+
+/* ---- archive_tar.c, archive_folder.c ---- */
+
+/* Write all of it but its metadata to fd; m is filled. *offset: bytes written. */
+int archive_tar_write(struct repo *r, struct archive_meta *m, int fd, uint64_t *offset,
+                      struct error *e);
+/* The metadata as last member, and the end. */
+int archive_tar_finish(struct archive_meta *m, const struct buffer *text, int fd, uint64_t *offset,
+                       struct error *e);
+
+/* Restore the tree into the temporary folder; hashes are taken from what stands there then. */
+int archive_folder_write(struct repo *r, struct archive_meta *m, struct archive_place *p,
+                         uint64_t *stored, struct error *e);
+int archive_folder_finish(struct archive_meta *m, struct archive_place *p,
+                          const struct buffer *text, struct error *e);
+
+/* ---- archive_list.c ---- */
+
+/* The archive that `file` in dir is; folder: the path of dir. ERR_NOTFOUND: none. Where NAME.json
+ * is not there, item->told is false and item->watch NULL. Release it in any case. */
+int archive_item_look(int dir, const char *folder, const char *file, struct archive_item *item,
+                      struct error *e);
+
+#endif
