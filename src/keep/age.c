@@ -89,20 +89,3 @@ int age_decode(const void *p, size_t len, struct age_state *s, struct error *e)
     s->agreed = (int64_t)load_u64(at + 40);
     return 0;
 }
-
-void age_labels(int64_t *times, size_t count, int64_t trusted)
-{
-    int64_t next = trusted;
-    int64_t last = INT64_MIN;
-
-    for (size_t i = count; i-- > 0;) { /* those from a clock that was ahead */
-        if (times[i] > trusted)
-            times[i] = next;
-        else
-            next = times[i];
-    }
-    for (size_t i = 0; i < count; i++) { /* those from one that had gone back */
-        times[i] = later(times[i], last);
-        last = times[i];
-    }
-}

@@ -42,10 +42,4 @@ int64_t age_look(struct age_state *state, const struct age_reading *now, int64_t
 void age_encode(const struct age_state *state, struct buffer *out);
 int age_decode(const void *p, size_t len, struct age_state *state, struct error *e);
 
-/* When each of `count` snapshots was made, in order of number: times[i] is its label, replaced by
- * what is to be believed. A label that is earlier than that of one before it was made by a clock
- * that had gone back: it counts as the latest before it. One that lies beyond the trusted time was
- * made by a clock that was ahead: it counts as the next one that does not, or as now. */
-void age_labels(int64_t *times, size_t count, int64_t trusted);
-
 #endif

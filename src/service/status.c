@@ -3,6 +3,7 @@
 #include "base/buffer.h"
 #include "base/text.h"
 #include "service/keeper.h"
+#include "snapshot/freeze.h"
 #include "snapshot/report.h"
 #include "snapshot/selector.h"
 
@@ -262,6 +263,25 @@ static json_t *find_watch(json_t *doc, const char *name)
     return NULL;
 }
 
+/* A folder that is missing stays that in `state`; the problem is told besides. */
+static int add_frozen(json_t *doc, struct catalog *c, const struct watch_row *row, json_t *o,
+                      struct error *e)
+{
+    struct freeze_reason why;
+    char message[600];
+    int rc = freeze_why(c, row, ~0u, &why, e);
+
+    if (rc < 0)
+        return rc;
+    if (strcmp(json_string_value(json_object_get(o, "state")), "missing") != 0)
+        json_object_set_new(o, "state", json_string("frozen"));
+    snprintf(message, sizeof(message), "nothing of this watch is pruned: %s", why.text);
+    status_problem(doc, "frozen", row->name, why.since, message,
+                   "it goes on by itself when the cause is gone; if all is right: watchkeep -w @ "
+                   "prune --thaw");
+    return 0;
+}
+
 static int add_row(json_t *doc, struct catalog *c, const struct watch_row *row, struct count *all,
                    struct error *e)
 {
@@ -280,13 +300,8 @@ static int add_row(json_t *doc, struct catalog *c, const struct watch_row *row, 
     json_object_set_new(o, "verified", json_integer((json_int_t)count.verified));
     json_object_set_new(o, "good", json_integer((json_int_t)count.good));
     json_object_set_new(o, "last_snapshot", time_or_null(count.last));
-    if (row->frozen) {
-        json_object_set_new(o, "state", json_string("frozen"));
-        status_problem(doc, "frozen", row->name, (struct wall_time){0},
-                       "nothing of this watch is pruned: its folder was gone, replaced or almost "
-                       "empty",
-                       "see what happened to the folder: watchkeep list @");
-    }
+    if (row->frozen && (rc = add_frozen(doc, c, row, o, e)) < 0)
+        return rc;
     if (count.newest_damaged)
         status_problem(doc, "damaged", row->name, (struct wall_time){0},
                        "the newest snapshot of this watch is damaged",

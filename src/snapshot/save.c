@@ -366,8 +366,11 @@ static int commit(struct save *s, struct before *before, uint64_t started, struc
     c.duration_ns = clock_mono_ns() - started;
     r->incomplete_total = c.incomplete_count;
     fill_result(s, c.files, c.bytes);
-    rc = txn_commit(s->txn, &c, e);
-    s->txn = NULL;
+    rc = guard_emptied(s, &c, r->suspect && !before->suspect, e);
+    if (rc == 0) {
+        rc = txn_commit(s->txn, &c, e);
+        s->txn = NULL;
+    }
     if (rc < 0)
         return rc;
     r->snapshot = r->current = c.number;

@@ -111,6 +111,7 @@ struct save {
     size_t times_count, times_cap;
     struct pair_map incomplete; /* node -> flags after this save, where it was put or removed */
     int64_t files, folders, bytes, incomplete_count; /* differences */
+    uint64_t databases_removed;
 
     /* the walk */
     struct visit *stack;
@@ -195,6 +196,10 @@ int batch_drain(struct save *s, struct error *e);
 bool batch_threads(struct save *s);
 void batch_release(struct save *s); /* waits for the threads */
 int save_retry(struct save *s, const char *path, struct error *e);
+
+/* ---- save_guard.c ---- */
+/* Before the commit of c: freeze pruning when most files went at once. */
+int guard_emptied(struct save *s, const struct commit *c, bool suspect, struct error *e);
 
 int save_no_memory(struct error *e);
 

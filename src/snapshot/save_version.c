@@ -212,6 +212,7 @@ int version_remove(struct save *s, uint64_t node, uint8_t type, uint8_t flags, u
         return rc;
     if (type == NODE_FILE)
         s->bytes -= (int64_t)size;
+    s->databases_removed += (flags & NODE_SQLITE) != 0;
     forget_times(s, node);
     return note_incomplete(s, node, flags, 0, e);
 }

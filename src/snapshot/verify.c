@@ -1,4 +1,5 @@
 #include "snapshot/verify.h"
+#include "snapshot/freeze.h"
 
 #include "base/bytes.h"
 #include "base/clock.h"
@@ -541,9 +542,45 @@ static int mark_all(struct verify_job *j, enum verdict v, uint8_t type, struct e
     return rc;
 }
 
+static uint64_t newly_damaged(const struct verify_job *j, int64_t watch)
+{
+    uint64_t n = 0;
+
+    for (size_t i = 0; i < j->snapshot_count; i++)
+        n += j->snapshots[i].watch == watch && falls_under(&j->snapshots[i], DAMAGED);
+    return n;
+}
+
+/* What is damaged may have been relied on: nothing of its watch is pruned until somebody looked. */
+static int freeze_damaged(struct verify_job *j, struct error *e)
+{
+    struct watch_row *rows = NULL;
+    struct catalog *c = NULL;
+    size_t count = 0;
+
+    int rc = repo_catalog_open(j->req->repo, &c, e);
+    if (rc == 0)
+        rc = catalog_watches(c, &rows, &count, e);
+    for (size_t i = 0; i < count; i++) {
+        uint64_t n = newly_damaged(j, rows[i].serial);
+        if (rc == 0 && n > 0)
+            rc = freeze_set(marked(j->req), rows[i].id, FREEZE_DAMAGED, 0, e,
+                            "verification found damage in %llu %s", (unsigned long long)n,
+                            n == 1 ? "snapshot" : "snapshots");
+        watch_row_release(&rows[i]);
+    }
+    free(rows);
+    if (c)
+        repo_catalog_close(j->req->repo, c);
+    return rc;
+}
+
 static int record(struct verify_job *j, struct error *e)
 {
-    int rc = mark_all(j, DAMAGED, MARK_DAMAGED, e);
+    int rc = freeze_damaged(j, e);
+
+    if (rc == 0)
+        rc = mark_all(j, DAMAGED, MARK_DAMAGED, e);
 
     for (size_t i = 0; rc == 0 && i < j->bad.count; i++) {
         const struct verify_bad *b = id_map_at(&j->bad, i);

@@ -33,7 +33,7 @@ struct watch_row {
     uint64_t next_node;
     uint64_t files, bytes, incomplete_count;
     struct state_sum sum;
-    bool frozen;
+    unsigned frozen; /* enum freeze_cause bits: while any is set nothing of it is pruned */
 };
 int catalog_watch_by_name(struct catalog *c, const char *name, struct watch_row *w,
                           struct error *e); /* ERR_NOTFOUND */

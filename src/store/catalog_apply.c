@@ -484,13 +484,15 @@ static int mark_snapshot(struct catalog *c, const struct mark *m, uint64_t numbe
 static int mark_watch(struct catalog *c, const struct mark *m, struct error *e)
 {
     static const uint8_t all[WATCH_ID_LEN];
-    int64_t frozen = m->type == MARK_FREEZE;
+    unsigned causes = freeze_causes(m->text);
+    int64_t off = m->type == MARK_THAW ? causes : 0;
+    int64_t on = m->type == MARK_THAW ? 0 : m->text && *m->text ? causes : FREEZE_OTHER;
 
     if (m->type != MARK_FREEZE && m->type != MARK_THAW)
         return 0;
     if (memcmp(m->watch_id, all, WATCH_ID_LEN) == 0)
-        return cat_run(c, e, CAT_FREEZE_ALL, "i", frozen);
-    return cat_run(c, e, CAT_FREEZE, "bi", m->watch_id, (size_t)WATCH_ID_LEN, frozen);
+        return cat_run(c, e, CAT_FREEZE_ALL, "ii", on, off);
+    return cat_run(c, e, CAT_FREEZE, "bii", m->watch_id, (size_t)WATCH_ID_LEN, on, off);
 }
 
 /* Whether the mark is more than a column of its snapshots. */

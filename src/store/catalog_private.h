@@ -53,8 +53,8 @@
                     "bytes=?9,incomplete=?10,sum=?11,frozen=?12 WHERE id=?1 AND serial=?2")        \
     X(WATCH_LAST, "UPDATE watches SET last=(SELECT coalesce(max(number),0) FROM snapshots WHERE "  \
                   "watch=?1) WHERE serial=?1")                                                     \
-    X(FREEZE, "UPDATE watches SET frozen=?2 WHERE id=?1")                                          \
-    X(FREEZE_ALL, "UPDATE watches SET frozen=?1")                                                  \
+    X(FREEZE, "UPDATE watches SET frozen=(frozen|?2)&~?3 WHERE id=?1")                             \
+    X(FREEZE_ALL, "UPDATE watches SET frozen=(frozen|?1)&~?2")                                     \
     X(SNAPSHOT, "SELECT " SNAPSHOT_COLUMNS SNAPSHOT_FROM "WHERE s.number=?1")                      \
     X(SNAPSHOT_WATCH, "SELECT watch FROM snapshots WHERE number=?1")                               \
     X(SNAPSHOT_INSERT,                                                                             \

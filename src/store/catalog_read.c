@@ -54,7 +54,7 @@ int cat_watch_from(struct catalog *c, sqlite3_stmt *s, struct watch_row *w, stru
     w->bytes = (uint64_t)sqlite3_column_int64(s, 8);
     w->incomplete_count = (uint64_t)sqlite3_column_int64(s, 9);
     memcpy(w->sum.b, sqlite3_column_blob(s, 10), sizeof(w->sum.b));
-    w->frozen = sqlite3_column_int(s, 11) != 0;
+    w->frozen = (unsigned)sqlite3_column_int(s, 11);
     if (w->name && w->root && w->rules)
         return 0;
     watch_row_release(w);

@@ -190,7 +190,7 @@ static int give_watch(struct giving *g, const struct watch_row *w)
                     .total_bytes = w->bytes,
                     .incomplete = w->incomplete_count,
                     .sum = w->sum,
-                    .frozen = w->frozen,
+                    .frozen = (uint8_t)w->frozen,
                     .texts = {plain_text(w->name), plain_text(w->root), plain_text(w->rules)}};
 
     memcpy(r.watch_id, w->id, WATCH_ID_LEN);

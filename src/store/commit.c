@@ -359,6 +359,34 @@ static int take_numbers(struct reader *r, uint32_t count, uint64_t **v, struct e
 
 /* ---- mark ---- */
 
+static const struct {
+    enum freeze_cause cause;
+    const char *word;
+} freeze_words[] = {{FREEZE_MISSING, "missing"},
+                    {FREEZE_EMPTIED, "emptied"},
+                    {FREEZE_SCRAMBLED, "scrambled"},
+                    {FREEZE_DAMAGED, "damaged"}};
+enum { FREEZE_WORDS = sizeof(freeze_words) / sizeof(freeze_words[0]), FREEZE_ALL = 0xff };
+
+const char *freeze_word(enum freeze_cause cause)
+{
+    for (size_t i = 0; i < FREEZE_WORDS; i++)
+        if (freeze_words[i].cause == cause)
+            return freeze_words[i].word;
+    return "other";
+}
+
+unsigned freeze_causes(const char *text)
+{
+    if (!text || !*text)
+        return FREEZE_ALL;
+    size_t len = strcspn(text, ":");
+    for (size_t i = 0; i < FREEZE_WORDS; i++)
+        if (strlen(freeze_words[i].word) == len && memcmp(text, freeze_words[i].word, len) == 0)
+            return freeze_words[i].cause;
+    return FREEZE_OTHER;
+}
+
 void mark_encode(const struct mark *m, struct buffer *out)
 {
     put_u8(out, m->type);

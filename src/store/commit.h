@@ -83,8 +83,8 @@ enum mark_type {
     MARK_NOTE = 4,
     MARK_PIN = 5,
     MARK_UNPIN = 6,
-    MARK_FREEZE = 7, /* text = reason; watch_id or zero for all */
-    MARK_THAW = 8,
+    MARK_FREEZE = 7,  /* text = "cause: reason"; watch_id or zero for all */
+    MARK_THAW = 8,    /* text = the cause that is gone; NULL: all of them */
     MARK_GAP = 9,     /* text: events of the watch may have been missed, until rescanned */
     MARK_EVENT = 10,  /* text: JSON of an event kept for status; the newest MARK_EVENTS_KEPT hold */
     MARK_COUNTS = 11, /* text: JSON of counts found by a later check (tables, rows) */
@@ -94,6 +94,19 @@ enum mark_type {
     MARK_STATE = 15,    /* text: a key, a blank, a value; only the last of each key and watch holds */
 };
 #define MARK_EVENTS_KEPT 1000
+
+/* Why nothing of a watch is pruned: the word that a freeze mark's text begins with. */
+enum freeze_cause {
+    FREEZE_MISSING = 1 << 0,   /* "missing": its root is gone or replaced */
+    FREEZE_EMPTIED = 1 << 1,   /* "emptied": most of its files went at once */
+    FREEZE_SCRAMBLED = 1 << 2, /* "scrambled": most files are no longer what they were */
+    FREEZE_DAMAGED = 1 << 3,   /* "damaged": verification found damage */
+    FREEZE_OTHER = 1 << 7,     /* any other word */
+};
+const char *freeze_word(enum freeze_cause cause);
+/* What the text of a freeze or thaw begins with; NULL or "": all of them. */
+unsigned freeze_causes(const char *text);
+
 struct mark {
     uint8_t type;
     uint8_t watch_id[WATCH_ID_LEN]; /* zero where it does not matter */
@@ -217,7 +230,7 @@ struct row {
     struct wall_time time;            /* ROW_SNAPSHOT: verified, zeros: never */
     uint64_t serial, last, files, total_bytes, incomplete; /* ROW_WATCH */
     struct state_sum sum;
-    bool frozen;
+    uint8_t frozen;                         /* enum freeze_cause bits */
     uint64_t pack_id, pack_len, pack_fence; /* ROW_PACK; fence 0: none */
     int64_t pack_gone;                      /* when a compaction took its place, 0: it lives */
     uint8_t pack_kind;

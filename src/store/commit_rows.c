@@ -121,7 +121,7 @@ static void take_watch(struct reader *r, struct row *row)
 {
     body_take_copy(r, row->watch_id, WATCH_ID_LEN);
     row->serial = take_u64(r);
-    row->frozen = take_u8(r) != 0;
+    row->frozen = take_u8(r);
     row->last = take_u64(r);
     row->node = take_u64(r);
     row->files = take_u64(r);

@@ -174,38 +174,15 @@ static void test_state_is_kept(void **state)
     buffer_release(&b);
 }
 
-static void test_labels(void **state)
-{
-    int64_t plain[] = {10, 20, 30}, back[] = {10, 20, -500, 30}, ahead[] = {10, 900, 20, 30};
-    int64_t newest[] = {10, 20, 900, 950}, none[] = {900, 950};
-
-    age_labels(plain, 3, 40);
-    assert_true(plain[0] == 10 && plain[1] == 20 && plain[2] == 30);
-    age_labels(back, 4, 40);
-    assert_true(back[0] == 10 && back[1] == 20 && back[2] == 20 && back[3] == 30);
-    age_labels(ahead, 4, 40);
-    assert_true(ahead[0] == 10 && ahead[1] == 20 && ahead[2] == 20 && ahead[3] == 30);
-    age_labels(newest, 4, 40);
-    assert_true(newest[0] == 10 && newest[1] == 20 && newest[2] == 40 && newest[3] == 40);
-    age_labels(none, 2, 40);
-    assert_true(none[0] == 40 && none[1] == 40);
-    age_labels(none, 0, 40);
-}
-
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(test_both_agree),
-        cmocka_unit_test(test_ahead_counts_after_a_day),
-        cmocka_unit_test(test_ahead_and_put_right),
-        cmocka_unit_test(test_back_at_once),
-        cmocka_unit_test(test_dead_battery),
-        cmocka_unit_test(test_off_for_a_month),
-        cmocka_unit_test(test_off_every_night),
-        cmocka_unit_test(test_first_look),
-        cmocka_unit_test(test_extreme_clocks),
-        cmocka_unit_test(test_state_is_kept),
-        cmocka_unit_test(test_labels),
+        cmocka_unit_test(test_both_agree),          cmocka_unit_test(test_ahead_counts_after_a_day),
+        cmocka_unit_test(test_ahead_and_put_right), cmocka_unit_test(test_back_at_once),
+        cmocka_unit_test(test_dead_battery),        cmocka_unit_test(test_off_for_a_month),
+        cmocka_unit_test(test_off_every_night),     cmocka_unit_test(test_first_look),
+        cmocka_unit_test(test_extreme_clocks),      cmocka_unit_test(test_state_is_kept),
+
     };
 
     return cmocka_run_group_tests(tests, NULL, NULL);

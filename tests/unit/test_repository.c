@@ -236,6 +236,50 @@ static void test_marks_survive_a_rebuild(void **state)
     watch_row_release(&watch);
 }
 
+static void mark_watch(struct world *w, const uint8_t *id, int type, const char *text)
+{
+    struct error e = ERROR_INIT;
+    struct mark m = {.type = (uint8_t)type, .text = text};
+
+    memcpy(m.watch_id, id, WATCH_ID_LEN);
+    OK(repo_mark(w->repo, &m, &e), e);
+}
+
+static unsigned frozen(struct world *w)
+{
+    struct error e = ERROR_INIT;
+    struct watch_row watch;
+
+    OK(catalog_watch_by_name(repo_catalog(w->repo), "app", &watch, &e), e);
+    unsigned causes = watch.frozen;
+    watch_row_release(&watch);
+    return causes;
+}
+
+static void test_each_cause_of_a_freeze_goes_alone(void **state)
+{
+    struct world *w = *state;
+    struct error e = ERROR_INIT;
+    struct watch_row watch;
+    static const uint8_t all[WATCH_ID_LEN];
+
+    make_history(w);
+    OK(catalog_watch_by_name(repo_catalog(w->repo), "app", &watch, &e), e);
+    mark_watch(w, watch.id, MARK_FREEZE, "missing: '/x' is gone");
+    mark_watch(w, watch.id, MARK_FREEZE, "emptied: 90 of 100 files are gone");
+    assert_int_equal(frozen(w), FREEZE_MISSING | FREEZE_EMPTIED);
+    mark_watch(w, watch.id, MARK_THAW, "missing");
+    assert_int_equal(frozen(w), FREEZE_EMPTIED);
+    mark_watch(w, all, MARK_FREEZE, "damaged: in 3 snapshots");
+    mark_watch(w, watch.id, MARK_FREEZE, NULL);
+    OK(repo_upkeep(w->repo, &(struct upkeep){.all = true}, NULL, &e), e);
+    OK(repo_rebuild(w->repo, &e), e);
+    assert_int_equal(frozen(w), FREEZE_EMPTIED | FREEZE_DAMAGED | FREEZE_OTHER);
+    mark_watch(w, watch.id, MARK_THAW, NULL);
+    assert_int_equal(frozen(w), 0);
+    watch_row_release(&watch);
+}
+
 static void test_a_taken_name_is_refused(void **state)
 {
     struct world *w = *state;
@@ -1070,6 +1114,7 @@ int main(void)
         T(test_unchanged_adds_nothing),
         T(test_marks_survive_a_rebuild),
         T(test_a_taken_name_is_refused),
+        T(test_each_cause_of_a_freeze_goes_alone),
         T(test_another_root_is_refused_until_moved),
         T(test_two_writers),
         T(test_lock_file_removed_and_made_again),

@@ -1,0 +1,94 @@
+#include "snapshot/freeze.h"
+
+#include <stdarg.h>
+#include <stdio.h>
+#include <string.h>
+
+#include "base/banned.h"
+
+enum { CAUSES = 8 };
+
+int freeze_set(struct repo *r, const uint8_t *watch_id, enum freeze_cause cause, uint64_t before,
+               struct error *e, const char *fmt, ...)
+{
+    char text[512];
+    struct mark m = {.type = MARK_FREEZE, .time = clock_wall(), .text = text, .count = before > 0};
+    va_list args;
+
+    int n = snprintf(text, sizeof(text), "%s: ", freeze_word(cause));
+    va_start(args, fmt);
+    vsnprintf(text + n, sizeof(text) - (size_t)n, fmt, args);
+    va_end(args);
+    m.snapshots = &before;
+    memcpy(m.watch_id, watch_id, WATCH_ID_LEN);
+    return repo_mark(r, &m, e);
+}
+
+int freeze_lift(struct repo *r, const uint8_t *watch_id, unsigned cause, struct error *e)
+{
+    struct mark m = {.type = MARK_THAW,
+                     .time = clock_wall(),
+                     .text = cause ? freeze_word((enum freeze_cause)cause) : NULL};
+
+    memcpy(m.watch_id, watch_id, WATCH_ID_LEN);
+    return repo_mark(r, &m, e);
+}
+
+struct found { /* the mark in force for one cause */
+    struct wall_time since;
+    uint64_t sequence, before;
+    char text[256];
+};
+
+struct search {
+    const uint8_t *watch_id;
+    struct found found[CAUSES];
+};
+
+static int visit_mark(void *ctx, uint64_t sequence, const struct mark *m)
+{
+    static const uint8_t all[WATCH_ID_LEN];
+    struct search *s = ctx;
+
+    if (m->type != MARK_FREEZE || (memcmp(m->watch_id, s->watch_id, WATCH_ID_LEN) != 0 &&
+                                   memcmp(m->watch_id, all, WATCH_ID_LEN) != 0))
+        return 0;
+    unsigned causes = m->text && *m->text ? freeze_causes(m->text) : FREEZE_OTHER;
+    const char *reason = m->text && causes != FREEZE_OTHER ? strchr(m->text, ':') : NULL;
+    reason = reason ? reason + 1 + strspn(reason + 1, " ") : m->text ? m->text : "";
+    for (unsigned i = 0; i < CAUSES; i++) {
+        struct found *f = &s->found[i];
+        if (!(causes & 1u << i) || sequence < f->sequence)
+            continue;
+        *f = (struct found){.since = m->time, .sequence = sequence};
+        f->before = m->count > 0 ? m->snapshots[0] : 0;
+        snprintf(f->text, sizeof(f->text), "%s", reason);
+    }
+    return 0;
+}
+
+int freeze_why(struct catalog *c, const struct watch_row *w, unsigned causes,
+               struct freeze_reason *why, struct error *e)
+{
+    struct search s = {.watch_id = w->id};
+    uint64_t newest = 0;
+    size_t n = 0;
+    int rc = catalog_marks(c, visit_mark, &s, e);
+
+    *why = (struct freeze_reason){0};
+    for (unsigned i = 0; rc >= 0 && i < CAUSES; i++) {
+        const struct found *f = &s.found[i];
+        if (!(w->frozen & causes & 1u << i))
+            continue;
+        if (why->since.s == 0 || f->since.s < why->since.s)
+            why->since = f->since;
+        if (f->sequence >= newest) {
+            newest = f->sequence;
+            why->before = f->before;
+        }
+        if (*f->text && n < sizeof(why->text) - 1)
+            n += (size_t)snprintf(why->text + n, sizeof(why->text) - n, "%s%s", n ? "; " : "",
+                                  f->text);
+    }
+    return rc < 0 ? rc : 0;
+}

@@ -1,0 +1,64 @@
+/* Before a commit in which most of a watch's files are gone: pruning stops first, so that no crash
+ * leaves the one without the other. What may be going away file by file is looked at over an hour,
+ * by how many files there are; what one save finds gone, also where others came in its place. */
+#include "snapshot/freeze.h"
+#include "snapshot/save_state.h"
+
+#include <inttypes.h>
+
+#include "base/banned.h"
+
+enum { WINDOW_S = 3600, WINDOW_MAX = 256, GONE_MIN = 100 };
+
+struct past {
+    int64_t now;
+    unsigned seen;
+    uint64_t last_files; /* in the newest snapshot */
+    uint64_t most;       /* files in any of the last hour's, and in the one before them */
+    uint64_t most_in;    /* the newest that had so many */
+};
+
+static int look_back(void *ctx, const struct snapshot_row *row)
+{
+    struct past *p = ctx;
+
+    if (p->seen++ == 0)
+        p->last_files = row->commit.files;
+    if (row->commit.files > p->most) {
+        p->most = row->commit.files;
+        p->most_in = row->commit.number;
+    }
+    return p->now - row->commit.time.s > WINDOW_S || (row->commit.flags & COMMIT_RULES) ||
+           p->seen == WINDOW_MAX;
+}
+
+static bool most_of(const struct save *s, uint64_t gone, uint64_t files)
+{
+    return gone > files / 2 && (gone >= GONE_MIN || s->databases_removed > 0);
+}
+
+int guard_emptied(struct save *s, const struct commit *c, bool suspect, struct error *e)
+{
+    const struct watch_row *w = txn_watch_row(s->txn);
+    struct past p = {.now = c->time.s};
+
+    if (s->req->accept && (w->frozen & FREEZE_EMPTIED))
+        return freeze_lift(s->req->repo, w->id, FREEZE_EMPTIED, e);
+    if (s->fresh || s->rules_changed || s->req->accept || (w->frozen & FREEZE_EMPTIED) ||
+        c->files_removed == 0)
+        return 0;
+    int rc = catalog_snapshots(s->cat, s->watch, 1, UINT64_MAX, true, look_back, &p, e);
+    if (rc < 0)
+        return rc;
+    uint64_t fewer = p.most > c->files ? p.most - c->files : 0;
+    if (suspect || most_of(s, fewer, p.most))
+        return freeze_set(s->req->repo, w->id, FREEZE_EMPTIED, p.most_in, e,
+                          "%" PRIu64 " of %" PRIu64 " files are gone since snapshot %" PRIu64,
+                          fewer, p.most, p.most_in);
+    if (most_of(s, c->files_removed, p.last_files))
+        return freeze_set(s->req->repo, w->id, FREEZE_EMPTIED, w->last, e,
+                          "%" PRIu64 " of %" PRIu64 " files of snapshot %" PRIu64
+                          " went at once, though others came",
+                          c->files_removed, p.last_files, w->last);
+    return 0;
+}
