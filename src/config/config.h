@@ -69,7 +69,7 @@ const struct watch_config *config_watch(const struct config *c, const char *name
  * [section]; watch may be NULL. "" when there is none of that name; borrowed. */
 const char *config_text(const struct config *c, const char *section, const char *watch,
                         const char *key);
-/* The same as a number: milliseconds, a count, or CONFIG_OFF. */
+/* The same as a number: milliseconds, a count, a share in percent, or CONFIG_OFF. */
 uint64_t config_number(const struct config *c, const char *section, const char *watch,
                        const char *key);
 
@@ -78,14 +78,6 @@ uint64_t config_number(const struct config *c, const char *section, const char *
 typedef void (*config_visit)(void *ctx, const char *section, const char *key, const char *value,
                              const char *origin);
 void config_show(const struct config *c, config_visit visit, void *ctx);
-
-/* A setting of a section that a watch may override: [archive bot] before [archive]. watch NULL: the
- * plain one. "" where there is no such key. */
-const char *config_text(const struct config *c, const char *section, const char *watch,
-                        const char *key);
-/* The same of a duration (milliseconds), a count or a share in percent; CONFIG_OFF. */
-uint64_t config_number(const struct config *c, const char *section, const char *watch,
-                       const char *key);
 
 /* Settings that were given but have no effect in this version (one line each). */
 void config_warnings(const struct config *c, void (*warn)(void *ctx, const char *text), void *ctx);

@@ -28,33 +28,6 @@ const char *config_origin(const struct config *c, const char *section, const cha
     return v ? v->origin : NULL;
 }
 
-static const struct config_value *find_for(const struct config *c, const char *section,
-                                           const char *watch, const char *key)
-{
-    char own[128];
-    const struct config_value *v = NULL;
-
-    if (watch && snprintf(own, sizeof(own), "%s %s", section, watch) < (int)sizeof(own))
-        v = values_find(c, own, key);
-    return v ? v : values_find(c, section, key);
-}
-
-const char *config_text(const struct config *c, const char *section, const char *watch,
-                        const char *key)
-{
-    const struct config_value *v = find_for(c, section, watch, key);
-
-    return v ? v->text : "";
-}
-
-uint64_t config_number(const struct config *c, const char *section, const char *watch,
-                       const char *key)
-{
-    const struct config_value *v = find_for(c, section, watch, key);
-
-    return v ? config_key_number(v->key, v->text) : CONFIG_OFF;
-}
-
 struct teller {
     void (*warn)(void *ctx, const char *text);
     void *ctx;

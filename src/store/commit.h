@@ -91,7 +91,7 @@ enum mark_type {
     MARK_SAFETY = 12, /* snapshots[0] is the safety snapshot of an in-place restore; text: plan */
     MARK_UNDO = 13,
     MARK_REPAIRED = 14, /* snapshots[] are whole again: the lost chunks were stored anew */
-    MARK_STATE = 15,    /* text: a key, a blank, a value; only the last of each key and watch holds */
+    MARK_STATE = 15, /* text: a key, a blank, a value; only the last of each key and watch holds */
 };
 #define MARK_EVENTS_KEPT 1000
 
