@@ -1,5 +1,8 @@
 #include "snapshot/freeze.h"
 
+#include "snapshot/tree.h"
+
+#include <limits.h>
 #include <stdarg.h>
 #include <stdio.h>
 #include <string.h>
@@ -91,4 +94,53 @@ int freeze_why(struct catalog *c, const struct watch_row *w, unsigned causes,
                                   f->text);
     }
     return rc < 0 ? rc : 0;
+}
+
+/* ---- what was gone ---- */
+
+struct still {
+    struct catalog *c;
+    int64_t watch;
+    uint64_t files, gone;
+    bool database_gone;
+};
+
+static int visit_old(void *ctx, const struct tree_entry *t, struct error *e)
+{
+    struct still *s = ctx;
+    struct node_brief b;
+    uint64_t now;
+
+    int rc = node_brief_decode(t->meta, t->meta_len, &b, e);
+    if (rc < 0 || b.type == NODE_FOLDER)
+        return rc;
+    rc = tree_find(s->c, s->watch, CATALOG_OPEN, t->path, &now, e);
+    if (rc < 0 && rc != ERR_NOTFOUND)
+        return rc;
+    error_clear(e);
+    s->files++;
+    s->gone += rc != 0;
+    s->database_gone |= rc != 0 && (b.flags & NODE_SQLITE);
+    return 0;
+}
+
+int freeze_files_back(struct catalog *c, const struct watch_row *w, struct error *e)
+{
+    struct still s = {.c = c, .watch = w->serial};
+    struct freeze_reason why;
+    struct snapshot_row before;
+
+    int rc = freeze_why(c, w, FREEZE_EMPTIED, &why, e);
+    if (rc < 0 || why.before == 0)
+        return rc;
+    rc = catalog_snapshot(c, why.before, &before, e);
+    if (rc == ERR_NOTFOUND) { /* nobody can tell any more; a person may thaw */
+        error_clear(e);
+        return 0;
+    }
+    if (rc < 0)
+        return rc;
+    snapshot_row_release(&before);
+    rc = tree_walk(c, w->serial, (int64_t)why.before, "", UINT_MAX, visit_old, &s, e);
+    return rc < 0 ? rc : s.gone * 2 < s.files && !s.database_gone;
 }

@@ -25,4 +25,8 @@ struct freeze_reason {
 int freeze_why(struct catalog *c, const struct watch_row *w, unsigned causes,
                struct freeze_reason *why, struct error *e);
 
+/* Whether the cause "emptied" is gone: 1 when more than half of the files that were there before,
+ * and every database, have their names again. Reads the tree as it was. */
+int freeze_files_back(struct catalog *c, const struct watch_row *w, struct error *e);
+
 #endif

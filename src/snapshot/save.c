@@ -487,10 +487,14 @@ static int finish(struct save *s, uint64_t started, struct error *e)
     if (rc < 0)
         return rc;
     s->must_commit |= s->req->accept && before.suspect;
-    if (!s->must_commit && !txn_changed(s->txn))
-        return end_unchanged(s, &before, e);
-    rc = commit(s, &before, started, e);
+    bool unchanged = !s->must_commit && !txn_changed(s->txn);
+    const struct watch_row *row = txn_watch_row(s->txn);
+    struct watch_row was = {.frozen = row->frozen};
+    memcpy(was.id, row->id, WATCH_ID_LEN);
+    rc = unchanged ? end_unchanged(s, &before, e) : commit(s, &before, started, e);
     if (rc == 0)
+        guard_refilled(s, &was);
+    if (rc == 0 && !unchanged)
         list_after_commit(s);
     return rc;
 }

@@ -37,6 +37,33 @@ static bool most_of(const struct save *s, uint64_t gone, uint64_t files)
     return gone > files / 2 && (gone >= GONE_MIN || s->databases_removed > 0);
 }
 
+static bool files_are_back(struct save *s, const struct watch_row *before)
+{
+    struct error ignored = ERROR_INIT;
+    struct catalog *c = NULL;
+    struct watch_row w;
+    bool back = false;
+
+    if (repo_catalog_open(s->req->repo, &c, &ignored) < 0)
+        return false;
+    if (catalog_watch_by_id(c, before->id, &w, &ignored) == 0) {
+        back = (w.frozen & FREEZE_EMPTIED) && freeze_files_back(c, &w, &ignored) == 1;
+        watch_row_release(&w);
+    }
+    repo_catalog_close(s->req->repo, c);
+    return back;
+}
+
+void guard_refilled(struct save *s, const struct watch_row *before)
+{
+    struct error ignored = ERROR_INIT;
+
+    if ((before->frozen & FREEZE_MISSING) && s->res->files > 0)
+        freeze_lift(s->req->repo, before->id, FREEZE_MISSING, &ignored);
+    if ((before->frozen & FREEZE_EMPTIED) && s->res->files_new > 0 && files_are_back(s, before))
+        freeze_lift(s->req->repo, before->id, FREEZE_EMPTIED, &ignored);
+}
+
 int guard_emptied(struct save *s, const struct commit *c, bool suspect, struct error *e)
 {
     const struct watch_row *w = txn_watch_row(s->txn);

@@ -200,6 +200,10 @@ int save_retry(struct save *s, const char *path, struct error *e);
 /* ---- save_guard.c ---- */
 /* Before the commit of c: freeze pruning when most files went at once. */
 int guard_emptied(struct save *s, const struct commit *c, bool suspect, struct error *e);
+/* After the save, `before` it: lift that freeze when the files are back, and that of a missing
+ * root.
+ */
+void guard_refilled(struct save *s, const struct watch_row *before);
 
 int save_no_memory(struct error *e);
 
