@@ -4,8 +4,9 @@
 
 #include "cli/cli.h"
 
-extern const struct command command_init, command_run, command_save, command_archive, command_list,
-    command_show, command_ls, command_cat, command_diff, command_history, command_restore,
-    command_verify, command_status, command_config, command_rebuild, command_pin, command_unpin;
+extern const struct command command_archive, command_cat, command_config, command_diff,
+    command_history, command_init, command_list, command_ls, command_pin, command_prune,
+    command_rebuild, command_restore, command_run, command_save, command_show, command_status,
+    command_unpin, command_verify;
 
 #endif

@@ -15,4 +15,9 @@
 int pin_snapshot(struct repo *reader, struct repo *writer, const char *text, const char *watch,
                  bool pin, struct snapshot_row *row, struct error *e);
 
+/* Between these no snapshot of this process becomes pinned: who drops one has looked just before.
+ */
+void pin_hold(void);
+void pin_release(void);
+
 #endif

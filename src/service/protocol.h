@@ -20,6 +20,7 @@
  * {"command":"status"}
  * {"command":"verify","level":"quick"|"full","snapshots":["TEXT",...],"watch":..|null}
  * {"command":"pin"|"unpin","snapshot":"TEXT","watch":..|null}
+ * {"command":"prune","watch":..|null,"dry_run":bool,"thaw":bool}
  * {"command":"reload"}  {"command":"rebuild"}  {"command":"stop"}
  *
  * Peers: root, the repository's owner and the service's own user may do all; members of the

@@ -262,6 +262,7 @@ static const struct {
     {"reload", CONTROL_ALL, false, serve_reload},
     {"pin", CONTROL_ALL, false, request_pin},
     {"unpin", CONTROL_ALL, false, request_pin},
+    {"prune", CONTROL_ALL, false, request_prune},
     {"rebuild", CONTROL_ALL, false, serve_rebuild},
     {"stop", CONTROL_ALL, true, serve_stop},
 };

@@ -1,7 +1,7 @@
 /* requests.h - one request on the control socket while it is worked on (requests*.c only).
  *
  * requests.c tells the commands apart and answers those that only read, in the loop's threads with
- * handles of their own; request_save.c saves; request_store.c verifies, rebuilds and pins, as jobs.
+ * handles of their own; request_save.c saves; request_store.c verifies, rebuilds and pins, request_prune.c prunes, as jobs.
  */
 #ifndef WK_SERVICE_REQUESTS_H
 #define WK_SERVICE_REQUESTS_H
@@ -16,6 +16,7 @@ void request_save(struct service *s, struct peer *peer, enum control_right right
 void request_verify(struct service *s, struct peer *peer, const json_t *request);
 void request_rebuild(struct service *s, struct peer *peer);
 void request_pin(struct service *s, struct peer *peer, const json_t *request); /* and unpin */
+void request_prune(struct service *s, struct peer *peer, const json_t *request);
 
 /* A text of the request, NULL where it is absent or null. */
 const char *request_text(const json_t *request, const char *key);

@@ -164,6 +164,52 @@ static int remove_emptied(struct repo *r, const struct upkeep *u, struct upkeep_
     return rc;
 }
 
+/* ---- what lives ---- */
+
+static uint64_t live_part(const struct pack_use *u, uint64_t bytes)
+{
+    return u->all == 0 ? bytes : (uint64_t)((double)bytes * (double)u->live / (double)u->all);
+}
+
+static int sum_live(struct repo *r, const struct pack_use *uses, size_t use_count, uint64_t *bytes,
+                    struct error *e)
+{
+    struct pack_row *rows;
+    size_t count;
+    int rc = repo_packs(r, &rows, &count, NULL, NULL, e);
+
+    for (size_t i = 0; rc == 0 && i < count; i++) {
+        const struct pack_use *u = NULL;
+        for (size_t j = 0; !u && j < use_count; j++)
+            u = uses[j].pack_id == rows[i].id ? &uses[j] : NULL;
+        if (u)
+            *bytes += live_part(u, rows[i].bytes);
+        else if (rows[i].kind == PACK_LOG)
+            *bytes += rows[i].bytes;
+    }
+    if (rc == 0)
+        free(rows);
+    return rc;
+}
+
+int repo_live_bytes(struct repo *r, uint64_t *bytes, struct error *e)
+{
+    struct pack_use *uses = NULL;
+    struct catalog *c;
+    size_t count = 0;
+
+    *bytes = 0;
+    int rc = repo_catalog_open(r, &c, e);
+    if (rc < 0)
+        return rc;
+    rc = catalog_pack_uses(c, &uses, &count, e);
+    repo_catalog_close(r, c);
+    if (rc == 0)
+        rc = sum_live(r, uses, count, bytes, e);
+    free(uses);
+    return rc;
+}
+
 /* ---- the whole ---- */
 
 static bool begin(struct repo *r)

@@ -92,6 +92,7 @@ def json_keys(scratch):
     compare("verify", wk.wk("-r", repo, "--json", "verify").summary)
     query("pin", "pin", "first")
     query("pin", "unpin", "latest")
+    compare("prune", wk.wk("-r", repo, "--json", "prune").summary)
     query("status", "status", code=8)
     query("config show", "config", "show")
     query("config check", "config", "check")

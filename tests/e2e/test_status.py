@@ -75,8 +75,14 @@ def suddenly_empty(scratch):
     s.start()
     p = problem(s, "suspect")
     assert p["watch"] == "two" and "watchkeep save two --accept" in p["do"], p
-    assert [p["code"] for p in s.status()["problems"]] == ["suspect"], s.status()
+    assert [p["code"] for p in s.status()["problems"]] == ["frozen", "suspect"], s.status()
+    assert problem(s, "frozen")["watch"] == "two"
     assert len(s.cli("-w", "two", "ls", "latest").out.splitlines()) == 101
+    s.cli("prune", code=5)
+    for i in range(60):
+        wk.write(os.path.join(scratch, "two", str(i)), "x%d" % i)
+    wk.until(lambda: s.status()["ok"], "the freeze to end when most files are back")
+    s.cli("prune")
     s.stop()
 
 

@@ -29,6 +29,9 @@
 #define CHUNK (32u * 1024)
 #define FILES_MAX 24
 #define SNAPSHOTS_MAX 64
+#ifndef FIXTURE_ROOT
+#define FIXTURE_ROOT "/srv/app" /* of every watch */
+#endif
 
 struct model_file {
     char name[24];
@@ -218,16 +221,18 @@ static inline void model_add(struct model *m, const char *watch, uint64_t number
 
 static inline int begin_save(struct repo *r, const char *watch, struct txn **t, struct error *e)
 {
-    const struct txn_watch w = {.name = watch, .root = "/srv/app", .rules = "{}"};
+    const struct txn_watch w = {.name = watch, .root = FIXTURE_ROOT, .rules = "{}"};
 
     return txn_begin(r, &w, t, e);
 }
+
+static int64_t fixture_time = 1700000000; /* of every commit */
 
 static inline int end_save(struct txn *t, const char *name, const struct model_tree *tree,
                            uint64_t *number, struct error *e)
 {
     struct commit c = {
-        .kind = SNAPSHOT_CHANGE, .time = {.s = 1700000000}, .files = tree->count, .name = name};
+        .kind = SNAPSHOT_CHANGE, .time = {.s = fixture_time}, .files = tree->count, .name = name};
 
     int rc = txn_commit(t, &c, e);
     *number = c.number;

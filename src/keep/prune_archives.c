@@ -1,0 +1,67 @@
+#include "keep/prune_private.h"
+
+#include <stdlib.h>
+#include <string.h>
+
+#include "base/banned.h"
+
+static int remove_one(struct pruning *p, const struct prune_watch *w, struct prune_items *l,
+                      const struct prune_archive *list, bool *gone, size_t i, struct error *e)
+{
+    const struct prune_archives *a = p->q->archives;
+
+    gone[i] = true;
+    if (!retention_floor_holds(l->items, l->count, gone)) {
+        gone[i] = false;
+        return 0;
+    }
+    return a->remove(a->ctx, &list[i], e);
+}
+
+static int remove_all(struct pruning *p, const struct prune_watch *w, struct prune_items *l,
+                      const struct prune_archive *list, prune_teller tell, struct error *e)
+{
+    bool *gone = calloc(l->count, sizeof(*gone));
+    char text[KEEP_TEXT_MAX];
+    int rc = gone ? 0 : prune_no_memory(e);
+
+    for (size_t i = 0; rc == 0 && i < l->count; i++) {
+        retention_text(&l->items[i], &w->policy.archives, &l->decisions[i], text);
+        tell(p, w, &l->items[i], list[i].name, l->decisions[i].keep, text);
+        if (!l->decisions[i].keep && !p->q->dry_run)
+            rc = remove_one(p, w, l, list, gone, i, e);
+    }
+    free(gone);
+    return rc;
+}
+
+int prune_archives_of(struct pruning *p, struct prune_watch *w, prune_teller tell, struct error *e)
+{
+    const struct prune_archives *a = p->q->archives;
+    struct prune_archive *list = NULL;
+    struct prune_items l = {0};
+
+    int rc = a->list(a->ctx, w->row.name, &list, &l.count, e);
+    if (rc != 0 || l.count == 0)
+        goto out;
+    l.items = calloc(l.count, sizeof(*l.items));
+    l.decisions = calloc(l.count, sizeof(*l.decisions));
+    if (!l.items || !l.decisions) {
+        rc = prune_no_memory(e);
+        goto out;
+    }
+    for (size_t i = 0; i < l.count; i++)
+        l.items[i] = (struct keep_item){.number = i + 1,
+                                        .time = list[i].time,
+                                        .utc_offset = list[i].utc_offset,
+                                        .good = list[i].verified,
+                                        .named = list[i].manual,
+                                        .size = list[i].size};
+    rc = retention_plan(l.items, l.count, &w->policy.archives, p->now, l.decisions, e);
+    if (rc == 0)
+        rc = remove_all(p, w, &l, list, tell, e);
+out:
+    a->release(a->ctx, list, l.count);
+    prune_items_release(&l);
+    return rc;
+}

@@ -1,0 +1,93 @@
+#include "service/prune_work.h"
+
+#include "service/policy.h"
+#include "snapshot/report.h"
+
+#include <inttypes.h>
+#include <stdio.h>
+
+#include "base/banned.h"
+
+struct work {
+    const struct prune_order *order;
+    json_t *decisions; /* by what they are of: one each, the last one counts */
+};
+
+static int policy(void *ctx, const char *watch, struct prune_policy *out, struct error *e)
+{
+    const struct work *w = ctx;
+
+    return policy_of(w->order->config, watch, out);
+}
+
+static void tell(void *ctx, const struct prune_line *line)
+{
+    struct work *w = ctx;
+    char key[PRUNE_NAME_MAX + 160];
+
+    if (line->archive)
+        snprintf(key, sizeof(key), "%s/%s", line->watch, line->archive);
+    else
+        snprintf(key, sizeof(key), "%" PRIu64, line->snapshot);
+    json_t *o = json_pack("{s:s,s:o,s:o,s:o,s:o,s:b,s:s}", "type", "decision", "id",
+                          line->archive ? json_null() : json_integer((json_int_t)line->snapshot),
+                          "archive", report_text(line->archive), "watch", report_text(line->watch),
+                          "time", report_time((struct wall_time){.s = line->time}), "keep",
+                          line->keep, "reason", line->reason);
+    if (o)
+        json_object_set_new(w->decisions, key, o);
+}
+
+static json_t *frozen_list(const struct prune_result *r)
+{
+    json_t *list = json_array();
+
+    for (size_t i = 0; i < r->frozen_count; i++)
+        json_array_append_new(list, json_pack("{s:o,s:o}", "watch", report_text(r->frozen[i].watch),
+                                              "reason", report_text(r->frozen[i].reason)));
+    return list;
+}
+
+static json_t *summary(const struct prune_order *o, const struct prune_result *r, int code)
+{
+    return json_pack(
+        "{s:s,s:b,s:I,s:I,s:I,s:I,s:I,s:I,s:I,s:I,s:o,s:i}", "type", "summary", "dry_run",
+        o->dry_run, "kept", (json_int_t)r->kept, "dropped", (json_int_t)r->dropped, "archives_kept",
+        (json_int_t)r->archives_kept, "archives_dropped", (json_int_t)r->archives_dropped,
+        "verified", (json_int_t)r->verified, "bytes_before", (json_int_t)r->bytes_before,
+        "bytes_after", (json_int_t)r->bytes_after, "too_large", (json_int_t)r->too_large, "frozen",
+        frozen_list(r), "exit", error_exit_code(code));
+}
+
+int prune_work(const struct prune_order *o, json_t **lines, struct error *e)
+{
+    struct work w = {.order = o, .decisions = json_object()};
+    struct prune_result result;
+    const char *key;
+    json_t *line;
+    const struct prune_request q = {.repo = o->repo,
+                                    .reader = o->reader,
+                                    .watch = o->watch,
+                                    .dry_run = o->dry_run,
+                                    .thaw = o->thaw,
+                                    .pressed = o->pressed,
+                                    .room = o->room,
+                                    .policy = policy,
+                                    .tell = tell,
+                                    .ctx = &w,
+                                    .clocks = o->clocks,
+                                    .cancel = o->cancel};
+
+    int rc = prune_run(&q, &result, e);
+    if (rc == 0 && result.frozen_count > 0)
+        rc = error_set(e, ERR_REFUSED,
+                       "pruning of '%s' is frozen: %s; it goes on by itself when the cause is "
+                       "gone; if all is right: watchkeep -w %s prune --thaw",
+                       result.frozen[0].watch, result.frozen[0].reason, result.frozen[0].watch);
+    *lines = json_array();
+    json_object_foreach(w.decisions, key, line) json_array_append(*lines, line);
+    json_array_append_new(*lines, summary(o, &result, rc));
+    json_decref(w.decisions);
+    prune_result_release(&result);
+    return rc;
+}
