@@ -15,7 +15,7 @@
 #include <sys/types.h>
 
 /* What the SQLite VFS asks `gate` about before it lets SQLite's own file code do it. */
-enum fileop { FILEOP_OPEN, FILEOP_WRITE, FILEOP_TRUNCATE, FILEOP_SYNC, FILEOP_DELETE };
+enum fileop { FILEOP_OPEN, FILEOP_READ, FILEOP_WRITE, FILEOP_TRUNCATE, FILEOP_SYNC, FILEOP_DELETE };
 
 struct fileops {
     /* openat adds O_CLOEXEC. */

@@ -158,6 +158,8 @@ static int shim_read(sqlite3_file *f, void *p, int n, sqlite3_int64 off)
     int rc = held_write_of(f);
 
     if (rc == SQLITE_OK)
+        rc = ask_file(FILEOP_READ, f, SQLITE_IOERR_READ);
+    if (rc == SQLITE_OK)
         rc = real_of(f)->pMethods->xRead(real_of(f), p, n, off);
     return rc == SQLITE_OK && is_page(f, n) ? SAFETY(CATALOG_SUM, check_page(p, n, off)) : rc;
 }

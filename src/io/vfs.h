@@ -1,7 +1,7 @@
 /* vfs.h - an SQLite VFS over the file-operation table, used for the catalog only.
  *
- * It wraps the default unix VFS (locks and shared memory are its own) and sends writes, truncates,
- * syncs, deletes and opens through `fileops`, so that injected faults reach SQLite too.
+ * It wraps the default unix VFS (locks and shared memory are its own) and sends reads, writes,
+ * truncates, syncs, deletes and opens through `fileops`, so that injected faults reach SQLite too.
  *
  * Every page of a database file ends in a checksum over its content and its number, in bytes that
  * SQLite leaves alone: whoever makes the database sets VFS_PAGE as its page size and reserves

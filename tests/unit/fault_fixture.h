@@ -1,5 +1,5 @@
-/* fault_fixture.h - the table of file operations, failing at the Nth change; copies of
- * repositories; what a power cut leaves. Include it in one file of a test. */
+/* fault_fixture.h - repositories under faults: copies, what a power cut leaves, and runs of
+ * something with a fault at every place in turn. Include it in one file of a test. */
 #ifndef WK_TESTS_FAULT_FIXTURE_H
 #define WK_TESTS_FAULT_FIXTURE_H
 
@@ -8,151 +8,7 @@
 #include <dirent.h>
 #include <fcntl.h>
 
-/* fail: the operation fails once. sticky: it and every change after it fail. kill: nothing at all
- * works from there on; a write is cut in half. cut: as kill, and the power goes. */
-enum mode { MODE_NONE, MODE_FAIL, MODE_STICKY, MODE_KILL, MODE_CUT };
-
-struct flushed {
-    ino_t ino;
-    off_t len;
-};
-
-static struct {
-    enum mode mode;
-    int error;
-    unsigned at, count;
-    bool dead, hit;
-    struct flushed flushed[256];
-    size_t flushed_count;
-} fault;
-
-/* Whether this operation has to fail. */
-static inline bool strike(void)
-{
-    if (fault.mode == MODE_NONE)
-        return false;
-    bool now = ++fault.count == fault.at;
-    if (now) {
-        fault.hit = true;
-        fault.dead = fault.mode == MODE_KILL || fault.mode == MODE_CUT;
-    }
-    bool struck = now || fault.dead || (fault.mode == MODE_STICKY && fault.hit);
-    if (struck)
-        errno = fault.error;
-    return struck;
-}
-
-static inline void note_flushed(ino_t ino, off_t len)
-{
-    size_t i = 0;
-
-    while (i < fault.flushed_count && fault.flushed[i].ino != ino)
-        i++;
-    assert_true(i < 256);
-    if (i == fault.flushed_count)
-        fault.flushed_count++;
-    fault.flushed[i] = (struct flushed){ino, len};
-}
-
-static inline off_t flushed_len(ino_t ino)
-{
-    for (size_t i = 0; i < fault.flushed_count; i++)
-        if (fault.flushed[i].ino == ino)
-            return fault.flushed[i].len;
-    return 0;
-}
-
-static inline int fault_openat(int dirfd, const char *path, int flags, mode_t mode)
-{
-    if ((flags & O_CREAT) ? strike() : fault.dead) {
-        errno = fault.error;
-        return -1;
-    }
-    return fileops_system.openat(dirfd, path, flags, mode);
-}
-
-static inline ssize_t fault_pwrite(int fd, const void *p, size_t n, off_t off)
-{
-    bool was_dead = fault.dead;
-
-    if (!strike())
-        return fileops_system.pwrite(fd, p, n, off);
-    if (!was_dead && n > 1 && fileops_system.pwrite(fd, p, n / 2, off) < 0)
-        return -1;
-    errno = fault.error;
-    return -1;
-}
-
-static inline int fault_sync(int fd)
-{
-    struct stat st;
-
-    if (strike())
-        return -1;
-    int rc = fileops_system.fdatasync(fd);
-    if (rc == 0 && fstat(fd, &st) == 0)
-        note_flushed(st.st_ino, st.st_size);
-    return rc;
-}
-
-static inline int fault_ftruncate(int fd, off_t len)
-{
-    return strike() ? -1 : fileops_system.ftruncate(fd, len);
-}
-
-static inline int fault_renameat2(int olddir, const char *old, int newdir, const char *new_,
-                                  unsigned flags)
-{
-    return strike() ? -1 : fileops_system.renameat2(olddir, old, newdir, new_, flags);
-}
-
-static inline int fault_unlinkat(int dirfd, const char *path, int flags)
-{
-    return strike() ? -1 : fileops_system.unlinkat(dirfd, path, flags);
-}
-
-static inline int fault_mkdirat(int dirfd, const char *path, mode_t mode)
-{
-    return strike() ? -1 : fileops_system.mkdirat(dirfd, path, mode);
-}
-
-static inline int fault_gate(int op, const char *path)
-{
-    struct stat st;
-
-    if (op == FILEOP_OPEN ? fault.dead : strike())
-        return fault.error;
-    if (op == FILEOP_SYNC && stat(path, &st) == 0)
-        note_flushed(st.st_ino, st.st_size);
-    return 0;
-}
-
-static struct fileops fault_ops;
-
-static inline void faults_on(enum mode mode, int error, unsigned at)
-{
-    fault_ops = fileops_system;
-    fault_ops.openat = fault_openat;
-    fault_ops.pwrite = fault_pwrite;
-    fault_ops.fdatasync = fault_sync;
-    fault_ops.fsync = fault_sync;
-    fault_ops.ftruncate = fault_ftruncate;
-    fault_ops.renameat2 = fault_renameat2;
-    fault_ops.unlinkat = fault_unlinkat;
-    fault_ops.mkdirat = fault_mkdirat;
-    fault_ops.gate = fault_gate;
-    memset(&fault, 0, sizeof(fault));
-    fault.mode = mode;
-    fault.error = error;
-    fault.at = at;
-    fileops = &fault_ops;
-}
-
-static inline void faults_off(void)
-{
-    fileops = &fileops_system;
-    fault.mode = MODE_NONE;
-}
+#include "fault_table.h"
 
 /* ---- copies of a repository ---- */
 
@@ -311,6 +167,8 @@ static inline size_t check_all_listed(struct repo *r)
     return snapshot_count(r);
 }
 
+/* ---- a run with a fault in it ---- */
+
 /* In memory where there is some: flushes are counted here, not waited for. */
 static inline int memory_scratch(struct scratch **out)
 {
@@ -326,6 +184,119 @@ static inline int memory_scratch(struct scratch **out)
     s->fd = open(s->path, O_RDONLY | O_DIRECTORY | O_CLOEXEC);
     *out = s;
     return s->fd < 0 ? -1 : 0;
+}
+
+struct fault_base {
+    struct scratch *scratch;
+    char path[128];
+    struct model model;
+};
+
+/* A new repository, opened to be filled. */
+static inline int fault_base_begin(void **state, struct fault_base **out, struct repo **r)
+{
+    struct fault_base *b = calloc(1, sizeof(*b));
+    struct error e = ERROR_INIT;
+
+    if (!b || memory_scratch(&b->scratch) != 0)
+        return -1;
+    snprintf(b->path, sizeof(b->path), "%s/base", b->scratch->path);
+    OK(repo_init(b->path, &e), e);
+    OK(open_repo(b->path, REPO_WRITE, NULL, r, &e), e);
+    *state = *out = b;
+    return 0;
+}
+
+static inline int fault_base_end(void **state)
+{
+    struct fault_base *b = *state;
+
+    faults_off();
+    int rc = scratch_teardown((void **)&b->scratch);
+    free(b);
+    return rc;
+}
+
+struct fault_run {
+    const char *path;  /* of the repository */
+    const char *aside; /* a path beside it, with nothing there */
+    unsigned kinds;
+    enum mode mode;
+    unsigned at;
+    bool hit;
+    struct model model; /* what was acknowledged */
+    unsigned tried, failed;
+    bool opened, drop_tried, dropped;
+};
+
+/* What is done while the fault waits, and what must hold afterwards. */
+struct fault_plan {
+    void (*run)(struct fault_run *f);
+    void (*check)(struct fault_run *f);
+    unsigned least;  /* places that must be met, or the table is not in use */
+    unsigned sample; /* in a sanitized build every so many-th place */
+};
+
+/* While nothing can be written, all that was acknowledged can be read. */
+static inline void check_readers(const struct fault_run *f)
+{
+    struct error e = ERROR_INIT;
+    struct model m = f->model;
+    struct repo *r;
+
+    OK(open_repo(f->path, REPO_READ, NULL, &r, &e), e);
+    m.snapshots[0].dropped |= f->drop_tried;
+    m.snapshots[1].dropped |= f->drop_tried;
+    check_model(r, &m);
+    repo_close(r);
+}
+
+/* With the fault at its place; false when nothing was hit any more. */
+static inline bool run_with_fault(struct fault_base *b, const struct fault_plan *plan,
+                                  unsigned kinds, enum mode mode, int error, unsigned at)
+{
+    char path[160], aside[160];
+    struct fault_run f = {.path = path, .aside = aside, .kinds = kinds, .mode = mode, .at = at};
+    struct error e = ERROR_INIT;
+
+    f.model = b->model;
+    snprintf(path, sizeof(path), "%s/run", b->scratch->path);
+    snprintf(aside, sizeof(aside), "%s/aside", b->scratch->path);
+    copy_repo(b->path, path);
+    faults_on(kinds, mode, error, at);
+    if (mode == MODE_CUT)
+        all_is_flushed(path);
+    plan->run(&f);
+    f.hit = fault.hit;
+    if (mode == MODE_STICKY && kinds == OF_CHANGES)
+        check_readers(&f);
+    faults_off();
+    if (mode == MODE_CUT)
+        cut_power(path, at);
+    if (getenv("WK_TEST_NOTICES"))
+        print_message("mode %d at %u: %u of %u failed\n", mode, at, f.failed, f.tried);
+    if (mode == MODE_FAIL && f.opened)
+        assert_true(f.failed <= 1); /* the handle goes on */
+    if (!f.hit)
+        assert_true(f.opened && f.failed == 0 && f.dropped == f.drop_tried);
+    plan->check(&f);
+    OK(remove_tree(b->scratch->fd, "run", &e), e);
+    return f.hit;
+}
+
+/* For every place until none is hit. error 0: each of these in turn. */
+static inline void every_place(struct fault_base *b, const struct fault_plan *plan, unsigned kinds,
+                               enum mode mode, int error)
+{
+    static const int errors[] = {ENOSPC, EIO, EDQUOT, EROFS, EFBIG};
+    const char *sanitized = getenv("WK_SANITIZE");
+    unsigned step = sanitized && *sanitized ? plan->sample : 1;
+    unsigned at = 1;
+
+    while (run_with_fault(b, plan, kinds, mode, error ? error : errors[at / step % 5], at))
+        at += step;
+    if (mode != MODE_RAGGED)
+        assert_true(at > (kinds == OF_CHANGES ? plan->least : 3));
 }
 
 #endif

@@ -25,7 +25,7 @@ static int fail_op; /* which enum fileop, or ANY_OP */
 static int fail_in; /* countdown to the first that fails; 0: none */
 static int fail_errno;
 static bool fail_on; /* all that follow fail too: the power is cut */
-static unsigned asked[5];
+static unsigned asked[FILEOP_DELETE + 1];
 static char last_path[300];
 
 enum { ANY_OP = -1 };
@@ -211,6 +211,7 @@ static void test_injected_faults_surface(void **state)
         {"wal", FILEOP_SYNC, EIO, insert, SQLITE_IOERR_FSYNC},
         {"wal", FILEOP_WRITE, EIO, checkpoint, SQLITE_IOERR_WRITE},
         {"wal", FILEOP_SYNC, EIO, checkpoint, SQLITE_IOERR_FSYNC},
+        {"wal", FILEOP_READ, EIO, checkpoint, SQLITE_IOERR_READ},
         {"wal", FILEOP_TRUNCATE, EIO, checkpoint, SQLITE_IOERR_TRUNCATE},
         {"delete", FILEOP_WRITE, EIO, insert, SQLITE_IOERR_WRITE},
         {"delete", FILEOP_WRITE, ENOSPC, insert, SQLITE_FULL},

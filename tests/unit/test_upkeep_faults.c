@@ -6,34 +6,19 @@
 
 #define LARGE (SMALL_SAVE_MAX + 20000u)
 
-struct base {
-    struct scratch *scratch;
-    char path[128];
-    struct model model;
-};
-
-struct outcome {
-    struct model model;
-    bool opened, drop_tried, dropped;
-    unsigned failed; /* saves, drops, upkeeps */
-};
-
 static const struct upkeep everything = {.all = true, .keep_s = 0};
 
 /* A history that leaves something to do for each part: blocks in the log and in data packs, dead
  * and alive, a checkpoint that is there already, a data pack that has ended. */
 static int setup(void **state)
 {
-    struct base *b = calloc(1, sizeof(*b));
     struct model_tree a = {.count = 0}, p = {.count = 0};
     struct error e = ERROR_INIT;
+    struct fault_base *b;
     struct repo *r;
 
-    if (!b || memory_scratch(&b->scratch) != 0)
+    if (fault_base_begin(state, &b, &r) != 0)
         return -1;
-    snprintf(b->path, sizeof(b->path), "%s/base", b->scratch->path);
-    OK(repo_init(b->path, &e), e);
-    OK(open_repo(b->path, REPO_WRITE, NULL, &r, &e), e);
     tree_set(&a, "zero", 3, 5000);
     OK(save(r, &b->model, "app", &a, &e), e);
     tree_set(&p, "photo.jpg", 5, LARGE);
@@ -47,28 +32,17 @@ static int setup(void **state)
     tree_set(&a, "one", 11, 6000);
     OK(save(r, &b->model, "app", &a, &e), e);
     repo_close(r);
-    *state = b;
     return 0;
 }
 
-static int teardown(void **state)
-{
-    struct base *b = *state;
-
-    faults_off();
-    int rc = scratch_teardown((void **)&b->scratch);
-    free(b);
-    return rc;
-}
-
-static void run(const char *path, struct outcome *o)
+static void run(struct fault_run *o)
 {
     const uint64_t doomed[] = {1, 2};
     struct error e = ERROR_INIT;
     struct model_tree a = *last_tree(&o->model, "app");
     struct repo *r;
 
-    if (open_repo(path, REPO_WRITE, NULL, &r, &e) < 0)
+    if (open_repo(o->path, REPO_WRITE, NULL, &r, &e) < 0)
         return;
     o->opened = true;
     o->drop_tried = true;
@@ -98,13 +72,13 @@ static void check_rebuild(struct repo *r, const char *path)
     free(rebuilt);
 }
 
-static void check_after(const char *path, struct outcome *o)
+static void check_after(struct fault_run *o)
 {
     struct error e = ERROR_INIT;
     struct snapshot_row row;
     struct repo *r;
 
-    OK(open_repo(path, REPO_READ, NULL, &r, &e), e);
+    OK(open_repo(o->path, REPO_READ, NULL, &r, &e), e);
     for (size_t i = 0; i < 2; i++) {
         bool there = catalog_snapshot(repo_catalog(r), i + 1, &row, &e) == 0;
         if (there)
@@ -116,94 +90,53 @@ static void check_after(const char *path, struct outcome *o)
     check_model(r, &o->model);
     check_refs(r);
     repo_close(r);
-    OK(open_repo(path, REPO_WRITE, NULL, &r, &e), e);
+    OK(open_repo(o->path, REPO_WRITE, NULL, &r, &e), e);
     check_model(r, &o->model);
-    check_rebuild(r, path);
+    check_rebuild(r, o->path);
     /* What was broken off is done now, and nothing is left over. */
     OK(repo_upkeep(r, &everything, NULL, &e), e);
     OK(repo_upkeep(r, &everything, NULL, &e), e);
     check_model(r, &o->model);
-    check_rebuild(r, path);
+    check_rebuild(r, o->path);
     uint64_t newest = o->model.snapshots[o->model.count - 1].number;
     struct model_tree c = {.count = 0};
     tree_set(&c, "later", 61, LARGE);
     OK(save(r, &o->model, "third", &c, &e), e);
     assert_true(o->model.snapshots[o->model.count - 1].number > newest);
     check_model(r, &o->model);
-    check_rebuild(r, path);
+    check_rebuild(r, o->path);
     repo_close(r);
 }
 
-/* One run with the fault at its place; false when nothing was hit any more. */
-static bool run_with_fault(struct base *b, enum mode mode, int error, unsigned at)
-{
-    struct outcome o = {.model = b->model};
-    struct error e = ERROR_INIT;
-    char path[160];
+static const struct fault_plan upkeeps = {run, check_after, 60, 11};
 
-    snprintf(path, sizeof(path), "%s/run", b->scratch->path);
-    copy_repo(b->path, path);
-    faults_on(mode, error, at);
-    if (mode == MODE_CUT)
-        all_is_flushed(path);
-    run(path, &o);
-    bool hit = fault.hit;
-    faults_off();
-    if (mode == MODE_CUT)
-        cut_power(path, at);
-    if (getenv("WK_TEST_NOTICES"))
-        print_message("mode %d at %u: %u failed\n", mode, at, o.failed);
-    if (mode == MODE_FAIL && o.opened)
-        assert_true(o.failed <= 1); /* the handle goes on */
-    if (!hit)
-        assert_true(o.opened && o.failed == 0 && o.dropped);
-    check_after(path, &o);
-    OK(remove_tree(b->scratch->fd, "run", &e), e);
-    return hit;
+static void test_an_error_anywhere(void **state)
+{
+    every_place(*state, &upkeeps, OF_CHANGES, MODE_FAIL, 0);
 }
 
-static void every_place(struct base *b, enum mode mode, int error)
+static void test_no_write_from_anywhere_on(void **state)
 {
-    const char *sanitized = getenv("WK_SANITIZE");
-    unsigned step = sanitized && *sanitized ? 11 : 1; /* a sanitizer run takes a sample */
-    unsigned at = 1;
-
-    while (run_with_fault(b, mode, error, at))
-        at += step;
-    assert_true(at > 60); /* the table is in use */
-}
-
-static void test_input_output_error_anywhere(void **state)
-{
-    every_place(*state, MODE_FAIL, EIO);
-}
-
-static void test_disk_full_from_anywhere_on(void **state)
-{
-    every_place(*state, MODE_STICKY, ENOSPC);
-}
-
-static void test_read_only_from_anywhere_on(void **state)
-{
-    every_place(*state, MODE_STICKY, EROFS);
+    every_place(*state, &upkeeps, OF_CHANGES, MODE_STICKY, 0);
 }
 
 static void test_killed_anywhere(void **state)
 {
-    every_place(*state, MODE_KILL, EIO);
+    every_place(*state, &upkeeps, OF_CHANGES, MODE_KILL, EIO);
 }
 
 static void test_power_cut_anywhere(void **state)
 {
-    every_place(*state, MODE_CUT, EIO);
+    every_place(*state, &upkeeps, OF_CHANGES, MODE_CUT, EIO);
 }
 
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-#define T(name) cmocka_unit_test_setup_teardown(name, setup, teardown)
-        T(test_input_output_error_anywhere), T(test_disk_full_from_anywhere_on),
-        T(test_read_only_from_anywhere_on),  T(test_killed_anywhere),
+#define T(name) cmocka_unit_test_setup_teardown(name, setup, fault_base_end)
+        T(test_an_error_anywhere),
+        T(test_no_write_from_anywhere_on),
+        T(test_killed_anywhere),
         T(test_power_cut_anywhere),
     };
 
