@@ -362,9 +362,10 @@ static int put_list(struct catalog *c, const struct hash *id, unsigned depth, in
                    (int64_t)counted);
 }
 
+/* Else the disk gave no answer: nothing may be counted as if there were no children. */
 static bool content_is_lost(int rc)
 {
-    return rc == ERR_DAMAGED || rc == ERR_NOTFOUND || rc == ERR_FAILED;
+    return rc == ERR_DAMAGED || rc == ERR_NOTFOUND;
 }
 
 static int first_list_ref(struct catalog *c, const struct hash *id, unsigned depth, struct error *e)
@@ -384,7 +385,7 @@ static int last_list_ref(struct catalog *c, const struct hash *id, unsigned dept
 {
     int rc = counted ? child_refs(c, id, depth, -1, e) : 0;
 
-    if (rc < 0 && !content_is_lost(rc))
+    if (rc < 0 && !content_is_lost(rc) && rc != ERR_FAILED)
         return rc; /* else the children keep too many references, which loses nothing */
     if (!counted && c->uncounted > 0)
         c->uncounted--;
@@ -654,8 +655,12 @@ static int audit_list(struct audit *a, const struct hash *id, unsigned depth)
         return 0;
     struct error lost = ERROR_INIT;
     int rc = a->catalog->read_list(a->catalog->read_list_ctx, id, &refs, &count, &lost);
-    if (rc < 0)
+    if (rc < 0 && content_is_lost(rc))
         return 0; /* the reader of chunks tells this damage */
+    if (rc < 0) {
+        *a->e = lost;
+        return rc;
+    }
     rc = audit_refs(a, refs, count, depth - 1);
     free(refs);
     return rc;

@@ -60,6 +60,13 @@ struct replay {
 
 enum { REPLAY_STOP = 1 }; /* from a visit: enough was seen */
 
+/* Whether that is what a read of the packs tells. Else they were not read, and no answer is neither
+ * damage nor the end of the log. */
+static inline bool replay_is_lost(int rc)
+{
+    return rc == ERR_DAMAGED || rc == ERR_NOTFOUND;
+}
+
 /* All fences of the log, found before anything is believed. */
 int replay_find_fences(struct replay *p);
 /* Where the pack's bytes end to count (UINT64_MAX: no fence). */
@@ -91,6 +98,9 @@ bool replay_needs_met(struct replay *p, const struct pack_need *needs, uint32_t 
 
 /* What the replay is about to believe is flushed and will be read from the disk. */
 int replay_secure_tail(struct replay *p);
+/* 1: the commit that ends at `end` is the last thing in the log, and its own write came out with
+ * holes: power went before it was flushed. */
+int replay_commit_is_torn(struct replay *p, uint64_t end);
 /* After the replay: the handle goes on where the log ends; what was torn is fenced off. */
 int replay_take_over(struct replay *p);
 

@@ -32,7 +32,7 @@ static int add_loss(struct repo *r, uint64_t id, uint8_t kind, uint64_t was)
     struct pack_file f = {.size = 0};
     bool there = repo_file_known(r, id, &f);
 
-    bool unlike = there && !repo_file_is_itself(r, &f);
+    bool unlike = there && repo_file_is_another(r, &f);
 
     if (id == 0 || (there && !unlike && f.size >= was))
         return 0;

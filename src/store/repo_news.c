@@ -65,7 +65,6 @@ static int check_position(struct replay *p)
 int repo_replay_needed(struct repo *r, struct catalog *c, struct error *e)
 {
     struct replay p = {.repo = r, .catalog = c, .e = e};
-    struct error ignored = ERROR_INIT;
     struct pack *pack;
 
     int rc = catalog_position(c, &p.position, e);
@@ -75,9 +74,18 @@ int repo_replay_needed(struct repo *r, struct catalog *c, struct error *e)
         rc = replay_find_fences(&p);
     for (size_t i = 0; rc == 0 && i < r->file_count; i++) {
         const struct pack_file *f = &r->files[i];
-        if (!replay_log_counts(&p, f) ||
-            pack_open(r->packs_fd, PACK_LOG, f->id, r->id, false, &pack, &ignored) < 0)
+        struct error why = ERROR_INIT;
+        if (!replay_log_counts(&p, f))
             continue;
+        rc = pack_open(r->packs_fd, PACK_LOG, f->id, r->id, false, &pack, &why);
+        if (replay_is_lost(rc)) {
+            rc = 0; /* told when it is walked */
+            continue;
+        }
+        if (rc < 0) {
+            *e = why;
+            break;
+        }
         uint64_t from = f->id == p.position.log_pack ? p.position.log_offset : 0;
         rc = pack_walk(pack, from, replay_fence_of(&p, f->id), visit_news, &p, NULL, e);
         pack_close(pack);

@@ -114,14 +114,24 @@ bool repo_file_known(struct repo *r, uint64_t id, struct pack_file *f)
     return found;
 }
 
-bool repo_file_is_itself(struct repo *r, const struct pack_file *f)
+static int look_at_header(struct repo *r, const struct pack_file *f)
 {
     struct error ignored = ERROR_INIT;
     struct pack *p = NULL;
 
     int rc = pack_open(r->packs_fd, f->kind, f->id, r->id, false, &p, &ignored);
     pack_close(p);
-    return rc == 0;
+    return rc;
+}
+
+bool repo_file_is_itself(struct repo *r, const struct pack_file *f)
+{
+    return look_at_header(r, f) == 0;
+}
+
+bool repo_file_is_another(struct repo *r, const struct pack_file *f)
+{
+    return look_at_header(r, f) == ERR_DAMAGED;
 }
 
 bool repo_place_holds(struct repo *r, uint64_t pack_id)

@@ -155,6 +155,7 @@ int repo_files_scan(struct repo *r, struct error *e); /* fills files; next_pack 
 bool repo_file_known(struct repo *r, uint64_t id, struct pack_file *f); /* any thread */
 /* Whether its header says that it is this pack of this repository. */
 bool repo_file_is_itself(struct repo *r, const struct pack_file *f);
+bool repo_file_is_another(struct repo *r, const struct pack_file *f); /* it says something else */
 int repo_file_add(struct repo *r, uint8_t kind, uint64_t id, struct error *e);
 /* Borrow a descriptor for reading, its length not bounded. Any thread. */
 int repo_pack_get(struct repo *r, uint64_t id, struct pack **out, struct error *e);

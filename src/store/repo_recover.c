@@ -10,6 +10,7 @@
 
 #include <errno.h>
 #include <stdlib.h>
+#include <string.h>
 #include <unistd.h>
 
 #include "base/banned.h"
@@ -18,6 +19,7 @@ enum {
     NUMBER_LEN = 8,          /* at the beginning of lists and commits */
     NUMBERS_AHEAD = 1 << 20, /* more saves than can be open at a time */
     BURN_WINDOW = 1 << 16,
+    SECTOR = 512,
 };
 
 /* What is about to be believed stands on the disk: flushed, and read again from there. */
@@ -130,6 +132,41 @@ static int take_data(struct replay *p)
         }
     }
     return rc;
+}
+
+/* ---- a torn commit ---- */
+
+/* 1: there is one. */
+static int has_zero_sector(const struct pack *pack, uint64_t from, uint64_t to, struct error *e)
+{
+    static const uint8_t zero[SECTOR];
+    uint8_t sector[SECTOR];
+
+    for (uint64_t at = (from + SECTOR - 1) / SECTOR * SECTOR; at + SECTOR <= to; at += SECTOR) {
+        int rc = file_read_all(pack->fd, sector, SECTOR, at, e);
+        if (rc < 0)
+            return rc;
+        if (memcmp(sector, zero, SECTOR) == 0)
+            return 1;
+    }
+    return 0;
+}
+
+static int visit_any_end(void *ctx, uint64_t from, uint64_t to, const struct record_header *h,
+                         const uint8_t *body)
+{
+    return h && h->type != RECORD_BLOCK && h->type != RECORD_FILE_LIST ? REPLAY_STOP : 0;
+}
+
+int replay_commit_is_torn(struct replay *p, uint64_t end)
+{
+    if (p->gap_from == 0 || !p->newest)
+        return 0;
+    int rc = has_zero_sector(p->pack, p->gap_from, p->gap_to, p->e);
+    if (rc < 1)
+        return rc;
+    rc = pack_walk(p->pack, end, replay_fence_of(p, p->pack->id), visit_any_end, NULL, NULL, p->e);
+    return rc < 0 ? rc : rc != REPLAY_STOP;
 }
 
 /* ---- numbers that are used up ---- */

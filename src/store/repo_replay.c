@@ -31,7 +31,6 @@
 enum {
     BATCH_COMMITS = 64,            /* snapshots folded in by one transaction of the catalog */
     BATCH_BYTES = 8 * 1024 * 1024, /* or operations */
-    SECTOR = 512,
 };
 
 /* ---- the catalog's transaction ---- */
@@ -140,7 +139,7 @@ int replay_find_fences(struct replay *p)
         if (!replay_log_counts(p, &r->files[i]))
             continue;
         rc = pack_open(r->packs_fd, PACK_LOG, r->files[i].id, r->id, false, &pack, &why);
-        if (rc == ERR_DAMAGED || rc == ERR_NOTFOUND) {
+        if (replay_is_lost(rc)) {
             rc = 0; /* told when it is walked */
             continue;
         }
@@ -238,11 +237,15 @@ int replay_index_data(struct replay *p, uint64_t pack_id, uint64_t upto)
     if (row.len >= end || row.sealed || row.gone)
         return 0;
     rc = pack_open(p->repo->packs_fd, PACK_DATA, pack_id, p->repo->id, false, &pack, &why);
+    if (rc < 0 && !replay_is_lost(rc)) {
+        *p->e = why;
+        return rc;
+    }
     if (rc < 0) {
         tell_missing(p, pack_id, why.message);
         if (!w.orphans && row.len == 0 && replay_ensure_write(p) == 0)
             catalog_pack_put(p->catalog, &row, p->e); /* so that verify can name it */
-        return rc == ERR_NOREPO ? error_set(p->e, rc, "%s", why.message) : 0;
+        return 0;
     }
     if (row.len >= pack->len && row.len > 0) {
         pack_close(pack);
@@ -329,7 +332,7 @@ static int apply_list(struct replay *p, const struct held_list *l, const struct 
         rc = file_list_decode(body.data, body.len, &number, watch_id, &ops, &why);
     repo_pack_put(p->repo, pack);
     buffer_release(&body);
-    if (rc == ERR_NOREPO) {
+    if (rc < 0 && !replay_is_lost(rc)) {
         *p->e = why;
     } else if (rc < 0 || memcmp(watch_id, m->watch_id, WATCH_ID_LEN) != 0) {
         rc = 0; /* the state sum tells */
@@ -404,37 +407,6 @@ static int fold_commit(struct replay *p, uint64_t offset, const struct record_he
 }
 
 /* ---- damage ---- */
-
-static bool has_zero_sector(const struct pack *pack, uint64_t from, uint64_t to)
-{
-    static const uint8_t zero[SECTOR];
-    struct error ignored = ERROR_INIT;
-    uint8_t sector[SECTOR];
-
-    for (uint64_t at = (from + SECTOR - 1) / SECTOR * SECTOR; at + SECTOR <= to; at += SECTOR)
-        if (file_read_all(pack->fd, sector, SECTOR, at, &ignored) == 0 &&
-            memcmp(sector, zero, SECTOR) == 0)
-            return true;
-    return false;
-}
-
-static int visit_any_end(void *ctx, uint64_t from, uint64_t to, const struct record_header *h,
-                         const uint8_t *body)
-{
-    return h && h->type != RECORD_BLOCK && h->type != RECORD_FILE_LIST ? REPLAY_STOP : 0;
-}
-
-/* The commit that ends at `end` is the last thing in the log, and its own write came out with
- * holes: power went before it was flushed. */
-static bool commit_is_torn(struct replay *p, uint64_t end)
-{
-    struct error ignored = ERROR_INIT;
-
-    if (p->gap_from == 0 || !p->newest || !has_zero_sector(p->pack, p->gap_from, p->gap_to))
-        return false;
-    return pack_walk(p->pack, end, replay_fence_of(p, p->pack->id), visit_any_end, NULL, NULL,
-                     &ignored) != REPLAY_STOP;
-}
 
 static void saw_gap(struct replay *p, uint64_t from, uint64_t to)
 {
@@ -624,11 +596,13 @@ static int visit_log(void *ctx, uint64_t from, uint64_t to, const struct record_
         p->gap_from = 0; /* folded before: what stands before it was flushed */
         return 0;
     }
-    if (h->type == RECORD_COMMIT && commit_is_torn(p, to)) {
+    int rc = h->type == RECORD_COMMIT ? replay_commit_is_torn(p, to) : 0;
+    if (rc == 1) {
         p->cut = p->gap_from;
         return REPLAY_STOP;
     }
-    int rc = fold_record(p, from, to, h, body);
+    if (rc == 0)
+        rc = fold_record(p, from, to, h, body);
     p->gap_from = 0;
     p->position.sequence = h->sequence;
     p->position.log_pack = p->pack->id;
@@ -656,8 +630,8 @@ static int walk_log(struct replay *p, uint64_t id, uint64_t from)
     p->newest = id == p->newest_log;
     p->gap_from = 0;
     int rc = pack_open(p->repo->packs_fd, PACK_LOG, id, p->repo->id, false, &p->pack, &why);
-    if (rc < 0 && rc != ERR_DAMAGED && rc != ERR_NOTFOUND) {
-        *p->e = why; /* no answer is not the end of the log */
+    if (rc < 0 && !replay_is_lost(rc)) {
+        *p->e = why;
         return rc;
     }
     if (rc < 0) {
