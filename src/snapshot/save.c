@@ -281,7 +281,19 @@ struct before { /* the snapshot before this one */
     uint64_t folders;
     bool suspect;
     uint64_t trusted_files; /* in it, or where it is suspect in the last one that was not */
+    uint64_t spoilt;
 };
+
+static int count_spoilt(void *ctx, uint64_t node, int64_t from, int64_t to, const void *meta,
+                        size_t len)
+{
+    struct error e = ERROR_INIT;
+    struct node_brief b;
+    uint64_t *spoilt = ctx;
+
+    *spoilt += node_brief_decode(meta, len, &b, &e) == 0 && b.flags & NODE_SPOILT;
+    return 0;
+}
 
 static int load_before(struct save *s, struct before *b, struct error *e)
 {
@@ -298,9 +310,11 @@ static int load_before(struct save *s, struct before *b, struct error *e)
         b->suspect = row.commit.flags & COMMIT_SUSPECT;
         if (b->suspect && row.commit.trusted_files > 0)
             b->trusted_files = row.commit.trusted_files;
+        b->spoilt = row.commit.spoilt;
         snapshot_row_release(&row);
     }
-    return rc == ERR_NOTFOUND ? 0 : rc;
+    return rc == ERR_NOTFOUND ? catalog_incomplete(s->cat, s->watch, count_spoilt, &b->spoilt, e)
+                              : rc;
 }
 
 /* Compared with the last snapshot that was not suspect: what is gone does not become right by being
@@ -334,8 +348,10 @@ static int commit(struct save *s, struct before *before, uint64_t started, struc
     const struct watch_row *row = txn_watch_row(s->txn);
     struct save_result *r = s->res;
     bool unsound = false;
-    int rc = version_put_times(s, e);
+    int rc = spoilt_pardon(s, before->spoilt, e);
 
+    if (rc == 0)
+        rc = version_put_times(s, e);
     if (rc == 0 && !before->found && row->last > 0)
         rc = catalog_nodes(s->cat, s->watch, count_folder, &before->folders, e);
     if (rc == 0)
@@ -354,6 +370,8 @@ static int commit(struct save *s, struct before *before, uint64_t started, struc
         .files_excluded = r->files_excluded,
         .bytes_read = atomic_load(&s->work.bytes_read),
         .incomplete_count = moved_by(row->incomplete_count, s->incomplete_count),
+        .spoilt = moved_by(before->spoilt, s->spoilt),
+        .declassed = s->declassed,
         .name = s->req->name,
         .note = s->req->note,
         .gap = s->req->gap,
@@ -365,6 +383,7 @@ static int commit(struct save *s, struct before *before, uint64_t started, struc
               (r->suspect ? COMMIT_SUSPECT : 0u) | (s->rules_changed ? COMMIT_RULES : 0u);
     c.duration_ns = clock_mono_ns() - started;
     r->incomplete_total = c.incomplete_count;
+    r->spoilt_total = c.spoilt;
     fill_result(s, c.files, c.bytes);
     rc = guard_emptied(s, &c, r->suspect && !before->suspect, e);
     if (rc == 0) {
@@ -400,16 +419,17 @@ static const char *reason_of(const struct node *n)
                                     : "a database server's data folder";
 }
 
-static int add_incomplete(struct listing *l, uint64_t node, const struct node *n)
+static int add_path(struct listing *l, uint64_t node, const char *reason,
+                    struct incomplete_path *list, size_t *count)
 {
-    struct incomplete_path *to = &l->res->incomplete[l->res->incomplete_count];
+    struct incomplete_path *to = &list[*count];
     struct buffer path = BUFFER_INIT;
     int rc = catalog_node_path(l->cat, l->watch, node, CATALOG_OPEN, &path, l->e);
 
     if (rc == 0) {
         to->path = strdup(buffer_cstr(&path));
-        to->reason = strdup(reason_of(n));
-        l->res->incomplete_count++;
+        to->reason = strdup(reason);
+        ++*count;
         if (!to->path || !to->reason)
             rc = save_no_memory(l->e);
     }
@@ -421,15 +441,19 @@ static int list_one(void *ctx, uint64_t node, int64_t from, int64_t to, const vo
                     size_t len)
 {
     struct listing *l = ctx;
+    struct save_result *r = l->res;
     struct node n;
 
-    if (l->res->incomplete_count == INCOMPLETE_LISTED_MAX)
+    if (r->incomplete_count == INCOMPLETE_LISTED_MAX && r->spoilt_count == r->spoilt_total)
         return 1;
     l->rc = node_decode(meta, len, &n, l->e);
-    if (l->rc == 0) {
-        l->rc = add_incomplete(l, node, &n);
-        node_release(&n);
-    }
+    if (l->rc != 0)
+        return l->rc;
+    if (n.flags & NODE_INCOMPLETE && r->incomplete_count < INCOMPLETE_LISTED_MAX)
+        l->rc = add_path(l, node, reason_of(&n), r->incomplete, &r->incomplete_count);
+    if (l->rc == 0 && n.flags & NODE_SPOILT && r->spoilt_count < INCOMPLETE_LISTED_MAX)
+        l->rc = add_path(l, node, spoilt_reason(n.flags, n.size), r->spoilt, &r->spoilt_count);
+    node_release(&n);
     return l->rc;
 }
 
@@ -438,7 +462,8 @@ static int list_incomplete(struct save *s, struct catalog *cat, struct error *e)
     struct listing l = {.cat = cat, .watch = s->watch, .res = s->res, .e = e};
 
     s->res->incomplete = calloc(INCOMPLETE_LISTED_MAX, sizeof(*s->res->incomplete));
-    if (!s->res->incomplete)
+    s->res->spoilt = calloc(INCOMPLETE_LISTED_MAX, sizeof(*s->res->spoilt));
+    if (!s->res->incomplete || !s->res->spoilt)
         return save_no_memory(e);
     int rc = catalog_incomplete(cat, s->watch, list_one, &l, e);
     return l.rc < 0 ? l.rc : rc < 0 ? rc : 0;
@@ -450,7 +475,8 @@ static void list_after_commit(struct save *s)
     struct error e = ERROR_INIT;
     struct catalog *cat = NULL;
 
-    if (s->res->incomplete_total == 0 || repo_catalog_open(s->req->repo, &cat, &e) < 0)
+    if (s->res->incomplete_total + s->res->spoilt_total == 0 ||
+        repo_catalog_open(s->req->repo, &cat, &e) < 0)
         return;
     list_incomplete(s, cat, &e);
     repo_catalog_close(s->req->repo, cat);
@@ -464,9 +490,10 @@ static int end_unchanged(struct save *s, const struct before *before, struct err
 
     r->current = row->last;
     r->incomplete_total = row->incomplete_count;
+    r->spoilt_total = before->spoilt;
     tell_suspect(r, before->suspect, before->trusted_files);
     fill_result(s, row->files, row->bytes);
-    if (r->incomplete_total > 0)
+    if (r->incomplete_total + r->spoilt_total > 0)
         rc = list_incomplete(s, s->cat, e);
     if (rc == 0) {
         txn_end_unchanged(s->txn);
@@ -486,7 +513,7 @@ static int finish(struct save *s, uint64_t started, struct error *e)
         rc = load_before(s, &before, e);
     if (rc < 0)
         return rc;
-    s->must_commit |= s->req->accept && before.suspect;
+    s->must_commit |= s->req->accept && (before.suspect || before.spoilt > 0);
     bool unchanged = !s->must_commit && !txn_changed(s->txn);
     const struct watch_row *row = txn_watch_row(s->txn);
     struct watch_row was = {.frozen = row->frozen};
@@ -544,13 +571,19 @@ int save_run(const struct save_request *req, struct save_result *result, struct 
     return rc;
 }
 
+static void release_paths(struct incomplete_path *list, size_t count)
+{
+    for (size_t i = 0; i < count; i++) {
+        free(list[i].path);
+        free(list[i].reason);
+    }
+    free(list);
+}
+
 void save_result_release(struct save_result *r)
 {
-    for (size_t i = 0; i < r->incomplete_count; i++) {
-        free(r->incomplete[i].path);
-        free(r->incomplete[i].reason);
-    }
-    free(r->incomplete);
+    release_paths(r->incomplete, r->incomplete_count);
+    release_paths(r->spoilt, r->spoilt_count);
     for (size_t i = 0; i < r->retry_count; i++)
         free(r->retry[i]);
     free(r->retry);

@@ -42,11 +42,13 @@ struct save_request {
     const struct watch_spec *watch;
     struct rules *rules;
     struct sqlite_helper *helper;
-    const struct dirty_set *dirty;  /* NULL: the whole tree, by signature */
-    bool rehash;                    /* trust no signature: read everything */
-    int kind;                       /* enum snapshot_kind */
-    const char *name, *note, *gap;  /* or NULL. A name always makes a snapshot, with all times */
-    bool accept;                    /* what is left of an almost empty root is right: not suspect */
+    const struct dirty_set *dirty; /* NULL: the whole tree, by signature */
+    bool rehash;                   /* trust no signature: read everything */
+    int kind;                      /* enum snapshot_kind */
+    const char *name, *note, *gap; /* or NULL. A name always makes a snapshot, with all times */
+    /* What is left of an almost empty root is right: not suspect. So are files that are empty or
+     * broken: not spoilt. */
+    bool accept;
     unsigned workers;               /* 0 = number of processors, at most 4 */
     struct save_progress *progress; /* or NULL */
     const atomic_bool *cancel;      /* or NULL: stop soon, ERR_CANCELLED, nothing saved */
@@ -70,6 +72,9 @@ struct save_result {
     struct incomplete_path *incomplete; /* of the state now, at most 1000 */
     size_t incomplete_count;            /* in the list */
     uint64_t incomplete_total;
+    struct incomplete_path *spoilt; /* files for which that state is not good, at most 1000 */
+    size_t spoilt_count;            /* in the list */
+    uint64_t spoilt_total;
     char **retry; /* paths to look at again soon (kept changing, racy): relative, or NULL */
     size_t retry_count;
 };

@@ -124,7 +124,7 @@ static int vanished(struct save *s, const struct file_job *j, struct error *e)
     return rc < 0 ? rc : 0;
 }
 
-static int finish_job(struct save *s, const struct file_job *j, struct error *e)
+static int finish_job(struct save *s, struct file_job *j, struct error *e)
 {
     int rc = j->look_again ? save_retry(s, j->path, e) : 0;
 

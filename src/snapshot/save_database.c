@@ -68,6 +68,7 @@ static int store_image(struct save_worker *w, struct file_job *j, struct image *
     file_job_set_stat(j, s);
     j->n.size = i->stream.len;
     j->n.flags |= NODE_SQLITE;
+    file_job_set_class(j, CONTENT_SQLITE);
     if (i->receipt && !(j->text = strdup(i->receipt)))
         return error_sys(e, ENOMEM, "cannot save a database");
     j->n.receipt = j->text;
@@ -184,6 +185,7 @@ static int store_malformed(struct save_worker *w, struct file_job *j, struct fil
     free(j->text);
     j->text = reason;
     j->n.flags |= NODE_UNREAD;
+    file_job_set_class(j, CONTENT_SQLITE_BROKEN);
     j->n.reason = reason;
     if (i.stream.read_failed)
         return file_job_unread(j, NODE_SQLITE, "cannot be read: Input/output error", e);

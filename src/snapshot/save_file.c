@@ -295,9 +295,10 @@ struct reading {
     struct file_read f;
     struct wall_time at;
     enum file_verdict verdict;
-    bool small;     /* its bytes stand behind the worker's batch */
-    bool cut_short; /* it ended before the length seen at first */
-    bool hole;      /* nothing of it is stored: it reads as zeros, and takes no room */
+    bool small;               /* its bytes stand behind the worker's batch */
+    bool cut_short;           /* it ended before the length seen at first */
+    bool hole;                /* nothing of it is stored: it reads as zeros, and takes no room */
+    struct content_look look; /* what a long one is */
 };
 
 static bool same_again(struct reading *r, uint32_t len)
@@ -372,6 +373,8 @@ static int read_large(struct reading *r, struct error *e)
     }
     struct stream s = {.fd = r->f.fd, .runs = j->extents, .run_count = runs, .len = r->f.len};
     struct stream again = s;
+    content_look_begin(&r->look, j->name);
+    s.look = &r->look;
     rc = stream_store(r->worker, j, &s, 0, e);
     if (rc < 0)
         return s.read_failed ? ERR_INCOMPLETE : rc;
@@ -523,6 +526,32 @@ int file_job_compare(struct file_job *j, struct error *e)
     return rc;
 }
 
+enum content_class file_job_old_class(struct file_job *j)
+{
+    return file_job_load_old(j) ? node_class(j->old.flags) : CONTENT_OTHER;
+}
+
+void file_job_set_class(struct file_job *j, enum content_class class)
+{
+    j->n.flags = node_with_class(j->n.flags, class);
+    if (file_job_load_old(j))
+        j->n.flags |= j->old.flags & NODE_SPOILT;
+}
+
+static void classify(struct reading *r)
+{
+    const struct save_worker *w = r->worker;
+    struct file_job *j = r->job;
+
+    if (r->small || r->hole)
+        content_look_begin(&r->look, j->name);
+    if (r->small)
+        content_look_feed(&r->look, w->raw + w->raw_len, (size_t)r->f.len);
+    if (j->n.extent_count > 0) /* holes read as zeros, which no JSON has */
+        content_look_feed(&r->look, "", 1);
+    file_job_set_class(j, content_look_end(&r->look, r->f.len, file_job_old_class(j)));
+}
+
 /* The reading counts: cut what is not cut yet, and describe it. */
 static int accept(struct reading *r, bool unstable, struct error *e)
 {
@@ -530,6 +559,7 @@ static int accept(struct reading *r, bool unstable, struct error *e)
     struct signature s = r->f.before;
     int rc = 0;
 
+    classify(r);
     if (r->small && !r->hole)
         rc = cut_small(r->worker, j, (uint32_t)r->f.len, e);
     if (rc < 0)

@@ -7,6 +7,7 @@
 
 #include "capture/file_read.h"
 #include "capture/signature.h"
+#include "snapshot/content_class.h"
 #include "snapshot/save.h"
 #include "snapshot/save_cut.h"
 #include "snapshot/task_pool.h"
@@ -120,7 +121,8 @@ struct stream {
     uint32_t run; /* position */
     uint64_t in_run;
     bool ended_early;
-    bool read_failed; /* the error is one of the source */
+    bool read_failed;          /* the error is one of the source */
+    struct content_look *look; /* shown every byte, or NULL */
 };
 /* The chunks of the job's last version into j->known; none when they cannot be had. */
 void file_job_load_known(struct save_worker *w, struct file_job *j);
@@ -148,6 +150,10 @@ int file_job_fold(struct save_worker *w, struct file_job *j, struct error *e);
 /* What is told of a file besides its content. */
 void file_job_set_stat(struct file_job *j, const struct signature *s);
 int file_job_set_xattrs(struct file_job *j, int fd, struct error *e);
+/* What its content is; spoilt stays what was, until save_spoilt.c has looked at it. */
+void file_job_set_class(struct file_job *j, enum content_class class);
+/* Of its last version; CONTENT_OTHER where there is none. */
+enum content_class file_job_old_class(struct file_job *j);
 /* It could not be read: its last version stays, flagged. */
 int file_job_unread(struct file_job *j, uint8_t flags, const char *reason, struct error *e);
 /* Encode and compare with the old version. */

@@ -6,6 +6,7 @@
  * save_entry.c  one entry: in or out, which node it is, changed or not
  * save_names.c  names that come, go and move; what is removed at the end
  * save_version.c new versions of nodes; times that wait; totals
+ * save_spoilt.c files that were whole and are not
  * save_batch.c  jobs to the workers and back, in order
  * save_file.c, save_stream.c, save_database.c  the workers' side (save_file.h)
  *
@@ -109,9 +110,13 @@ struct save {
     struct pair_map times_at; /* node -> index in times + 1 */
     struct waiting_times *times;
     size_t times_count, times_cap;
-    struct pair_map incomplete; /* node -> flags after this save, where it was put or removed */
-    int64_t files, folders, bytes, incomplete_count; /* differences */
+    /* node -> flags after this save, where incomplete or spoilt has changed or still holds */
+    struct pair_map incomplete;
+    int64_t files, folders, bytes, incomplete_count, spoilt; /* differences */
     uint64_t databases_removed;
+    uint64_t declassed;
+    uint64_t week_ago; /* number of the snapshot that held seven days ago, once looked for */
+    bool week_known;
 
     /* the walk */
     struct visit *stack;
@@ -176,18 +181,29 @@ bool names_take_other(struct save *s, uint64_t node,
 void names_unbind(struct save *s, const struct signature *sig, uint64_t node);
 
 /* ---- save_version.c ---- */
-/* A version that was compared: put it where it differs, keep its cached bytes. */
-int version_take(struct save *s, uint64_t node, const struct node *n, enum file_outcome outcome,
+/* A version that was compared: put it where it differs (then n is judged), keep its cached bytes.
+ */
+int version_take(struct save *s, uint64_t node, struct node *n, enum file_outcome outcome,
                  const uint8_t *old_meta, uint32_t old_meta_len, const struct signature *sig,
                  const void *cache, size_t cache_len, struct error *e);
 /* As version_take for what is no file: n is compared here. */
-int version_compare(struct save *s, uint64_t node, const struct node *n, const struct known *old,
+int version_compare(struct save *s, uint64_t node, struct node *n, const struct known *old,
                     const struct signature *sig, struct error *e);
 int version_remove(struct save *s, uint64_t node, uint8_t type, uint8_t flags, uint64_t size,
                    struct error *e);
 int version_begin(struct save *s, struct error *e);     /* load the times that wait */
 int version_put_times(struct save *s, struct error *e); /* before a commit */
 int version_unsound(struct save *s, bool *unsound, struct error *e);
+
+/* ---- save_spoilt.c ---- */
+/* A version of a file that differs from `old` (NULL: a new file): decide whether it is spoilt. */
+int spoilt_judge(struct save *s, uint64_t node, struct node *n, const struct node_brief *old,
+                 struct error *e);
+/* Those that nothing has changed of: seven days later, or when the save was told that it is right,
+ * they are no longer spoilt. `before`: how many the snapshot before holds. */
+int spoilt_pardon(struct save *s, uint64_t before, struct error *e);
+/* In words, for a flagged node. */
+const char *spoilt_reason(uint8_t flags, uint64_t size);
 
 /* ---- save_batch.c ---- */
 int batch_add(struct save *s, struct file_job *j, struct error *e); /* takes the job */

@@ -297,6 +297,8 @@ static int run_cutting(struct cutting *c, struct stream *s, struct error *e)
         if (rc < 0)
             break;
         save_work_read(c->worker->work, got);
+        if (s->look)
+            content_look_feed(s->look, p->raw + have, got);
         at_end = have + got < c->piece_cap;
         have += got;
         if (have == 0)

@@ -101,6 +101,7 @@ static int put_times(struct save *s, struct waiting_times *t, struct error *e)
 {
     struct node n;
     int rc = t->now ? 0 : cached_times(s, t, e);
+    const bool pardoned = pair_map_get(&s->incomplete, t->node, 0) != NULL;
 
     if (rc < 0 || t->node == 0)
         return rc;
@@ -115,6 +116,8 @@ static int put_times(struct save *s, struct waiting_times *t, struct error *e)
     if (n.mtime_s != t->mtime_s || n.mtime_ns != t->mtime_ns) {
         n.mtime_s = t->mtime_s;
         n.mtime_ns = t->mtime_ns;
+        if (pardoned)
+            n.flags &= (uint8_t)~NODE_SPOILT;
         rc = txn_node_put(s->txn, t->node, &n, e);
     }
     node_release(&n);
@@ -137,20 +140,25 @@ int version_put_times(struct save *s, struct error *e)
 static int note_incomplete(struct save *s, uint64_t node, uint8_t before, uint8_t after,
                            struct error *e)
 {
-    before &= NODE_INCOMPLETE;
-    after &= NODE_INCOMPLETE;
-    s->incomplete_count += (after != 0) - (before != 0);
-    if (before == after)
+    const uint8_t told = NODE_INCOMPLETE | NODE_SPOILT;
+
+    s->incomplete_count += ((after & NODE_INCOMPLETE) != 0) - ((before & NODE_INCOMPLETE) != 0);
+    s->spoilt += ((after & NODE_SPOILT) != 0) - ((before & NODE_SPOILT) != 0);
+    before &= told;
+    after &= told;
+    if (before == after && !(after & NODE_SPOILT))
         return 0;
     return pair_map_put(&s->incomplete, node, 0, after) ? 0 : save_no_memory(e);
 }
 
-static int put(struct save *s, uint64_t node, const struct node *n, const uint8_t *old_meta,
+static int put(struct save *s, uint64_t node, struct node *n, const uint8_t *old_meta,
                uint32_t old_meta_len, struct error *e)
 {
     struct node_brief old = {0};
     int rc = old_meta_len ? node_brief_decode(old_meta, old_meta_len, &old, e) : 0;
 
+    if (rc == 0 && n->type == NODE_FILE)
+        rc = spoilt_judge(s, node, n, old_meta_len ? &old : NULL, e);
     if (rc == 0)
         rc = txn_node_put(s->txn, node, n, e);
     if (rc < 0)
@@ -160,10 +168,12 @@ static int put(struct save *s, uint64_t node, const struct node *n, const uint8_
     return note_incomplete(s, node, old.flags, n->flags, e);
 }
 
-int version_take(struct save *s, uint64_t node, const struct node *n, enum file_outcome outcome,
+int version_take(struct save *s, uint64_t node, struct node *n, enum file_outcome outcome,
                  const uint8_t *old_meta, uint32_t old_meta_len, const struct signature *sig,
                  const void *cache, size_t cache_len, struct error *e)
 {
+    if (outcome == FILE_TIMES && n->flags & NODE_SPOILT && commit_is_sure(s))
+        outcome = FILE_DIFFERS; /* to be judged anew */
     bool pending = outcome == FILE_TIMES && !commit_is_sure(s);
     int rc = 0;
 
@@ -181,7 +191,7 @@ int version_take(struct save *s, uint64_t node, const struct node *n, enum file_
     return txn_cache_put(s->txn, node, &key, cache, cache_len, e);
 }
 
-int version_compare(struct save *s, uint64_t node, const struct node *n, const struct known *old,
+int version_compare(struct save *s, uint64_t node, struct node *n, const struct known *old,
                     const struct signature *sig, struct error *e)
 {
     struct buffer b = BUFFER_INIT;

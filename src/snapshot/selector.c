@@ -15,7 +15,8 @@ enum { QUOTE_MAX = 128 };
 
 enum snapshot_good snapshot_good(const struct snapshot_row *s)
 {
-    if (s->damaged || !s->whole || (s->commit.flags & (COMMIT_UNSOUND | COMMIT_SUSPECT)))
+    if (s->damaged || !s->whole || (s->commit.flags & (COMMIT_UNSOUND | COMMIT_SUSPECT)) ||
+        s->commit.spoilt > 0)
         return SNAPSHOT_NOT_GOOD;
     if (s->verified.s == 0 && s->verified.ns == 0)
         return SNAPSHOT_GOOD_UNKNOWN;

@@ -17,8 +17,8 @@ int selector_resolve(struct repo *r, const char *text, const char *watch, struct
 /* Path as people write it -> path inside a snapshot: as above. *out is to be freed. */
 int selector_path(const char *text, char **out, struct error *e);
 
-/* Whether a snapshot counts: verified whole, sound and not suspect. Unknown: not verified yet, and
- * nothing speaks against it. */
+/* Whether a snapshot counts: verified whole, sound, not suspect, and nothing in it is spoilt.
+ * Unknown: not verified yet, and nothing speaks against it. */
 enum snapshot_good { SNAPSHOT_NOT_GOOD, SNAPSHOT_GOOD, SNAPSHOT_GOOD_UNKNOWN };
 enum snapshot_good snapshot_good(const struct snapshot_row *s);
 

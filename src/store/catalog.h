@@ -107,7 +107,7 @@ typedef int (*version_visit)(void *ctx, uint64_t from, int64_t to, const void *m
 int catalog_versions(struct catalog *c, int64_t watch, uint64_t node, version_visit visit,
                      void *ctx, struct error *e);
 
-/* Every open row with an incomplete flag, with its node id (for the list of what is incomplete). */
+/* Every open row that is incomplete or spoilt, with its node id. */
 typedef int (*node_visit)(void *ctx, uint64_t node, int64_t from, int64_t to, const void *meta,
                           size_t len);
 int catalog_incomplete(struct catalog *c, int64_t watch, node_visit visit, void *ctx,

@@ -32,6 +32,8 @@ enum commit_tag {
     COMMIT_NEEDS = 8,
     COMMIT_FILES_EXCLUDED = 9,
     COMMIT_TRUSTED_FILES = 10,
+    COMMIT_SPOILT = 11,
+    COMMIT_DECLASSED = 12,
     COMMIT_LIST = FIELD_MUST_KNOW | 1,
 };
 enum mark_tag { MARK_TEXT = 1 };
@@ -177,6 +179,8 @@ void commit_encode(const struct commit *c, struct buffer *out)
     put_needs(out, COMMIT_NEEDS, c->needs, c->need_count);
     put_count(out, COMMIT_FILES_EXCLUDED, c->files_excluded);
     put_count(out, COMMIT_TRUSTED_FILES, c->trusted_files);
+    put_count(out, COMMIT_SPOILT, c->spoilt);
+    put_count(out, COMMIT_DECLASSED, c->declassed);
     if (c->list_len > 0)
         field_put(out, COMMIT_LIST, c->list, c->list_len, COMMIT_LIST_MAX);
 }
@@ -267,6 +271,22 @@ static const char **commit_text(struct commit *c, uint16_t tag)
     }
 }
 
+static uint64_t *commit_count(struct commit *c, uint16_t tag)
+{
+    switch (tag) {
+    case COMMIT_FILES_EXCLUDED:
+        return &c->files_excluded;
+    case COMMIT_TRUSTED_FILES:
+        return &c->trusted_files;
+    case COMMIT_SPOILT:
+        return &c->spoilt;
+    case COMMIT_DECLASSED:
+        return &c->declassed;
+    default:
+        return NULL;
+    }
+}
+
 static int commit_take_field(struct commit *c, const struct field *f, struct arena *a,
                              struct error *e)
 {
@@ -274,9 +294,7 @@ static int commit_take_field(struct commit *c, const struct field *f, struct are
         return take_needs(f, a, &c->needs, &c->need_count, e);
     if (f->tag == COMMIT_LIST)
         return commit_take_list(c, f, a, e);
-    uint64_t *count = f->tag == COMMIT_FILES_EXCLUDED  ? &c->files_excluded
-                      : f->tag == COMMIT_TRUSTED_FILES ? &c->trusted_files
-                                                       : NULL;
+    uint64_t *count = commit_count(c, f->tag);
     if (count && f->len != 8)
         return body_damaged("a count of files in a commit", e);
     if (count) {

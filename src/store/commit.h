@@ -65,6 +65,8 @@ struct commit {
     uint32_t need_count;
     struct pack_need *needs;
     uint64_t trusted_files; /* of a suspect one: files in the last one before it that was not */
+    uint64_t spoilt;        /* nodes in it that are NODE_SPOILT */
+    uint64_t declassed;     /* files that with it stopped being text, JSON or SQLite */
     /* A short file list that has no record of its own: its packed part. The catalog leaves it out
      * of what it keeps. Borrowed when encoding. */
     const void *list;

@@ -38,6 +38,30 @@ enum node_flag {
     NODE_SERVER_DATA = 1 << 3, /* inside a database server's data folder: not a consistent copy */
 };
 #define NODE_INCOMPLETE (NODE_CHANGING | NODE_UNREAD | NODE_SERVER_DATA)
+/* Empty, broken or much too short, though it was whole before: the snapshot is not good. */
+#define NODE_SPOILT (1 << 7)
+
+/* What a file's content is; bits 4 to 6 of the flags. */
+enum content_class {
+    CONTENT_OTHER = 0,
+    CONTENT_TEXT = 1,
+    CONTENT_JSON = 2,
+    CONTENT_JSON_BROKEN = 3, /* or empty */
+    CONTENT_SQLITE = 4,
+    CONTENT_SQLITE_BROKEN = 5, /* or empty */
+};
+#define NODE_CLASS_SHIFT 4
+#define NODE_CLASS_MASK (7 << NODE_CLASS_SHIFT)
+
+static inline enum content_class node_class(uint8_t flags)
+{
+    return (enum content_class)((flags & NODE_CLASS_MASK) >> NODE_CLASS_SHIFT);
+}
+
+static inline uint8_t node_with_class(uint8_t flags, enum content_class class)
+{
+    return (uint8_t)((flags & ~NODE_CLASS_MASK) | (unsigned)class << NODE_CLASS_SHIFT);
+}
 
 struct chunk_ref {
     struct hash id;

@@ -78,7 +78,7 @@ static void a_live_database_is_one_committed_state(void **state)
     assert_int_equal(v.last.files, 1); /* no -wal, no -shm */
     assert_int_equal(ask_stored(&v, p, "app.data", "SELECT count(*) FROM t"), 2);
     struct node n = version_at(&v, "app.data");
-    assert_int_equal(n.flags, NODE_SQLITE);
+    assert_int_equal(n.flags, node_with_class(NODE_SQLITE, CONTENT_SQLITE));
     assert_non_null(n.receipt);
     node_release(&n);
 
@@ -141,7 +141,7 @@ static void a_database_that_was_closed_needs_no_helper(void **state)
     assert_int_equal(v.last.incomplete_total, 0);
     assert_int_equal(ask_stored(&v, p, "a.db", "SELECT x FROM t"), 7);
     struct node n = version_at(&v, "a.db");
-    assert_int_equal(n.flags, NODE_SQLITE);
+    assert_int_equal(n.flags, node_with_class(NODE_SQLITE, CONTENT_SQLITE));
     node_release(&n);
 
     /* A live one does: its last state stays, and is said to be old. */
@@ -315,7 +315,7 @@ static void without_sqlite_all_are_files(void **state)
     assert_int_equal(v.last.files, 3);
     assert_holds(&v, p, true);
     struct node n = version_at(&v, "a.db");
-    assert_int_equal(n.flags, 0);
+    assert_int_equal(n.flags, node_with_class(0, CONTENT_SQLITE));
     node_release(&n);
     sqlite3_close(db);
     saver_close(&v);

@@ -53,6 +53,8 @@ static struct commit sample_commit(void)
         .list = "\0\0\0\0\2\0\0\0\4\t",
         .list_len = 10,
         .trusted_files = 1000,
+        .spoilt = 3,
+        .declassed = 70,
     };
 
     memcpy(c.watch_id, watch_id, WATCH_ID_LEN);
@@ -91,6 +93,8 @@ static void test_commit_round_trip(void **state)
     assert_int_equal(back.need_count, 2);
     assert_memory_equal(back.needs, needs, sizeof(needs));
     assert_int_equal(back.trusted_files, 1000);
+    assert_int_equal(back.spoilt, 3);
+    assert_int_equal(back.declassed, 70);
     struct buffer ops = BUFFER_INIT;
     assert_int_equal(commit_list_decode(&back, &ops, &e), 0);
     assert_int_equal(ops.len, 2);
@@ -104,7 +108,7 @@ static void test_commit_round_trip(void **state)
     c.watch_name = c.root = c.rules = c.name = c.note = c.gap = c.version = NULL;
     c.need_count = 0;
     c.list_len = 0;
-    c.trusted_files = 0;
+    c.trusted_files = c.spoilt = c.declassed = 0;
     buffer_clear(&b);
     commit_encode(&c, &b);
     const size_t fixed = b.len;
@@ -141,7 +145,8 @@ static void test_commit_golden(void **state)
                "652d75706772616465050000000600000061206e6f746506000000080000006f"
                "766572666c6f770700000005000000302e312e30080000002000000003000000"
                "00000000e803000000000000040000000000000000000000000100000a000000"
-               "08000000e803000000000000018000000a00000000000000020000000409");
+               "08000000e8030000000000000b0000000800000003000000000000000c000000"
+               "080000004600000000000000018000000a00000000000000020000000409");
     buffer_release(&b);
 }
 
@@ -188,7 +193,7 @@ static void test_broken_commits(void **state)
     struct buffer b = BUFFER_INIT;
 
     commit_encode(&c, &b);
-    assert_int_equal(survive(&b, decode_commit), 10); /* cut before each field it is whole */
+    assert_int_equal(survive(&b, decode_commit), 12); /* cut before each field it is whole */
     b.data[0] = 0;                                    /* number */
     assert_int_equal(decode_commit(b.data, b.len), ERR_DAMAGED);
     c.flags = 1u << 16;
