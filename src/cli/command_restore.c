@@ -1,4 +1,5 @@
 #include "cli/commands.h"
+#include "cli/in_place.h"
 #include "cli/interrupt.h"
 #include "cli/output.h"
 #include "cli/progress.h"
@@ -10,6 +11,7 @@
 #include "snapshot/report.h"
 #include "snapshot/restore.h"
 #include "snapshot/selector.h"
+#include "snapshot/tree.h"
 
 #include <errno.h>
 #include <stdlib.h>
@@ -17,14 +19,47 @@
 
 #include "base/banned.h"
 
-enum { TO, OVERWRITE };
+enum { TO, OVERWRITE, IN_PLACE, DELETE, CONFIRM, FORCE };
 static const struct command_flag flags[] = {
     {"to", 0, "DIR", "where to; made when missing, refused when not empty"},
     {"overwrite", 0, NULL, "DIR may hold things: what has the same name is replaced"},
+    {"in-place", 0, NULL, "over the live data; saves the present state first, see undo"},
+    {"delete", 0, NULL, "in place: remove what the snapshot does not have"},
+    {"confirm", 0, NULL, "in place: do it; without, what would change is told"},
+    {"force", 0, NULL, "in place: also while processes have files open there"},
     {NULL, 0, NULL, NULL},
 };
 
-/* ---- the live data is not a place to restore to ---- */
+/* ---- the live data is no folder like any other ---- */
+
+/* Whether target is where the path of that snapshot stood: restoring to it is restoring in place.
+ */
+static int is_its_place(struct repo *r, const struct snapshot_row *s, const char *path,
+                        const char *target, const char *root, bool *yes, struct error *e)
+{
+    struct buffer meta = BUFFER_INIT;
+    struct node_brief brief;
+    uint64_t node;
+    int64_t at = (int64_t)s->commit.number;
+    int rc = tree_find(repo_catalog(r), s->watch_serial, at, path, &node, e);
+
+    if (rc == 0)
+        rc = catalog_node(repo_catalog(r), s->watch_serial, node, at, &meta, e);
+    if (rc == 0)
+        rc = node_brief_decode(meta.data, meta.len, &brief, e);
+    buffer_release(&meta);
+    if (rc != 0)
+        return rc;
+    char *below = place_below(target, root), *folder = strdup(path);
+    if (folder && brief.type != NODE_FOLDER) { /* it stands in the folder that is named */
+        char *slash = strrchr(folder, '/');
+        *(slash ? slash : folder) = 0;
+    }
+    *yes = below && folder && strcmp(below, folder) == 0;
+    free(below);
+    free(folder);
+    return 0;
+}
 
 static int refuse_root(const char *target, const char *name, const char *root, struct error *e)
 {
@@ -34,13 +69,29 @@ static int refuse_root(const char *target, const char *name, const char *root, s
 
     if (!inside && !around)
         return 0;
-    return error_set(
-        e, ERR_REFUSED,
-        "'%s' %s the root of watch '%s', which is live data: restore to another folder",
-        text_escape(target, quoted, sizeof(quoted)), how, name);
+    return error_set(e, ERR_REFUSED,
+                     "'%s' %s the root of watch '%s', which is live data: restore to another "
+                     "folder, or what stood there with --in-place",
+                     text_escape(target, quoted, sizeof(quoted)), how, name);
 }
 
-static int check_target(const struct cli *cli, struct repo *r, const char *target, struct error *e)
+/* The root of the snapshot's own watch, malloc'ed. */
+static char *own_root(const struct cli *cli, struct repo *r, const struct snapshot_row *s)
+{
+    const struct watch_config *configured = config_watch(cli->config, s->watch_name);
+    struct error ignored = ERROR_INIT;
+    struct watch_row row;
+
+    if (configured)
+        return strdup(configured->path);
+    if (catalog_watch_by_name(repo_catalog(r), s->watch_name, &row, &ignored) != 0)
+        return NULL;
+    char *root = strdup(row.root);
+    watch_row_release(&row);
+    return root;
+}
+
+static int check_watches(const struct cli *cli, struct repo *r, const char *target, struct error *e)
 {
     const struct config *c = cli->config;
     struct watch_row *rows = NULL;
@@ -55,10 +106,23 @@ static int check_target(const struct cli *cli, struct repo *r, const char *targe
     free(rows);
     for (size_t i = 0; rc == 0 && i < c->watch_count; i++)
         rc = refuse_root(target, c->watches[i].name, c->watches[i].path, e);
-    if (rc == 0 && place_inside(target, c->repository))
+    return rc;
+}
+
+static int check_target(const struct cli *cli, struct repo *r, const struct snapshot_row *s,
+                        const char *path, const char *target, bool *in_place, struct error *e)
+{
+    char *root = own_root(cli, r, s);
+    int rc = 0;
+
+    *in_place = false;
+    if (root && place_inside(target, root))
+        rc = is_its_place(r, s, path, target, root, in_place, e);
+    free(root);
+    if (rc == 0 && place_inside(target, cli->config->repository))
         rc = error_set(e, ERR_REFUSED, "'%s' lies in the repository: restore to another folder",
                        target);
-    return rc;
+    return rc == 0 && !*in_place ? check_watches(cli, r, target, e) : rc;
 }
 
 /* ---- telling ---- */
@@ -153,43 +217,87 @@ static int restore(struct cli *cli, struct repo *r, const struct snapshot_row *s
     return rc;
 }
 
+static int restore_in_place(struct cli *cli, struct repo *r, const struct snapshot_row *s,
+                            const char *path, struct error *e)
+{
+    const struct in_place what = {.watch = s->watch_name,
+                                  .snapshot = s->commit.number,
+                                  .path = path,
+                                  .remove = cli->given[DELETE] ? LIVE_RULES : LIVE_KEEP,
+                                  .confirm = cli->given[CONFIRM] != NULL,
+                                  .force = cli->given[FORCE] != NULL};
+
+    tell_not_good(cli, r, s);
+    return in_place(cli, &what, e);
+}
+
+static int check_flags(const struct cli *cli, struct error *e)
+{
+    if (cli->given[IN_PLACE] && (cli->given[TO] || cli->given[OVERWRITE]))
+        return error_set(e, ERR_USAGE,
+                         "--in-place goes over the live data, --to somewhere else: "
+                         "give one of them");
+    if (!cli->given[IN_PLACE] && (!cli->given[TO] || !*cli->given[TO]))
+        return error_set(e, ERR_USAGE, "where to? give a folder with --to DIR, or --in-place");
+    return 0;
+}
+
+/* Where it goes; in_place is also set where the folder named is the live data. */
+static int find_target(struct cli *cli, struct repo *r, const struct snapshot_row *s,
+                       const char *path, char **target, bool *in_place, struct error *e)
+{
+    *in_place = cli->given[IN_PLACE] != NULL;
+    if (*in_place)
+        return 0;
+    *target = config_clean_path(cli->given[TO]);
+    if (!*target)
+        return error_sys(e, errno, "cannot find '%s'", cli->given[TO]);
+    int rc = check_target(cli, r, s, path, *target, in_place, e);
+    if (rc == 0 && !*in_place && (cli->given[DELETE] || cli->given[CONFIRM] || cli->given[FORCE]))
+        return error_set(e, ERR_USAGE, "--delete, --confirm and --force go with --in-place");
+    return rc;
+}
+
 static int run(struct cli *cli, struct error *e)
 {
     struct snapshot_row s = {0};
     struct repo *r = NULL;
-    char *path = NULL, *target = NULL;
-    int rc = 0;
+    char *found = NULL, *target = NULL;
+    bool live = false;
+    int rc = check_flags(cli, e);
 
-    if (!cli->given[TO] || !*cli->given[TO])
-        return error_set(e, ERR_USAGE, "where to? give a folder with --to DIR");
-    target = config_clean_path(cli->given[TO]);
-    if (!target)
-        rc = error_sys(e, errno, "cannot find '%s'", cli->given[TO]);
     if (rc == 0)
         rc = reach_read(cli, &r, e);
     if (rc == 0)
-        rc = selector_resolve(r, cli->operands[0], cli->watch, &s, &path, e);
+        rc = selector_resolve(r, cli->operands[0], cli->watch, &s, &found, e);
+    const char *path = found ? found : "";
     if (rc == 0)
-        rc = check_target(cli, r, target, e);
+        rc = find_target(cli, r, &s, path, &target, &live, e);
     if (rc == 0)
-        rc = restore(cli, r, &s, path ? path : "", target, e);
+        rc = live ? restore_in_place(cli, r, &s, path, e) : restore(cli, r, &s, path, target, e);
     snapshot_row_release(&s);
     repo_close(r);
-    free(path);
+    free(found);
     free(target);
     return rc;
 }
 
 const struct command command_restore = {
     .name = "restore",
-    .operands = "SNAPSHOT[:PATH] --to DIR",
+    .operands = "SNAPSHOT[:PATH] --to DIR | --in-place",
     .summary = "bring a snapshot, or PATH in it, back into a folder",
     .min_operands = 1,
     .max_operands = 1,
     .flags = flags,
     .lines = true,
     .about =
-        "What the watch's root (or PATH) held comes straight into DIR. A DIR that is, holds or\n"
+        "What the watch's root (or PATH) held comes straight into DIR. With --in-place it goes "
+        "over\n"
+        "the live data: what stands there is saved first, and 'watchkeep undo' takes it back. "
+        "What\n"
+        "the rules leave out is never touched. While a process has a file open there it is "
+        "refused.\n"
+        "A DIR that is where it stood is the same as --in-place; any other DIR that is, holds or\n"
         "lies in the root of a watch is refused.",
     .run = run,
 };

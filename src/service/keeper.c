@@ -16,7 +16,7 @@
 #define POLL_MIN_NS (10000 * MS)
 #define CHECK_NS (2000 * MS)
 /* Polling takes no more than a small part of the time. */
-enum { POLL_COST_FACTOR = 20 };
+enum { POLL_COST_FACTOR = 20, HELD_MAX_MS = 30000, HELD_AFTER_MS = 100 };
 
 /* ---- what the watched tree tells ---- */
 
@@ -390,6 +390,13 @@ bool keeper_ask_cancel(struct keeper *k, struct save_ask *ask)
     return false;
 }
 
+void keeper_hold(struct keeper *k, bool on)
+{
+    uint64_t rest_ms = on ? HELD_MAX_MS : k->settle_ms + HELD_AFTER_MS;
+
+    k->held_until = clock_mono_ns() + rest_ms * MS;
+}
+
 /* ---- what is due ---- */
 
 /* Whether the root is there: a vanished source is not a change. */
@@ -422,7 +429,7 @@ static void serve_ask(struct keeper *k)
         ask->done(ask, ERR_NOTFOUND, NULL, &e);
         return;
     }
-    save_all_dirty(k, SNAPSHOT_MANUAL, ask);
+    save_all_dirty(k, ask->kind ? ask->kind : SNAPSHOT_MANUAL, ask);
 }
 
 static void poll_if_due(struct keeper *k, uint64_t now)
@@ -489,7 +496,7 @@ void keeper_pump(struct keeper *k, uint64_t now_ns)
     /* Nothing is read before the watches stand: what changes meanwhile would be missed. */
     if (!k->stood)
         return;
-    bool resting = now_ns < k->retry_at;
+    bool resting = now_ns < k->retry_at || now_ns < k->held_until;
     if (k->scan_due == SNAPSHOT_STARTUP && !resting && s->ready && present(k)) {
         settle_take(k->settle, now_ns, true, &set);
         k->scan_due = 0;
@@ -523,6 +530,8 @@ uint64_t keeper_deadline(const struct keeper *k)
     uint64_t save = k->scan_due ? 0 : settle_deadline(k->settle);
     if (save < k->retry_at)
         save = k->retry_at;
+    if (save < k->held_until)
+        save = k->held_until;
     return save < at ? save : at;
 }
 

@@ -18,6 +18,7 @@ struct save_ask {
     bool whole;        /* the whole tree, trusting no event */
     bool moved;        /* the root may differ from the one on record */
     bool accept;       /* what is left of an almost empty root is right */
+    int kind;          /* enum snapshot_kind, 0: SNAPSHOT_MANUAL */
     const char *gap;   /* or NULL */
     /* Called once, from the loop. result is NULL when nothing was tried. */
     void (*done)(struct save_ask *ask, int rc, const struct save_result *result,
@@ -53,6 +54,7 @@ struct keeper {
     uint64_t next_interval, next_poll, next_check;
     uint64_t poll_cost_ns; /* what the last save took */
     uint64_t retry_at;     /* no saves of our own before that, after a failure */
+    uint64_t held_until;   /* the same, while a restore puts its files in place */
     unsigned failures;     /* in a row */
     struct error failure;
     uint64_t incomplete;
@@ -77,6 +79,10 @@ void keeper_free(struct keeper *k);
 void keeper_ask(struct keeper *k, struct save_ask *ask);
 /* Take back an ask that has not begun; false: it is at work. */
 bool keeper_ask_cancel(struct keeper *k, struct save_ask *ask);
+
+/* A restore in place begins (on) or has ended: what it changes is to come into one snapshot. One
+ * that is never heard of again holds up saves for half a minute, asked ones not at all. */
+void keeper_hold(struct keeper *k, bool on);
 
 /* Begin what is due now. */
 void keeper_pump(struct keeper *k, uint64_t now_ns);

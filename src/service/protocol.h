@@ -13,6 +13,7 @@
  *  "accept":bool,"progress":bool}
  *     A barrier first: every change that the kernel reported before the request is in it. With
  *     "progress" lines {"type":"progress","files":N,"bytes":N,"files_total":N,"bytes_total":N}.
+ *     "safety":true makes the snapshot before a restore in place: always one, of the whole tree.
  *     "paths" instead of "watches": [{"name":..|null,"path":..}] of watches the service may not
  * have.
  * {"command":"list","watch":..|null,"recent":N,"since":S|null,"until":S|null}
@@ -21,6 +22,8 @@
  * {"command":"verify","level":"quick"|"full","snapshots":["TEXT",...],"watch":..|null}
  * {"command":"pin"|"unpin","snapshot":"TEXT","watch":..|null}
  * {"command":"prune","watch":..|null,"dry_run":bool,"thaw":bool}
+ * {"command":"record","watch":"bot","text":"..."}
+ *     Of a restore in place, as snapshot/restore_record.h has it.
  * {"command":"reload"}  {"command":"rebuild"}  {"command":"stop"}
  *
  * Peers: root, the repository's owner and the service's own user may do all; members of the

@@ -30,6 +30,7 @@ struct saving {
     struct request_progress progress;
     char *name, *note;
     bool moved, accept;
+    bool safety; /* before a restore in place */
     struct part *parts;
     size_t count;
     size_t open; /* parts that are not done */
@@ -168,7 +169,7 @@ static void run_path(struct job *job)
                                    .watch = &spec.spec,
                                    .rules = rules,
                                    .helper = s->helper,
-                                   .kind = SNAPSHOT_MANUAL,
+                                   .kind = p->ask.kind,
                                    .name = p->ask.name,
                                    .note = p->ask.note,
                                    .accept = p->ask.accept,
@@ -264,7 +265,9 @@ static bool add_part(struct saving *w, struct keeper *k, char *name, char *path)
     p->path = path;
     p->ask.name = w->name;
     p->ask.note = w->note;
-    p->ask.whole = p->ask.moved = w->moved;
+    p->ask.moved = w->moved;
+    p->ask.whole = w->moved || w->safety; /* nothing that undo needs hangs on an event */
+    p->ask.kind = w->safety ? SNAPSHOT_SAFETY : SNAPSHOT_MANUAL;
     p->ask.accept = w->accept;
     p->ask.done = on_asked;
     return p->name != NULL;
@@ -346,6 +349,9 @@ static int check(const struct saving *w, enum control_right right, const json_t 
 {
     if (!w->service->config->enabled)
         return error_set(e, ERR_REFUSED, "saving is switched off (WATCHKEEP_ENABLED=false)");
+    if (w->safety && right < CONTROL_ALL)
+        return error_set(e, ERR_DENIED,
+                         "not permitted: only root and the repository's owner restore in place");
     if (json_is_array(json_object_get(request, "paths")) && right < CONTROL_ALL)
         return error_set(e, ERR_DENIED,
                          "not permitted: only root and the repository's owner save other paths");
@@ -370,6 +376,7 @@ static int take_request(struct saving *w, enum control_right right, const json_t
     w->note = note ? strdup(note) : NULL;
     w->moved = json_is_true(json_object_get(request, "moved"));
     w->accept = json_is_true(json_object_get(request, "accept"));
+    w->safety = json_is_true(json_object_get(request, "safety"));
     w->parts = calloc(max, sizeof(*w->parts));
     if (!w->parts || (name && !w->name) || (note && !w->note))
         return no_memory(e);

@@ -263,6 +263,7 @@ static const struct {
     {"pin", CONTROL_ALL, false, request_pin},
     {"unpin", CONTROL_ALL, false, request_pin},
     {"prune", CONTROL_ALL, false, request_prune},
+    {"record", CONTROL_ALL, true, request_record},
     {"rebuild", CONTROL_ALL, false, serve_rebuild},
     {"stop", CONTROL_ALL, true, serve_stop},
 };

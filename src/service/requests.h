@@ -1,8 +1,9 @@
 /* requests.h - one request on the control socket while it is worked on (requests*.c only).
  *
  * requests.c tells the commands apart and answers those that only read, in the loop's threads with
- * handles of their own; request_save.c saves; request_store.c verifies, rebuilds and pins, request_prune.c prunes, as jobs.
- */
+ * handles of their own; request_save.c saves; request_store.c verifies, rebuilds and pins,
+ * request_prune.c prunes, request_archive.c archives, as jobs; request_record.c keeps the record of
+ * a restore in place. */
 #ifndef WK_SERVICE_REQUESTS_H
 #define WK_SERVICE_REQUESTS_H
 
@@ -15,6 +16,7 @@ void request_save(struct service *s, struct peer *peer, enum control_right right
                   const json_t *request);
 void request_verify(struct service *s, struct peer *peer, const json_t *request);
 void request_rebuild(struct service *s, struct peer *peer);
+void request_record(struct service *s, struct peer *peer, const json_t *request);
 void request_pin(struct service *s, struct peer *peer, const json_t *request); /* and unpin */
 void request_prune(struct service *s, struct peer *peer, const json_t *request);
 

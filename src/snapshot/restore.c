@@ -199,8 +199,8 @@ static const char *what_to_do(int sys)
 }
 
 /* People see where it was to go, what they find there, and what helps. */
-static void tell_target(const struct restore_job *j, const struct restore_target *t,
-                        struct error *e)
+void restore_tell_target(const struct restore_job *j, const struct restore_target *t,
+                         struct error *e)
 {
     char quoted[256], path[sizeof(e->path)], target[300] = "";
 
@@ -280,7 +280,7 @@ void restore_dir_close(struct restore_dir *d)
 /* ---- the whole ---- */
 
 /* Write the tree: this thread walks, the others write. */
-static int write_tree(struct restore_job *j, struct error *e)
+int restore_write_tree(struct restore_job *j, struct error *e)
 {
     pthread_t threads[WORKERS_MAX];
     unsigned count = task_threads(j->req->workers, WORKERS_MAX);
@@ -306,7 +306,7 @@ static int write_tree(struct restore_job *j, struct error *e)
     return restore_links(j, e);
 }
 
-static int flush(int fd, struct error *e)
+int restore_flush(int fd, struct error *e)
 {
     return SAFETY(RESTORE_FLUSH, syncfs(fd)) == 0
                ? 0
@@ -319,7 +319,7 @@ static int finish(struct restore_job *j, struct restore_target *t, struct error 
 {
     if (!t->inside)
         restore_folders(j, t->tree);
-    int rc = flush(t->tree, e);
+    int rc = restore_flush(t->tree, e);
     if (rc == 0)
         rc = restore_target_place(j, t, e);
     if (rc != 0)
@@ -328,7 +328,7 @@ static int finish(struct restore_job *j, struct restore_target *t, struct error 
     restore_target_close(t);
     if (late) {
         restore_folders(j, t->folder);
-        rc = flush(t->folder, e);
+        rc = restore_flush(t->folder, e);
     }
     return rc;
 }
@@ -373,7 +373,7 @@ static int run(struct restore_job *j, struct error *e)
     bool of_target = rc != 0;
     if (rc == 0) {
         j->tree = t.tree;
-        rc = write_tree(j, e);
+        rc = restore_write_tree(j, e);
         of_target = atomic_load(&j->target_failed);
     }
     if (rc == 0) {
@@ -382,7 +382,7 @@ static int run(struct restore_job *j, struct error *e)
         j->result->finished = rc == 0;
     }
     if (of_target)
-        tell_target(j, &t, e);
+        restore_tell_target(j, &t, e);
     restore_target_close(&t);
     if (t.folder >= 0)
         close(t.folder);
@@ -444,10 +444,11 @@ static void job_release(struct restore_job *j)
     pthread_mutex_destroy(&j->lock);
 }
 
-static int run_once(const struct restore_request *req, struct restore_result *result,
-                    struct error *e)
+int restore_job_run(const struct restore_request *req, struct live_plan *live,
+                    struct restore_result *result,
+                    int (*work)(struct restore_job *j, struct error *e), struct error *e)
 {
-    struct restore_job j = {.req = req, .result = result, .tree = -1};
+    struct restore_job j = {.req = req, .live = live, .result = result, .tree = -1};
     uint64_t begun = clock_mono_ns();
 
     memset(result, 0, sizeof(*result));
@@ -457,7 +458,7 @@ static int run_once(const struct restore_request *req, struct restore_result *re
     pthread_cond_init(&j.room, NULL);
     int rc = repo_lease(req->repo, req->snapshot->commit.number, e);
     if (rc == 0) {
-        rc = run(&j, e);
+        rc = work(&j, e);
         repo_lease_end(req->repo, req->snapshot->commit.number);
     }
     if (rc == 0) {
@@ -478,7 +479,8 @@ int restore_run(const struct restore_request *req, struct restore_result *result
     bool tried = false;
     int rc;
 
-    while (rc = run_once(req, result, e), repo_catalog_replaced(req->repo, rc, &tried))
+    while (rc = restore_job_run(req, NULL, result, run, e),
+           repo_catalog_replaced(req->repo, rc, &tried))
         restore_result_release(result);
     return rc;
 }

@@ -7,6 +7,8 @@
  * restore_target.c  the target, the scratch folder, putting in place
  * restore_merge.c   putting in place over what stands there
  *
+ * A restore in place (restore_live.h) goes the same way; restore_plan_live.h tells its files.
+ *
  * The tree is written beneath `tree`, a folder of ours that nobody else may enter. */
 #ifndef WK_SNAPSHOT_RESTORE_JOB_H
 #define WK_SNAPSHOT_RESTORE_JOB_H
@@ -24,7 +26,8 @@ struct restore_folder {
     struct restore_folder *before; /* the folder made before this one */
     uint8_t *meta;                 /* NULL: leave it as it is */
     uint32_t meta_len;
-    bool done;   /* it has its metadata */
+    bool done;   /* it has its metadata, or is to keep what it has */
+    bool made;   /* it stands in the tree */
     char name[]; /* "" for the top */
 };
 
@@ -74,8 +77,12 @@ enum restore_warning {
     WARN_KINDS
 };
 
+struct live_plan;
+struct restore_target;
+
 struct restore_job {
     const struct restore_request *req;
+    struct live_plan *live; /* NULL: not in place */
     struct restore_result *result;
     int tree;                  /* where the tree is written */
     atomic_bool target_failed; /* it ended because of the target, not of the repository */
@@ -112,7 +119,20 @@ struct restore_dir {
         NULL, -1         \
     }
 
-/* ---- restore.c; any thread ---- */
+/* ---- restore.c ---- */
+
+/* Run `work` with a job made ready, under a lease of the snapshot; result is filled. */
+int restore_job_run(const struct restore_request *req, struct live_plan *live,
+                    struct restore_result *result,
+                    int (*work)(struct restore_job *j, struct error *e), struct error *e);
+/* Everything that is to be written stands beneath j->tree afterwards. */
+int restore_write_tree(struct restore_job *j, struct error *e);
+int restore_flush(int fd, struct error *e);
+/* Say where it was to go, and what helps. */
+void restore_tell_target(const struct restore_job *j, const struct restore_target *t,
+                         struct error *e);
+
+/* ---- the same; any thread ---- */
 
 /* path names something that will not be there, and why. */
 void restore_problem(struct restore_job *j, const char *path, const struct error *why);
@@ -185,6 +205,7 @@ struct restore_target {
     char *name;  /* the target in it */
     int folder;  /* the target itself, or -1 when it is missing */
     bool inside; /* scratch stands inside the target, and the tree in it in SCRATCH_NEW */
+    bool live;   /* scratch stands in the root of a watch: restore_live.h */
     bool made;   /* the target was made by us */
     int scratch; /* -1: none */
     char scratch_name[48];
@@ -194,6 +215,10 @@ struct restore_target {
 
 int restore_target_open(const struct restore_request *req, bool single, struct restore_target *t,
                         struct error *e);
+/* The same for the root of a watch. */
+int restore_target_live(const char *root, struct restore_target *t, struct error *e);
+/* Remove what killed restores left in a folder. */
+void restore_target_clear(int dirfd);
 /* Put the finished tree in place. */
 int restore_target_place(struct restore_job *j, struct restore_target *t, struct error *e);
 /* Remove the scratch folder; on failure (before place) also a target that was made. */

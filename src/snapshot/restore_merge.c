@@ -4,7 +4,7 @@
  * by plain rename where neither is a folder, else by an exchange, so that at no moment the name is
  * gone. What had to make way is left in the scratch folder, which is removed at the end. The side
  * files of a database are moved away before its new content comes: they belong to the old one. */
-#include "snapshot/restore_job.h"
+#include "snapshot/restore_plan_live.h"
 
 #include "base/text.h"
 #include "io/fileops.h"
@@ -27,6 +27,7 @@ struct merge {
     char **pending; /* folders that stand on both sides, below the top */
     size_t count, cap;
     unsigned moved;   /* names used in the folder of what made way */
+    bool placed;      /* the entry at hand stands */
     int from, to;     /* the folder at hand, on both sides */
     const char *path; /* of it */
 };
@@ -120,11 +121,17 @@ static int entry_failed(struct merge *m, const char *name, struct error *e)
     return rc;
 }
 
-static int cannot_place(int sys, struct error *e)
+static int cannot_place(const struct merge *m, const char *name, int sys, struct error *e)
 {
+    const char *hint = live_hint(m->to, name, sys);
+
     if (sys == EXDEV)
         return error_set(e, ERR_REFUSED, "its folder is on another file system than the target");
-    return error_sys(e, sys, "cannot put it in place");
+    if (!hint)
+        return error_sys(e, sys, "cannot put it in place");
+    error_set(e, ERR_DENIED, "cannot put it in place: %s", hint);
+    e->sys = sys;
+    return e->code;
 }
 
 /* Move a name of the target out of the way. 0 or an errno. */
@@ -168,24 +175,48 @@ static bool is_database(const struct merge *m, const char *name)
     return found;
 }
 
-static int move_side_files(struct merge *m, const char *name, struct error *e)
+enum { SIDES = 3 };
+static const char *const side_ends[SIDES] = {"-wal", "-journal", "-shm"};
+
+struct sides { /* where the side files of a database went, "" = there was none */
+    char aside[SIDES][24];
+};
+
+/* False when the name would be too long to be one. */
+static bool side_name(const char *name, size_t i, char side[NAME_MAX + 16])
 {
-    static const char *const ends[] = {"-wal", "-journal", "-shm"};
+    snprintf(side, NAME_MAX + 16, "%s%s", name, side_ends[i]);
+    return strlen(side) <= NAME_MAX;
+}
+
+static int move_side_files(struct merge *m, const char *name, struct sides *s, struct error *e)
+{
     char side[NAME_MAX + 16];
-    char aside[24];
     bool any = false;
 
-    for (size_t i = 0; i < sizeof(ends) / sizeof(ends[0]); i++) {
+    for (size_t i = 0; i < SIDES; i++) {
         struct stat st;
-        snprintf(side, sizeof(side), "%s%s", name, ends[i]);
-        if (strlen(side) > NAME_MAX || fstatat(m->to, side, &st, AT_SYMLINK_NOFOLLOW) != 0)
+        if (!side_name(name, i, side) || fstatat(m->to, side, &st, AT_SYMLINK_NOFOLLOW) != 0)
             continue;
-        int sys = move_aside(m, side, aside);
-        if (sys != 0)
-            return error_sys(e, sys, "cannot move '%s' of the old database away", ends[i]);
+        int sys = move_aside(m, side, s->aside[i]);
+        if (sys != 0) {
+            s->aside[i][0] = 0;
+            return error_sys(e, sys, "cannot move '%s' of the old database away", side_ends[i]);
+        }
         any = true;
     }
     return any ? dir_sync(m->to, e) : 0;
+}
+
+/* The old database stays, so they belong to it again. */
+static void return_side_files(struct merge *m, const char *name, const struct sides *s)
+{
+    char side[NAME_MAX + 16];
+
+    for (size_t i = 0; i < SIDES; i++) {
+        if (s->aside[i][0] && side_name(name, i, side))
+            fileops->renameat2(m->target->aside, s->aside[i], m->to, side, 0);
+    }
 }
 
 /* Something stands there already. */
@@ -204,9 +235,10 @@ static int replace(struct merge *m, const char *name, const struct stat *from,
         sys = fileops->renameat2(m->from, name, m->to, name, 0) == 0 ? 0 : errno;
     else
         sys = swap(m, name);
+    m->placed = sys == 0;
     if (sys == 0)
         return 0;
-    cannot_place(sys, e);
+    cannot_place(m, name, sys, e);
     return entry_failed(m, name, e);
 }
 
@@ -224,13 +256,29 @@ static int place_new(struct merge *m, const char *name)
     return fileops->renameat2(m->from, name, m->to, name, 0) == 0 ? 0 : errno;
 }
 
-static int place_entry(struct merge *m, const char *name, struct error *e)
+/* In place: whether what stands there may make way. */
+static int check_live(struct merge *m, const char *name, struct error *e)
 {
     struct stat from, to;
 
-    bool database = is_database(m, name);
-    if (database && move_side_files(m, name, e) != 0)
-        return entry_failed(m, name, e);
+    if (fstatat(m->from, name, &from, AT_SYMLINK_NOFOLLOW) != 0 ||
+        fstatat(m->to, name, &to, AT_SYMLINK_NOFOLLOW) != 0)
+        return 0;
+    if (S_ISDIR(from.st_mode) && S_ISDIR(to.st_mode))
+        return 0;
+    if (S_ISDIR(to.st_mode))
+        return error_set(e, ERR_REFUSED,
+                         "a folder stands there that holds what was not saved; move it away");
+    char *path = join(m->path, name);
+    int rc = path ? live_may_go(m->job->live, path, &to, e) : no_memory(e);
+    free(path);
+    return rc;
+}
+
+static int place_over(struct merge *m, const char *name, struct error *e)
+{
+    struct stat from, to;
+
     int sys = place_new(m, name);
     if (sys == EEXIST) {
         if (fstatat(m->from, name, &from, AT_SYMLINK_NOFOLLOW) != 0 ||
@@ -239,10 +287,28 @@ static int place_entry(struct merge *m, const char *name, struct error *e)
         else
             return replace(m, name, &from, &to, e);
     }
+    m->placed = sys == 0;
     if (sys == 0)
         return 0;
-    cannot_place(sys, e);
+    cannot_place(m, name, sys, e);
     return entry_failed(m, name, e);
+}
+
+static int place_entry(struct merge *m, const char *name, struct error *e)
+{
+    struct sides sides = {0};
+    int rc = m->job->live ? check_live(m, name, e) : 0;
+
+    if (rc != 0)
+        return entry_failed(m, name, e);
+    m->placed = false;
+    if (!is_database(m, name))
+        return place_over(m, name, e);
+    rc = move_side_files(m, name, &sides, e);
+    rc = rc == 0 ? place_over(m, name, e) : entry_failed(m, name, e);
+    if (!m->placed)
+        return_side_files(m, name, &sides);
+    return rc;
 }
 
 /* ---- folders ---- */
@@ -273,7 +339,9 @@ static int merge_folder(struct merge *m, struct error *e)
         restore_problem(m->job, m->path, e);
         return 0;
     }
-    rc = read_names(m->from, &names, &count, e);
+    rc = m->job->live ? live_enter(m->job->live, m->path, m->to, e) : 0;
+    if (rc == 0)
+        rc = read_names(m->from, &names, &count, e);
     for (size_t i = 0; i < count && rc == 0; i++)
         rc = place_entry(m, names[i], e);
     if (rc == 0)

@@ -3,7 +3,7 @@
  * kept, to know a further name of one (a hard link). Where there are such, a second walk makes
  * them. */
 #include "snapshot/number_set.h"
-#include "snapshot/restore_job.h"
+#include "snapshot/restore_plan_live.h"
 #include "snapshot/tree.h"
 
 #include "base/bytes.h"
@@ -221,6 +221,7 @@ static struct restore_folder *folder_new(struct restore_job *j, struct restore_f
         return NULL;
     memcpy(f->name, name, len);
     f->parent = parent;
+    f->made = !parent;
     f->before = j->last;
     j->last = f;
     if (t) {
@@ -260,6 +261,23 @@ static int entry_failed(struct plan *p, const struct tree_entry *t, struct error
     return TREE_SKIP;
 }
 
+/* Of a restore in place the tree holds only folders with something in them. */
+static int make_above(struct plan *p, struct restore_folder *f, struct error *e)
+{
+    while (!f->made) {
+        struct restore_folder *at = f;
+        while (!at->parent->made)
+            at = at->parent;
+        int dirfd = restore_dir_open(p->job->tree, &p->dir, at->parent, e);
+        if (dirfd < 0)
+            return dirfd;
+        if (fileops->mkdirat(dirfd, at->name, 0700) != 0)
+            return error_sys(e, errno, "cannot make the folder it is written in");
+        at->made = true;
+    }
+    return 0;
+}
+
 static int make_folder(struct plan *p, const struct tree_entry *t, const struct node_brief *brief,
                        struct error *e)
 {
@@ -267,14 +285,18 @@ static int make_folder(struct plan *p, const struct tree_entry *t, const struct 
     struct restore_folder *parent = p->open[t->level - 1];
     bool plain = (brief->mode & 0700) == 0700; /* it can have its mode while it is filled */
 
-    int dirfd = restore_dir_open(j->tree, &p->dir, parent, e);
+    int rc = make_above(p, parent, e);
+    int dirfd = rc == 0 ? restore_dir_open(j->tree, &p->dir, parent, e) : rc;
     if (dirfd < 0)
         return entry_failed(p, t, e);
     if (fileops->mkdirat(dirfd, t->name, plain ? brief->mode & 0777 : 0700) != 0) {
         error_sys(e, errno, "cannot make the folder");
         return entry_failed(p, t, e);
     }
-    return open_level(p, t->level, folder_new(j, parent, t->name, t), e);
+    struct restore_folder *f = folder_new(j, parent, t->name, t);
+    if (f)
+        f->made = true;
+    return open_level(p, t->level, f, e);
 }
 
 static int add_database(struct restore_job *j, const struct restore_folder *f, const char *name,
@@ -296,7 +318,7 @@ static int add_database(struct restore_job *j, const struct restore_folder *f, c
     return 0;
 }
 
-/* ---- the walk ---- */
+/* ---- files ---- */
 
 static void count_total(struct restore_job *j, uint64_t size)
 {
@@ -329,6 +351,57 @@ static int plan_file(struct plan *p, const struct tree_entry *t, const struct no
                                     : add_item(p, t, folder, 0, e);
 }
 
+/* ---- in place ---- */
+
+/* What is restored in it changes the times of a folder, so that it is given its own again. */
+static void changes_in(const struct restore_job *j, struct restore_folder *f)
+{
+    struct buffer path = BUFFER_INIT;
+
+    if (restore_path(f, NULL, &path) && live_where(j->live, (const char *)path.data) == LIVE_IN)
+        f->done = false;
+    buffer_release(&path);
+}
+
+/* A folder that stands there already. */
+static int pass_folder(struct plan *p, const struct tree_entry *t, struct error *e)
+{
+    const struct live_plan *live = p->job->live;
+    struct restore_folder *parent = t->level > 0 ? p->open[t->level - 1] : NULL;
+    struct restore_folder *f = folder_new(p->job, parent, t->level > 0 ? t->name : "", t);
+
+    if (f) {
+        bool root = t->level == 0 && live_where(live, "") == LIVE_IN;
+        f->done = !root && !number_set_has(&live->touched, t->node);
+    }
+    return open_level(p, t->level, f, e);
+}
+
+static int plan_live(struct plan *p, const struct tree_entry *t, const struct node_brief *brief,
+                     struct error *e)
+{
+    bool folder = brief->type == NODE_FOLDER;
+    enum live_pick pick = live_pick(p->job->live, t, folder);
+
+    if (t->level == 0 || (folder && pick == LIVE_PASS)) {
+        int rc = pass_folder(p, t, e);
+        if (rc == 0 && t->level == 0)
+            p->job->top = p->open[0];
+        return rc;
+    }
+    if (pick != LIVE_WRITE)
+        return folder ? TREE_SKIP : 0;
+    struct restore_folder *parent = p->open[t->level - 1];
+    changes_in(p->job, parent);
+    if (folder)
+        return make_folder(p, t, brief, e);
+    if (make_above(p, parent, e) != 0)
+        return entry_failed(p, t, e) == TREE_SKIP ? 0 : e->code;
+    return plan_file(p, t, brief, e);
+}
+
+/* ---- the walk ---- */
+
 static int plan_entry(void *ctx, const struct tree_entry *t, struct error *e)
 {
     struct plan *p = ctx;
@@ -339,6 +412,8 @@ static int plan_entry(void *ctx, const struct tree_entry *t, struct error *e)
         return restore_stopped(j);
     if (node_brief_decode(t->meta, t->meta_len, &brief, e) != 0)
         return entry_failed(p, t, e) == TREE_SKIP ? 0 : e->code;
+    if (j->live)
+        return plan_live(p, t, &brief, e);
     if (t->level == 0) {
         bool folder = brief.type == NODE_FOLDER;
         j->top = folder_new(j, NULL, "", folder ? t : NULL);
@@ -434,6 +509,8 @@ static int link_entry(void *ctx, const struct tree_entry *t, struct error *e)
     }
     struct link_source *s = bsearch(&key, l->sources, l->count, sizeof(key), by_node);
     if (!s)
+        return 0;
+    if (l->job->live && live_pick(l->job->live, t, false) != LIVE_WRITE)
         return 0;
     const char *path = t->path + l->strip;
     if (!s->path) {

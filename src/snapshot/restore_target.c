@@ -8,6 +8,7 @@
  * A scratch folder is locked (flock) while it is in use, so that one left by a killed restore is
  * known and removed by the next. One that holds what had to make way is never removed unasked. */
 #include "snapshot/restore_job.h"
+#include "snapshot/rules.h"
 
 #include "base/log.h"
 #include "base/random.h"
@@ -28,8 +29,9 @@
 
 #include "base/banned.h"
 
-#define SCRATCH_PREFIX ".watchkeep-restore-"
+#define SCRATCH_PREFIX RESTORE_SCRATCH_PREFIX
 #define SCRATCH_INSIDE ".in" /* ends the name of one that stands inside its target */
+#define SCRATCH_LIVE ".live" /* the same of a restore in place: what made way in it was saved */
 #define SCRATCH_NEW "new"
 #define SCRATCH_OLD "old"
 
@@ -61,7 +63,8 @@ static bool is_scratch_name(const char *name, bool *inside)
         strspn(name + n, "0123456789abcdef") != SCRATCH_DIGITS)
         return false;
     *inside = strcmp(name + n + SCRATCH_DIGITS, SCRATCH_INSIDE) == 0;
-    return *inside || name[n + SCRATCH_DIGITS] == 0;
+    return *inside || name[n + SCRATCH_DIGITS] == 0 ||
+           strcmp(name + n + SCRATCH_DIGITS, SCRATCH_LIVE) == 0;
 }
 
 static bool folder_empty(int dirfd, const char *name)
@@ -102,7 +105,7 @@ static void remove_stale(int dirfd, const char *name, bool inside)
     close(fd);
 }
 
-static void remove_all_stale(int dirfd)
+void restore_target_clear(int dirfd)
 {
     int fd = openat(dirfd, ".", O_RDONLY | O_DIRECTORY | O_CLOEXEC);
     DIR *d = fd >= 0 ? fdopendir(fd) : NULL;
@@ -160,7 +163,9 @@ static int scratch_make(struct restore_target *t, int dirfd)
         random_bytes(bytes, sizeof(bytes));
         text_hex(bytes, sizeof(bytes), digits);
         snprintf(t->scratch_name, sizeof(t->scratch_name), SCRATCH_PREFIX "%s%s", digits,
-                 t->inside ? SCRATCH_INSIDE : "");
+                 t->live     ? SCRATCH_LIVE
+                 : t->inside ? SCRATCH_INSIDE
+                             : "");
         if (fileops->mkdirat(dirfd, t->scratch_name, 0700) != 0) {
             if (errno == EEXIST)
                 continue;
@@ -257,9 +262,9 @@ static bool can_replace(const struct restore_target *t)
 static int open_existing(const struct restore_request *req, bool single, struct restore_target *t,
                          struct error *e)
 {
-    remove_all_stale(t->folder);
+    restore_target_clear(t->folder);
     if (t->parent >= 0)
-        remove_all_stale(t->parent);
+        restore_target_clear(t->parent);
     bool empty = folder_empty(t->folder, ".");
     if (!empty && !req->overwrite)
         return refuse(e, req->target, "is not empty; give --overwrite to restore over it");
@@ -277,7 +282,7 @@ static int open_missing(const struct restore_request *req, bool single, struct r
         return refuse(e, req->target, "is missing, and does not end in a name to make it by");
     if (fstatat(t->parent, t->name, &st, AT_SYMLINK_NOFOLLOW) == 0)
         return refuse(e, req->target, "is a link that leads nowhere");
-    remove_all_stale(t->parent);
+    restore_target_clear(t->parent);
     if (!single) {
         int sys = scratch_beside(t);
         return sys == 0 ? 0 : fail(e, sys, "make target", req->target);
@@ -326,6 +331,17 @@ int restore_target_open(const struct restore_request *req, bool single, struct r
     if (rc != 0)
         return rc;
     return t->folder >= 0 ? open_existing(req, single, t, e) : open_missing(req, single, t, e);
+}
+
+int restore_target_live(const char *root, struct restore_target *t, struct error *e)
+{
+    *t = (struct restore_target){
+        .parent = -1, .folder = -1, .scratch = -1, .tree = -1, .aside = -1, .live = true};
+    t->folder = long_path_open(root, O_RDONLY | O_DIRECTORY, e);
+    if (t->folder < 0)
+        return t->folder;
+    restore_target_clear(t->folder);
+    return scratch_inside(t, root, e);
 }
 
 /* ---- putting in place ---- */

@@ -549,6 +549,14 @@ static bool own_by_identity(const struct rules *r, const struct stat *st)
     return false;
 }
 
+static bool is_scratch(const char *path, bool is_dir)
+{
+    const char *slash = strrchr(path, '/');
+
+    return is_dir && strncmp(slash ? slash + 1 : path, RESTORE_SCRATCH_PREFIX,
+                             sizeof(RESTORE_SCRATCH_PREFIX) - 1) == 0;
+}
+
 static bool is_ignore_file(const char *path, bool is_dir)
 {
     const char *slash = strrchr(path, '/');
@@ -638,7 +646,7 @@ static bool included(const struct rules *r, const char *path, bool is_dir, const
 static bool want_one(const struct rules *r, const char *path, bool is_dir, const struct stat *st,
                      const char **why)
 {
-    if (own_by_name(r, path) || (st && own_by_identity(r, st))) {
+    if (own_by_name(r, path) || is_scratch(path, is_dir) || (st && own_by_identity(r, st))) {
         *why = is_ours;
         return false;
     }

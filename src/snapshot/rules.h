@@ -2,9 +2,9 @@
  *
  * The same object serves scan and events. A path is out when it or a parent is excluded (exclude
  * patterns of the watch, then those of each .watchkeepignore on the way, the deeper file later),
- * or is one of own_paths by (device, inode); a file must match `include` when there is one (or lie
- * in a folder that does). .watchkeepignore files themselves are captured. Loaded ignore files are
- * cached by signature. Any thread (locks itself). */
+ * or is one of own_paths by (device, inode), or the scratch folder of a restore; a file must match
+ * `include` when there is one (or lie in a folder that does). .watchkeepignore files themselves are
+ * captured. Loaded ignore files are cached by signature. Any thread (locks itself). */
 #ifndef WK_SNAPSHOT_RULES_H
 #define WK_SNAPSHOT_RULES_H
 
@@ -66,5 +66,8 @@ bool rules_knows(struct rules *r, const char *folder);
 int rules_teach(struct rules *r, const char *folder, const char *text, size_t len, struct error *e);
 
 #define IGNORE_FILE_NAME ".watchkeepignore"
+
+/* What begins so is the scratch folder of a restore, and is out at every depth. */
+#define RESTORE_SCRATCH_PREFIX ".watchkeep-restore-"
 
 #endif

@@ -143,7 +143,7 @@ static int begin(struct save *s, struct error *e)
     rc = compare_rules(s, watch.rules, e);
     if (rc < 0)
         return rc;
-    s->must_commit = s->fresh || s->rules_changed || req->name;
+    s->must_commit = s->fresh || s->rules_changed || req->name || req->kind == SNAPSHOT_SAFETY;
     show_expected(s);
     if (!s->fresh) {
         s->looked_nodes = row->next_node;

@@ -54,8 +54,7 @@ def commands_and_flags(scratch):
     reserved = PAGE.split("## Not there yet")[1]
     for name in re.findall(r"`([a-z]+)`", reserved):
         assert "unknown command '%s'" % name in wk.wk(name, code=2).err
-    for flags in (["restore", "1", "--in-place"], ["verify", "--restore-test"],
-                  ["list", "--archives"]):
+    for flags in (["verify", "--restore-test"], ["list", "--archives"]):
         assert "unknown flag" in wk.wk(*flags, code=2).err
     assert wk.wk("--version").out.startswith("watchkeep ")
 

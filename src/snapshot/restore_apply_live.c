@@ -1,0 +1,344 @@
+/* Removing, in a restore in place, and what must stay. Whatever goes was found in base just before,
+ * and is looked at once more: what is not as it was saved is somebody's newer work. */
+#include "snapshot/restore_plan_live.h"
+
+#include "base/text.h"
+#include "capture/sqlite_capture.h"
+#include "io/fileops.h"
+#include "io/safe_path.h"
+#include "snapshot/save_file.h"
+
+#include <dirent.h>
+#include <errno.h>
+#include <fcntl.h>
+#include <limits.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <unistd.h>
+
+#include "base/banned.h"
+
+static int no_memory(struct error *e)
+{
+    return error_set(e, ERR_FAILED, "out of memory");
+}
+
+/* ---- what may go ---- */
+
+static bool type_matches(uint8_t type, mode_t mode)
+{
+    static const struct {
+        uint8_t type;
+        mode_t mode;
+    } types[] = {
+        {NODE_FILE, S_IFREG},         {NODE_FOLDER, S_IFDIR},  {NODE_SYMLINK, S_IFLNK},
+        {NODE_FIFO, S_IFIFO},         {NODE_SOCKET, S_IFSOCK}, {NODE_CHAR_DEVICE, S_IFCHR},
+        {NODE_BLOCK_DEVICE, S_IFBLK},
+    };
+
+    for (size_t i = 0; i < sizeof(types) / sizeof(types[0]); i++) {
+        if (types[i].type == type)
+            return types[i].mode == (mode & S_IFMT);
+    }
+    return false;
+}
+
+static bool as_saved(const struct node *n, const struct stat *st)
+{
+    if (!type_matches(n->type, st->st_mode) || n->flags & (NODE_UNREAD | NODE_CHANGING))
+        return false;
+    if (n->type != NODE_FILE || n->flags & NODE_SQLITE)
+        return true;
+    return n->size == (uint64_t)st->st_size && n->mtime_s == st->st_mtim.tv_sec &&
+           n->mtime_ns == (uint32_t)st->st_mtim.tv_nsec;
+}
+
+int live_may_go(const struct live_plan *p, const char *path, const struct stat *st, struct error *e)
+{
+    const struct snapshot_row *base = p->req->base;
+    int64_t at = (int64_t)base->commit.number;
+    struct buffer meta = BUFFER_INIT;
+    struct node n;
+    uint64_t node;
+
+    if (p->req->force)
+        return 0;
+    int rc = tree_find(p->cat, base->watch_serial, at, path, &node, e);
+    if (rc == 0)
+        rc = catalog_node(p->cat, base->watch_serial, node, at, &meta, e);
+    if (rc == 0)
+        rc = node_decode(meta.data, meta.len, &n, e);
+    buffer_release(&meta);
+    if (rc == ERR_NOTFOUND)
+        return error_set(e, ERR_REFUSED, "what stands there is not in safety snapshot %llu",
+                         (unsigned long long)base->commit.number);
+    if (rc != 0)
+        return rc;
+    if (!as_saved(&n, st))
+        rc = error_set(e, ERR_REFUSED, "it changed since it was saved, just before the restore");
+    node_release(&n);
+    return rc;
+}
+
+const char *live_hint(int dirfd, const char *name, int sys)
+{
+    struct statx x;
+    const uint64_t fixed = STATX_ATTR_IMMUTABLE | STATX_ATTR_APPEND;
+
+    if (sys != EPERM)
+        return NULL;
+    if (statx(dirfd, name, AT_SYMLINK_NOFOLLOW, STATX_INO, &x) == 0 && (x.stx_attributes & fixed))
+        return "it is immutable or append-only: chattr -i -a on it, then restore again";
+    if (statx(dirfd, "", AT_EMPTY_PATH, STATX_INO, &x) == 0 && (x.stx_attributes & fixed))
+        return "its folder is immutable or append-only: chattr -i -a on it, then restore again";
+    return NULL;
+}
+
+/* ---- folders on the way ---- */
+
+static int keep(struct live_plan *p, const char *path, const struct stat *st, struct error *e)
+{
+    for (size_t i = 0; i < p->kept_count; i++) {
+        if (strcmp(p->kept[i].path, path) == 0)
+            return 0;
+    }
+    if (p->kept_count == p->kept_cap) {
+        size_t cap = p->kept_cap ? 2 * p->kept_cap : 8;
+        struct live_kept *v = reallocarray(p->kept, cap, sizeof(*v));
+        if (!v)
+            return no_memory(e);
+        p->kept = v;
+        p->kept_cap = cap;
+    }
+    p->kept[p->kept_count] = (struct live_kept){strdup(path), st->st_mode & 07777, st->st_mtim};
+    return p->kept[p->kept_count].path ? (p->kept_count++, 0) : no_memory(e);
+}
+
+int live_enter(struct live_plan *p, const char *path, int fd, struct error *e)
+{
+    struct stat st;
+    char self[64];
+    int rc = 0;
+
+    if (fstat(fd, &st) != 0)
+        return error_sys(e, errno, "cannot look at its folder");
+    if (live_where(p, path) == LIVE_BEFORE)
+        rc = keep(p, path, &st, e);
+    if (rc == 0 && (st.st_mode & 0300) != 0300 && st.st_uid == geteuid()) {
+        /* By the way of /proc, as fd may be one that only names the folder. Where it may not, the
+         * change itself says so. */
+        snprintf(self, sizeof(self), "/proc/self/fd/%d", fd);
+        if (chmod(self, (st.st_mode & 07777) | 0300) != 0)
+            errno = 0;
+    }
+    return rc;
+}
+
+void live_leave(struct live_plan *p, int rootfd)
+{
+    struct error ignored = ERROR_INIT;
+
+    for (size_t i = p->kept_count; i-- > 0;) {
+        const struct live_kept *k = &p->kept[i];
+        const struct timespec times[2] = {{.tv_nsec = UTIME_OMIT}, k->mtime};
+        int fd = safe_open(rootfd, k->path, O_RDONLY | O_DIRECTORY | O_NOFOLLOW | O_NONBLOCK, 0,
+                           &ignored);
+        if (fd < 0)
+            continue; /* it went itself */
+        if (fchmod(fd, k->mode) != 0 || futimens(fd, times) != 0)
+            errno = 0; /* another's folder: it stands as the kernel left it */
+        close(fd);
+    }
+}
+
+/* ---- a folder where a file is to come ---- */
+
+static bool is_side_file(const struct live_plan *p, int fd, const char *name)
+{
+    size_t len;
+
+    if (!p->req->sqlite || !sqlite_side_name(name, &len))
+        return false;
+    char *base = strndup(name, len);
+    bool yes = base && database_header(fd, base);
+    free(base);
+    return yes;
+}
+
+static int known(const struct live_plan *p, const char *path, struct error *e)
+{
+    const struct snapshot_row *base = p->req->base;
+    uint64_t node;
+    int rc = tree_find(p->cat, base->watch_serial, (int64_t)base->commit.number, path, &node, e);
+
+    if (rc == ERR_NOTFOUND) {
+        error_clear(e);
+        return 0;
+    }
+    return rc == 0 ? 1 : rc;
+}
+
+/* Whether everything in the folder was saved: 1, 0 or an error. */
+static int all_known(const struct live_plan *p, int rootfd, const char *folder, struct error *e)
+{
+    const struct dirent *entry;
+    int yes = 1;
+
+    int fd = safe_open(rootfd, folder, O_RDONLY | O_DIRECTORY | O_NOFOLLOW, 0, e);
+    DIR *d = fd >= 0 ? fdopendir(fd) : NULL;
+    if (!d) {
+        if (fd >= 0)
+            close(fd);
+        error_clear(e);
+        return 0;
+    }
+    while (yes == 1 && (entry = readdir(d)) != NULL) {
+        if (strcmp(entry->d_name, ".") == 0 || strcmp(entry->d_name, "..") == 0 ||
+            is_side_file(p, fd, entry->d_name))
+            continue;
+        char *path = text_format("%s/%s", folder, entry->d_name);
+        yes = path ? known(p, path, e) : no_memory(e);
+        free(path);
+    }
+    closedir(d);
+    return yes;
+}
+
+/* ---- removing ---- */
+
+/* A removal that cannot be done is a problem of its own; what hits everything ends everything. */
+static int removal_failed(struct restore_job *j, const char *path, struct error *e)
+{
+    if (restore_fatal(e->sys) || e->code == ERR_CATALOG)
+        return restore_target_failed(j, path, e);
+    restore_problem(j, path, e);
+    error_clear(e);
+    return 0;
+}
+
+static int cannot_remove(int dirfd, const char *name, int sys, struct error *e)
+{
+    const char *hint = live_hint(dirfd, name, sys);
+
+    error_sys(e, sys, "cannot remove it");
+    if (hint) {
+        error_set(e, ERR_DENIED, "cannot remove it: %s", hint);
+        e->sys = sys;
+    }
+    return e->code;
+}
+
+static void remove_sides(int dirfd, const char *name)
+{
+    static const char *const ends[] = {"-wal", "-journal", "-shm"};
+    char side[NAME_MAX + 16];
+
+    for (size_t i = 0; i < sizeof(ends) / sizeof(ends[0]); i++) {
+        snprintf(side, sizeof(side), "%s%s", name, ends[i]);
+        if (strlen(side) <= NAME_MAX)
+            fileops->unlinkat(dirfd, side, 0); /* mostly there is none */
+    }
+}
+
+static int remove_in(struct restore_job *j, const struct live_removal *r, int dirfd,
+                     const char *name, struct error *e)
+{
+    struct live_plan *p = j->live;
+    struct stat st;
+
+    if (fstatat(dirfd, name, &st, AT_SYMLINK_NOFOLLOW) != 0)
+        return errno == ENOENT ? 0 : cannot_remove(dirfd, name, errno, e);
+    int rc = live_may_go(p, r->path, &st, e);
+    if (rc != 0)
+        return rc;
+    if (fileops->unlinkat(dirfd, name, r->dir ? AT_REMOVEDIR : 0) != 0) {
+        /* It holds what the rules leave out, or what stays for another reason. */
+        if (r->dir && (errno == ENOTEMPTY || errno == EEXIST))
+            return 0;
+        return errno == ENOENT ? 0 : cannot_remove(dirfd, name, errno, e);
+    }
+    if (r->database)
+        remove_sides(dirfd, name);
+    return 0;
+}
+
+static int remove_one(struct restore_job *j, int rootfd, const struct live_removal *r,
+                      struct error *e)
+{
+    char *folder = strdup(r->path);
+    const char *name;
+    int rc = folder ? 0 : no_memory(e);
+
+    if (rc != 0)
+        return rc;
+    char *slash = strrchr(folder, '/');
+    *(slash ? slash : folder) = 0;
+    int dirfd = safe_open_parent(rootfd, r->path, &name, e);
+    if (dirfd >= 0) {
+        rc = live_enter(j->live, folder, dirfd, e);
+        if (rc == 0)
+            rc = remove_in(j, r, dirfd, name, e);
+        close(dirfd);
+    } else if (e->code == ERR_NOTFOUND) {
+        error_clear(e); /* gone with its folder */
+    } else {
+        rc = dirfd;
+    }
+    free(folder);
+    return rc == 0 ? 0 : removal_failed(j, r->path, e);
+}
+
+static bool lies_in(const char *path, const char *folder)
+{
+    size_t n = strlen(folder);
+
+    return strncmp(path, folder, n) == 0 && (path[n] == 0 || path[n] == '/');
+}
+
+/* The removals from..*end are one folder with all in it. Whether it may go as a whole. */
+static int may_clear(struct restore_job *j, int rootfd, size_t from, size_t *end, struct error *e)
+{
+    const struct live_plan *p = j->live;
+    size_t i = from;
+    int yes = 1;
+
+    for (; i < p->removal_count && p->removals[i].cleared &&
+           lies_in(p->removals[i].path, p->removals[from].path);
+         i++) {
+        if (yes == 1 && p->removals[i].dir)
+            yes = all_known(p, rootfd, p->removals[i].path, e);
+    }
+    *end = i;
+    return yes;
+}
+
+/* Deepest first. */
+static int remove_range(struct restore_job *j, int rootfd, size_t from, size_t to, struct error *e)
+{
+    int rc = 0;
+
+    for (size_t i = to; rc == 0 && i > from; i--)
+        rc = remove_one(j, rootfd, &j->live->removals[i - 1], e);
+    return rc;
+}
+
+int live_remove(struct restore_job *j, int rootfd, struct error *e)
+{
+    const struct live_plan *p = j->live;
+    size_t end;
+    int rc = 0;
+
+    for (size_t i = 0; rc == 0 && i < p->removal_count; i = end) {
+        if (p->removals[i].cleared) {
+            int yes = may_clear(j, rootfd, i, &end, e);
+            /* What is not cleared stands in the way, which the placing tells. */
+            rc = yes < 0 ? yes : yes ? remove_range(j, rootfd, i, end, e) : 0;
+            continue;
+        }
+        for (end = i + 1; end < p->removal_count && !p->removals[end].cleared;)
+            end++;
+        rc = remove_range(j, rootfd, i, end, e);
+    }
+    return rc;
+}

@@ -1,0 +1,164 @@
+#include "snapshot/restore_live.h"
+
+#include "io/safe_path.h"
+#include "snapshot/restore_plan_live.h"
+
+#include <errno.h>
+#include <fcntl.h>
+#include <stdlib.h>
+#include <string.h>
+#include <unistd.h>
+
+#include "base/banned.h"
+
+static int open_root(const struct live_request *req, struct live_plan *p, struct error *e)
+{
+    p->rootfd = long_path_open(req->root, O_RDONLY | O_DIRECTORY, e);
+    return p->rootfd < 0 ? p->rootfd : 0;
+}
+
+int live_preview(const struct live_request *req, struct live_result *result, struct error *e)
+{
+    struct live_plan p = {.req = req, .result = result, .rootfd = -1};
+
+    memset(result, 0, sizeof(*result));
+    int rc = open_root(req, &p, e);
+    if (rc == 0)
+        rc = live_plan_make(&p, e);
+    live_plan_release(&p);
+    return rc;
+}
+
+/* ---- doing it ---- */
+
+static int take_databases(struct restore_job *j, struct error *e)
+{
+    struct live_plan *p = j->live;
+    size_t count = j->database_count + p->database_count;
+    char **all = count > 0 ? reallocarray(j->databases, count, sizeof(char *)) : j->databases;
+
+    if (count > 0 && !all)
+        return error_set(e, ERR_FAILED, "out of memory");
+    j->databases = all;
+    j->database_cap = count;
+    for (size_t i = 0; i < p->database_count; i++)
+        j->databases[j->database_count++] = p->databases[i];
+    p->database_count = 0;
+    return 0;
+}
+
+static void tell_problems(struct restore_job *j)
+{
+    struct error why = ERROR_INIT;
+
+    for (size_t i = 0; i < j->live->problem_count; i++) {
+        error_set(&why, ERR_REFUSED, "%s", j->live->problems[i].why);
+        restore_problem(j, j->live->problems[i].path, &why);
+    }
+}
+
+/* Everything that is new is written and flushed: change what stands there. */
+static int apply(struct restore_job *j, struct restore_target *t, struct error *e)
+{
+    struct live_plan *p = j->live;
+
+    p->result->begun = true;
+    t->placed = true;
+    int rc = live_remove(j, t->folder, e);
+    if (rc == 0)
+        rc = restore_merge(j, t, e);
+    restore_target_close(t);
+    restore_folders(j, t->folder);
+    live_leave(p, t->folder);
+    int flushed = restore_flush(t->folder, rc == 0 ? e : &(struct error)ERROR_INIT);
+    return rc != 0 ? rc : flushed;
+}
+
+static int stage(struct restore_job *j, struct restore_target *t, struct error *e)
+{
+    j->tree = t->tree;
+    int rc = restore_write_tree(j, e);
+    if (rc == 0)
+        rc = take_databases(j, e);
+    if (rc == 0)
+        rc = restore_flush(t->tree, e);
+    return rc;
+}
+
+static int run(struct restore_job *j, struct error *e)
+{
+    const struct live_request *req = j->live->req;
+    struct restore_target t;
+
+    tell_problems(j);
+    if (live_plan_empty(j->live)) {
+        restore_target_clear(j->live->rootfd);
+        j->result->finished = true;
+        return 0;
+    }
+    /* Its scratch folder changes the root's times, also where nothing else in it changes. */
+    int rc = live_enter(j->live, "", j->live->rootfd, e);
+    if (rc != 0)
+        return rc;
+    rc = restore_target_live(req->root, &t, e);
+    bool of_target = rc != 0;
+    if (rc == 0) {
+        rc = stage(j, &t, e);
+        of_target = atomic_load(&j->target_failed);
+    }
+    if (rc == 0 && req->begin)
+        rc = req->begin(req->ctx, e);
+    if (rc == 0) {
+        rc = apply(j, &t, e);
+        of_target = rc != 0;
+        j->result->finished = rc == 0;
+    }
+    if (of_target)
+        restore_tell_target(j, &t, e);
+    restore_target_close(&t);
+    if (!j->live->result->begun)
+        live_leave(j->live, j->live->rootfd);
+    if (t.folder >= 0)
+        close(t.folder);
+    return rc;
+}
+
+static int run_once(const struct live_request *req, struct live_result *result, struct error *e)
+{
+    struct live_plan p = {.req = req, .result = result, .rootfd = -1};
+    const struct restore_request request = {.repo = req->repo,
+                                            .snapshot = req->snapshot,
+                                            .path = "",
+                                            .target = req->root,
+                                            .overwrite = true,
+                                            .workers = req->workers,
+                                            .progress = req->progress,
+                                            .cancel = req->cancel};
+
+    memset(result, 0, sizeof(*result));
+    int rc = open_root(req, &p, e);
+    if (rc == 0)
+        rc = live_plan_make(&p, e);
+    if (rc == 0)
+        rc = restore_job_run(&request, &p, &result->written, run, e);
+    live_plan_release(&p);
+    return rc;
+}
+
+/* A catalog that fails is replaced and all is done anew, but only while nothing has changed: what
+ * was put in place is not what base holds. */
+int live_restore(const struct live_request *req, struct live_result *result, struct error *e)
+{
+    bool tried = false;
+    int rc;
+
+    while (rc = run_once(req, result, e),
+           !result->begun && repo_catalog_replaced(req->repo, rc, &tried))
+        live_result_release(result);
+    return rc;
+}
+
+void live_result_release(struct live_result *r)
+{
+    restore_result_release(&r->written);
+}
