@@ -153,16 +153,58 @@ static int single_name(struct live_plan *p, const struct snapshot_row *s, uint64
     return rc;
 }
 
-static bool same_times(const struct tree_entry *t, const struct buffer *meta)
+static bool same_content(const struct node *a, const struct node *b)
+{
+    if (a->size != b->size || a->depth != b->depth || a->ref_count != b->ref_count ||
+        a->extent_count != b->extent_count)
+        return false;
+    for (uint32_t i = 0; i < a->ref_count; i++) {
+        if (a->refs[i].len != b->refs[i].len || !hash_equal(&a->refs[i].id, &b->refs[i].id))
+            return false;
+    }
+    for (uint32_t i = 0; i < a->extent_count; i++) {
+        if (a->extents[i].off != b->extents[i].off || a->extents[i].len != b->extents[i].len)
+            return false;
+    }
+    return true;
+}
+
+static bool same_xattrs(const struct node *a, const struct node *b)
+{
+    if (a->xattr_count != b->xattr_count)
+        return false;
+    for (uint32_t i = 0; i < a->xattr_count; i++) {
+        const struct node_xattr *x = &a->xattrs[i], *y = &b->xattrs[i];
+        if (strcmp(x->name, y->name) != 0 || x->len != y->len ||
+            (x->len > 0 && memcmp(x->value, y->value, x->len) != 0))
+            return false;
+    }
+    return true;
+}
+
+/* All that a restore brings back. What was noted beside it (how it was captured, how it compares
+ * with the version before) makes no difference. */
+static bool same_node(const struct node *a, const struct node *b)
+{
+    return a->type == b->type && a->mode == b->mode && a->uid == b->uid && a->gid == b->gid &&
+           a->mtime_s == b->mtime_s && a->mtime_ns == b->mtime_ns && a->rdev == b->rdev &&
+           a->target_len == b->target_len &&
+           (a->target_len == 0 || memcmp(a->target, b->target, a->target_len) == 0) &&
+           same_xattrs(a, b) && same_content(a, b);
+}
+
+static bool same_meta(const struct tree_entry *t, const struct buffer *meta)
 {
     struct error ignored = ERROR_INIT;
     struct node a, b;
     bool same = false;
 
+    if (t->meta_len == meta->len && memcmp(t->meta, meta->data, meta->len) == 0)
+        return true;
     if (node_decode(t->meta, t->meta_len, &a, &ignored) != 0)
         return false;
     if (node_decode(meta->data, meta->len, &b, &ignored) == 0) {
-        same = a.mtime_s == b.mtime_s && a.mtime_ns == b.mtime_ns;
+        same = same_node(&a, &b);
         node_release(&b);
     }
     node_release(&a);
@@ -176,9 +218,7 @@ static int compare(struct live_plan *p, const struct tree_entry *t, bool folder,
     bool alone = true, other_alone = true;
     int rc = 0;
 
-    *same =
-        (t->meta_len == meta->len && memcmp(t->meta, meta->data, meta->len) == 0) ||
-        (node_equal_but_times(t->meta, t->meta_len, meta->data, meta->len) && same_times(t, meta));
+    *same = same_meta(t, meta);
     if (!*same || folder || node == t->node)
         return 0;
     rc = single_name(p, p->req->snapshot, t->node, &alone, e);
