@@ -60,8 +60,8 @@ static int check_snapshot(const struct archive_order *o, struct error *e)
 /* ---- writing ---- */
 
 /* What the metadata is called: what the root does not have already. */
-static int choose_inside(struct repo *r, const struct archive_order *o, char *inside, size_t cap,
-                         struct error *e)
+static int choose_inside(struct repo *r, const struct archive_order *o,
+                         char inside[ARCHIVE_INSIDE_MAX], struct error *e)
 {
     const struct snapshot_row *s = o->snapshot;
     struct catalog *c;
@@ -70,14 +70,14 @@ static int choose_inside(struct repo *r, const struct archive_order *o, char *in
 
     if (rc != 0)
         return rc;
-    snprintf(inside, cap, "metadata.json");
-    for (unsigned i = 1; rc == 0; i++) {
+    for (unsigned i = 0; rc == 0; i++) {
+        if (!archive_inside_name(i, inside)) {
+            rc = error_set(e, ERR_REFUSED, "every name for the metadata is taken, up to '%s'",
+                           inside);
+            break;
+        }
         rc = catalog_lookup(c, s->watch_serial, NODE_ROOT, inside, strlen(inside),
                             (int64_t)s->commit.number, &node, e);
-        if (rc == 0 && i == 1)
-            snprintf(inside, cap, "metadata.watchkeep.json");
-        else if (rc == 0)
-            snprintf(inside, cap, "metadata.watchkeep-%u.json", i);
     }
     repo_catalog_close(r, c);
     if (rc != ERR_NOTFOUND)
@@ -172,9 +172,9 @@ static int write_under_lease(struct repo *r, const struct archive_order *o,
     struct archive_meta m = {.order = o, .time = clock_wall()};
     struct archive_place p = {.dir = -1, .lock = -1};
     uint64_t begun = clock_mono_ns(), stored = 0;
-    char inside[64];
+    char inside[ARCHIVE_INSIDE_MAX];
 
-    int rc = choose_inside(r, o, inside, sizeof(inside), e);
+    int rc = choose_inside(r, o, inside, e);
     if (rc == 0)
         rc = archive_place_open(o, m.time, &p, e);
     m.name = p.name;
@@ -202,6 +202,23 @@ static int write_under_lease(struct repo *r, const struct archive_order *o,
     return rc;
 }
 
+/* From the disk, and not from what was in memory: only then it is called verified. */
+static int read_back(const struct archive_order *o, struct archive_item *item, struct error *e)
+{
+    struct archive_check check;
+    int rc = archive_verify(item, true, o->helper, o->cancel, &check, e);
+
+    if (rc == 0 && check.errors > 0) {
+        item->damaged = true;
+        rc = error_set(e, ERR_DAMAGED, "archive '%s' does not read back as it was written: %s",
+                       item->name, check.first ? check.first : "");
+    } else if (rc == 0) {
+        item->verified = clock_wall();
+    }
+    archive_check_release(&check);
+    return rc;
+}
+
 int archive_write(struct repo *r, const struct archive_order *o, struct archive_result *result,
                   struct error *e)
 {
@@ -215,5 +232,5 @@ int archive_write(struct repo *r, const struct archive_order *o, struct archive_
         return rc;
     rc = write_under_lease(r, o, result, e);
     repo_lease_end(r, number);
-    return rc;
+    return rc == 0 ? read_back(o, &result->item, e) : rc;
 }

@@ -25,7 +25,7 @@
 #define FILES_MARK "\n \"files_backed_up\": ["
 #define META_SUFFIX ".json"
 
-enum { HEAD_MAX = 256 * 1024, LEFT_OUT_MAX = 1000 };
+enum { HEAD_MAX = 256 * 1024, LEFT_OUT_MAX = 1000, INSIDE_TRIES = 16 };
 static const size_t META_MAX = (size_t)1024 * 1024 * 1024;
 
 static int no_memory(struct error *e)
@@ -291,25 +291,28 @@ static int not_ours(const char *name, struct error *e)
                      text_escape(name, quoted, sizeof(quoted)));
 }
 
+/* What a file begins with: enough for the head. */
+static int read_head(int dir, const char *file, struct buffer *out, struct error *e)
+{
+    size_t got = 0;
+    int fd = openat(dir, file, O_RDONLY | O_NOFOLLOW | O_NONBLOCK | O_CLOEXEC);
+
+    if (fd < 0)
+        return error_sys(e, errno, "cannot open '%s'", file);
+    uint8_t *to = buffer_grow(out, HEAD_MAX);
+    int rc = to ? file_read_some(fd, to, HEAD_MAX, 0, &got, e) : no_memory(e);
+    out->len = got;
+    close(fd);
+    return rc;
+}
+
 static int read_text(int dir, const char *name, size_t max, struct buffer *out, struct error *e)
 {
     char *file = meta_name(name);
-    int rc = file ? 0 : no_memory(e);
+    int rc = !file             ? no_memory(e)
+             : max == HEAD_MAX ? read_head(dir, file, out, e)
+                               : small_file_read(dir, file, max, out, e);
 
-    if (rc == 0 && max == HEAD_MAX) { /* what follows is not wanted */
-        size_t got = 0;
-        int fd = openat(dir, file, O_RDONLY | O_NOFOLLOW | O_NONBLOCK | O_CLOEXEC);
-        uint8_t *to = fd >= 0 ? buffer_grow(out, max) : NULL;
-        if (fd < 0)
-            rc = error_sys(e, errno, "cannot open '%s'", file);
-        else
-            rc = to ? file_read_some(fd, to, max, 0, &got, e) : no_memory(e);
-        out->len = got;
-        if (fd >= 0)
-            close(fd);
-    } else if (rc == 0) {
-        rc = small_file_read(dir, file, max, out, e);
-    }
     free(file);
     return rc;
 }
@@ -372,6 +375,166 @@ int archive_meta_read(int dir, const char *name, struct archive_item *item, stru
     item->told = true;
     json_decref(o);
     return item->watch ? 0 : no_memory(e);
+}
+
+/* The object's keys that a text begins with tell that it is the metadata of `archive`, called file.
+ */
+static bool names_itself(const json_t *o, const char *file, const char *archive)
+{
+    const char *inside = json_string_value(json_object_get(o, "metadata"));
+    const char *name = json_string_value(json_object_get(o, "archive"));
+
+    return inside && name && strcmp(inside, file) == 0 && (!archive || strcmp(name, archive) == 0);
+}
+
+static bool is_metadata(int dir, const char *file, const char *archive)
+{
+    struct buffer text = BUFFER_INIT;
+    struct error ignored = ERROR_INIT;
+    size_t rest;
+    json_t *o = NULL;
+
+    if (read_head(dir, file, &text, &ignored) == 0)
+        o = parse_head(&text, &rest);
+    bool is = o && names_itself(o, file, archive);
+    json_decref(o);
+    buffer_release(&text);
+    return is;
+}
+
+/* The names that archive.c chooses from. */
+bool archive_inside_name(unsigned i, char inside[ARCHIVE_INSIDE_MAX])
+{
+    if (i == 0)
+        snprintf(inside, ARCHIVE_INSIDE_MAX, "metadata.json");
+    else if (i == 1)
+        snprintf(inside, ARCHIVE_INSIDE_MAX, "metadata.watchkeep.json");
+    else
+        snprintf(inside, ARCHIVE_INSIDE_MAX, "metadata.watchkeep-%u.json", i);
+    return i < INSIDE_TRIES;
+}
+
+void archive_meta_inside(int dir, const char *path, char inside[ARCHIVE_INSIDE_MAX])
+{
+    size_t len = strlen(path);
+    const char *slash;
+
+    while (len > 0 && path[len - 1] == '/')
+        len--;
+    slash = memrchr(path, '/', len);
+    const char *begin = slash ? slash + 1 : path;
+    char *archive = strndup(begin, len - (size_t)(begin - path));
+    char *found = NULL;
+
+    for (unsigned i = 0; archive_inside_name(i, inside); i++) {
+        if (is_metadata(dir, inside, archive)) {
+            free(archive);
+            free(found);
+            return;
+        }
+        if (is_metadata(dir, inside, NULL)) { /* of an archive that was renamed */
+            free(found);
+            found = strdup(inside);
+        }
+    }
+    snprintf(inside, ARCHIVE_INSIDE_MAX, "%s", found ? found : "");
+    free(archive);
+    free(found);
+}
+
+/* ---- what a text names ---- */
+
+static bool expect_list(struct archive_expected *x, const struct buffer *text, const char *mark)
+{
+    const uint8_t *at = text->data ? memmem(text->data, text->len, mark, strlen(mark)) : NULL;
+
+    *x = (struct archive_expected){.text = text};
+    if (at)
+        x->at = (size_t)(at - text->data) + strlen(mark);
+    return at != NULL;
+}
+
+bool archive_expect_files(struct archive_expected *x, const struct buffer *text)
+{
+    return expect_list(x, text, FILES_MARK);
+}
+
+bool archive_expect_databases(struct archive_expected *x, const struct buffer *text)
+{
+    return expect_list(x, text, TAIL_MARK);
+}
+
+bool archive_expect_next(struct archive_expected *x, const char **line, size_t *len)
+{
+    const char *data = (const char *)x->text->data;
+    const char *begin = data + x->at;
+    size_t left = x->text->len - x->at;
+
+    if (left < 4 || memcmp(begin, "\n  {", 4) != 0)
+        return false;
+    const char *end = memchr(begin + 1, '\n', left - 1);
+    if (!end)
+        return false;
+    x->at = (size_t)(end - data);
+    *line = begin + 3;
+    *len = (size_t)(end - begin) - 3;
+    if ((*line)[*len - 1] == ',')
+        --*len;
+    return true;
+}
+
+/* The line as an object that names this path, or NULL. */
+static json_t *line_of(const char *line, size_t len, const char *path)
+{
+    json_t *o = json_loadb(line, len, JSON_REJECT_DUPLICATES, NULL);
+    json_t *wanted = json_object();
+
+    if (wanted)
+        report_path(wanted, "path", path);
+    const json_t *exact = json_object_get(wanted, "path_b64");
+    bool same = json_equal(json_object_get(o, "path"), json_object_get(wanted, "path")) &&
+                (!exact || json_equal(json_object_get(o, "path_b64"), exact));
+    json_decref(wanted);
+    if (same)
+        return o;
+    json_decref(o);
+    return NULL;
+}
+
+bool archive_expect_file(const char *line, size_t len, const char *path, uint64_t *bytes,
+                         struct hash *sha256)
+{
+    json_t *o = line_of(line, len, path);
+    const char *hex = json_string_value(json_object_get(o, "sha256"));
+    bool is = hex && text_unhex(hex, sha256->b, HASH_LEN);
+
+    *bytes = count_of(o, "bytes");
+    json_decref(o);
+    return is;
+}
+
+bool archive_expect_is(const char *line, size_t len, const char *path)
+{
+    json_t *o = line_of(line, len, path);
+
+    json_decref(o);
+    return o != NULL;
+}
+
+bool archive_expect_database(const char *line, size_t len, const char *path, const char *detail)
+{
+    json_t *o = line_of(line, len, path);
+    json_t *now = database_entry(path, detail);
+    bool same = o && now && json_equal(o, now);
+
+    json_decref(o);
+    json_decref(now);
+    return same;
+}
+
+int archive_meta_load(int dir, const char *name, struct buffer *out, struct error *e)
+{
+    return read_text(dir, name, META_MAX, out, e);
 }
 
 /* ---- the verdict ---- */

@@ -100,6 +100,29 @@ struct archive_verdict {
 /* Replace NAME.json by one with that verdict; takes the folder's lock. */
 int archive_meta_record(int dir, const char *name, const struct archive_verdict *v,
                         struct error *e);
+/* What the metadata in an archive's folder is called, "" for none; path: of the archive. */
+#define ARCHIVE_INSIDE_MAX 64
+bool archive_inside_name(unsigned i, char inside[ARCHIVE_INSIDE_MAX]); /* the i-th choice */
+void archive_meta_inside(int dir, const char *path, char inside[ARCHIVE_INSIDE_MAX]);
+
+/* The files and databases that a metadata text names, one after the other. */
+struct archive_expected {
+    const struct buffer *text;
+    size_t at;
+};
+/* From the beginning of a list; false: the text is not of ours. */
+bool archive_expect_files(struct archive_expected *x, const struct buffer *text);
+bool archive_expect_databases(struct archive_expected *x, const struct buffer *text);
+/* The next entry, its line borrowed; false at the end. */
+bool archive_expect_next(struct archive_expected *x, const char **line, size_t *len);
+/* Whether the line is of that path, and what it says. */
+bool archive_expect_file(const char *line, size_t len, const char *path, uint64_t *bytes,
+                         struct hash *sha256);
+bool archive_expect_database(const char *line, size_t len, const char *path, const char *detail);
+bool archive_expect_is(const char *line, size_t len, const char *path);
+/* The whole of NAME.json. ERR_NOTFOUND. */
+int archive_meta_load(int dir, const char *name, struct buffer *out, struct error *e);
+
 /* Fill item from NAME.json in dir. ERR_DAMAGED, ERR_NOTFOUND. */
 int archive_meta_read(int dir, const char *name, struct archive_item *item, struct error *e);
 
