@@ -10,6 +10,7 @@
 #include "base/parse.h"
 #include "base/text.h"
 #include "keep/archive_report.h"
+#include "service/archives.h"
 #include "snapshot/report.h"
 
 #include <errno.h>
@@ -135,7 +136,6 @@ static int archive_there(struct archiving *a, const char *socket, const json_t *
 static int archive_one(struct archiving *a, struct repo *r, struct sqlite_helper *helper,
                        uint64_t number, struct error *e)
 {
-    const struct config *c = a->cli->config;
     struct archive_result result = {0};
     struct snapshot_row s = {0};
     int rc = catalog_snapshot(repo_catalog(r), number, &s, e);
@@ -144,17 +144,13 @@ static int archive_one(struct archiving *a, struct repo *r, struct sqlite_helper
         return rc;
     struct archive_order order = {
         .snapshot = &s,
-        .folder = config_text(c, "archive", s.watch_name, "path"),
         .name = a->cli->given[NAME],
-        .format = strcmp(config_text(c, "archive", s.watch_name, "format"), "directory") == 0
-                      ? ARCHIVE_DIRECTORY
-                      : ARCHIVE_TAR_GZ,
-        .level = (unsigned)config_number(c, "archive", s.watch_name, "level"),
         .meta = a->cli->repeated,
         .helper = helper,
         .progress = &a->progress,
         .cancel = interrupt_watch(),
     };
+    archives_order(a->cli->config, s.watch_name, &order);
     a->bar = progress_start(a->cli, "archiving", read_progress, &a->progress);
     rc = archive_write(r, &order, &result, e);
     progress_stop(a->bar);

@@ -5,6 +5,7 @@
 
 #include "base/clock.h"
 #include "base/parse.h"
+#include "service/archives.h"
 #include "snapshot/report.h"
 
 #include <string.h>
@@ -12,8 +13,9 @@
 
 #include "base/banned.h"
 
-enum { RECENT, SINCE, UNTIL, ALL };
+enum { ARCHIVES, RECENT, SINCE, UNTIL, ALL };
 static const struct command_flag flags[] = {
+    {"archives", 0, NULL, "archives instead of snapshots"},
     {"recent", 0, "N", "only the newest N"},
     {"since", 0, "TIME", "not older than TIME"},
     {"until", 0, "TIME", "not newer than TIME"},
@@ -49,11 +51,13 @@ static int take_filter(const struct cli *cli, struct list_filter *f, struct erro
     return rc;
 }
 
-static json_t *request_of(const struct list_filter *f)
+static json_t *request_of(const struct list_filter *f, bool archives)
 {
     json_t *r = json_pack("{s:s,s:s?,s:I}", "command", "list", "watch", f->watch, "recent",
                           (json_int_t)f->recent);
 
+    if (archives)
+        json_object_set_new(r, "archives", json_true());
     json_object_set_new(r, "since", f->has_since ? json_integer(f->since) : json_null());
     json_object_set_new(r, "until", f->has_until ? json_integer(f->until) : json_null());
     return r;
@@ -94,6 +98,69 @@ static int print_list(struct cli *cli, const json_t *doc, struct error *e)
     return rc;
 }
 
+/* ---- archives ---- */
+
+static void print_archive(struct table *t, const json_t *a)
+{
+    char time[32], size[24], stored[24];
+
+    table_cell(t, PAINT_BOLD, json_text(a, "name"));
+    table_cell(t, PAINT_NONE, json_text(a, "watch"));
+    table_cellf(t, PAINT_NONE, "%llu", (unsigned long long)json_count(a, "snapshot"));
+    table_cell(t, PAINT_NONE, json_local_time(a, "time", time, sizeof(time)));
+    table_cell(t, PAINT_NONE, json_text(a, "kind"));
+    table_cell(t, PAINT_NONE, json_text(a, "format"));
+    table_cellf(t, PAINT_NONE, "%llu", (unsigned long long)json_count(a, "files"));
+    table_cell(t, PAINT_NONE, size_text(json_count(a, "bytes"), size, sizeof(size)));
+    table_cell(t, PAINT_NONE, size_text(json_count(a, "stored_bytes"), stored, sizeof(stored)));
+    table_cell(t, json_flag(a, "damaged") ? PAINT_RED : PAINT_YELLOW,
+               json_flag(a, "damaged")                         ? "damaged"
+               : json_is_null(json_object_get(a, "verified"))  ? "not verified"
+               : json_is_false(json_object_get(a, "complete")) ? "incomplete"
+                                                               : "");
+}
+
+static int print_archives(struct cli *cli, const json_t *doc, struct error *e)
+{
+    static const char *const heads[] = {"NAME",   "WATCH", "SNAPSHOT", "TIME",   "KIND",
+                                        "FORMAT", "FILES", "SIZE",     "STORED", "MARKS"};
+    struct table *t = table_new("llrlllrrrl", heads);
+    size_t i;
+    json_t *a;
+
+    json_array_foreach(json_object_get(doc, "archives"), i, a) print_archive(t, a);
+    int rc = table_print(t, cli, e);
+    table_free(t);
+    if (json_array_size(json_object_get(doc, "archives")) == 0)
+        out_note(cli, "no archives");
+    return rc;
+}
+
+/* Needs no repository: the folders of the archives tell. */
+static int list_archives(struct cli *cli, const struct list_filter *f, struct error *e)
+{
+    struct archives_filter filter = {.watch = f->watch,
+                                     .recent = f->recent,
+                                     .has_since = f->has_since,
+                                     .has_until = f->has_until,
+                                     .since = f->since,
+                                     .until = f->until};
+    json_t *doc = NULL;
+    int rc = cli_config(cli, e);
+
+    if (rc == 0)
+        rc = archives_report(cli->config, &filter, &doc, e);
+    if (rc == ERR_DENIED) {
+        json_t *request = request_of(f, true);
+        rc = reach_fallback(cli, rc, request, &doc, e);
+        json_decref(request);
+    }
+    if (rc == 0)
+        rc = cli->json ? out_json(cli, json_incref(doc), e) : print_archives(cli, doc, e);
+    json_decref(doc);
+    return rc;
+}
+
 static int run(struct cli *cli, struct error *e)
 {
     struct list_filter f = {0};
@@ -103,11 +170,13 @@ static int run(struct cli *cli, struct error *e)
 
     if (rc != 0)
         return rc;
+    if (cli->given[ARCHIVES])
+        return list_archives(cli, &f, e);
     rc = reach_read(cli, &r, e);
     if (rc == 0) {
         rc = report_list(r, &f, &doc, e);
     } else {
-        json_t *request = request_of(&f);
+        json_t *request = request_of(&f, false);
         rc = reach_fallback(cli, rc, request, &doc, e);
         json_decref(request);
     }
@@ -124,7 +193,7 @@ static int run(struct cli *cli, struct error *e)
 const struct command command_list = {
     .name = "list",
     .operands = "[WATCH]",
-    .summary = "snapshots, newest last",
+    .summary = "snapshots, or archives, newest last",
     .max_operands = 1,
     .flags = flags,
     .run = run,

@@ -1,9 +1,11 @@
+#include "cli/archive_source.h"
 #include "cli/commands.h"
 #include "cli/reach.h"
 #include "cli/table.h"
 
 #include "base/buffer.h"
 #include "base/text.h"
+#include "keep/archive_use.h"
 #include "snapshot/report.h"
 #include "snapshot/selector.h"
 #include "snapshot/tree.h"
@@ -80,8 +82,55 @@ static int visit(void *ctx, const struct tree_entry *t, struct error *e)
     return 0;
 }
 
-static int list_tree(struct cli *cli, struct repo *r, const struct snapshot_row *s,
-                     const char *path, struct error *e)
+struct listed { /* what is listed: a snapshot, or an archive */
+    struct repo *repo;
+    struct snapshot_row snapshot;
+    struct archive_item archive;
+};
+
+/* An archive's entry as one of a tree. */
+static int visit_archived(void *ctx, const struct archive_entry *x, struct error *e)
+{
+    struct buffer meta = BUFFER_INIT;
+    struct node n = *x->node;
+    int rc = 0;
+
+    n.extent_count = 0;
+    n.extents = NULL;
+    node_encode(&n, &meta);
+    struct tree_entry t = {
+        .path = x->path, .meta = meta.data, .meta_len = (uint32_t)meta.len, .level = *x->path != 0};
+    rc = buffer_ok(&meta) ? visit(ctx, &t, e)
+                          : error_set(e, ERR_DAMAGED, "an entry of the archive cannot be");
+    buffer_release(&meta);
+    return rc;
+}
+
+static int walk(const struct listed *w, struct listing *l, const char *path, struct error *e)
+{
+    const struct snapshot_row *s = &w->snapshot;
+
+    if (w->archive.path)
+        return archive_each(&w->archive, path, visit_archived, l, e);
+    return tree_walk(repo_catalog(w->repo), s->watch_serial, (int64_t)s->commit.number, path,
+                     UINT_MAX, visit, l, e);
+}
+
+static json_t *document(const struct listed *w, const char *path, json_t *entries)
+{
+    const struct archive_item *i = &w->archive;
+    uint64_t number = i->path ? i->snapshot : w->snapshot.commit.number;
+    json_t *doc = json_pack("{s:i,s:I,s:s?}", "schema", 1, "snapshot", (json_int_t)number, "watch",
+                            i->path ? i->watch : w->snapshot.watch_name);
+
+    if (i->path)
+        json_object_set_new(doc, "archive", report_text(i->name));
+    report_path(doc, "path", path);
+    json_object_set_new(doc, "entries", entries);
+    return doc;
+}
+
+static int list_tree(struct cli *cli, const struct listed *w, const char *path, struct error *e)
 {
     struct listing l = {.cli = cli, .lines = BUFFER_INIT};
     int rc;
@@ -90,8 +139,7 @@ static int list_tree(struct cli *cli, struct repo *r, const struct snapshot_row 
         l.entries = json_array();
     else if (cli->verbose)
         l.table = table_new("llrlll", NULL);
-    rc = tree_walk(repo_catalog(r), s->watch_serial, (int64_t)s->commit.number, path, UINT_MAX,
-                   visit, &l, e);
+    rc = walk(w, &l, path, e);
     if (rc == 0 && l.table)
         rc = table_print(l.table, cli, e);
     if (rc == 0 && !buffer_ok(&l.lines))
@@ -104,27 +152,28 @@ static int list_tree(struct cli *cli, struct repo *r, const struct snapshot_row 
         json_decref(l.entries);
         return rc;
     }
-    json_t *doc = json_pack("{s:i,s:I,s:s}", "schema", 1, "snapshot", (json_int_t)s->commit.number,
-                            "watch", s->watch_name);
-    report_path(doc, "path", path);
-    json_object_set_new(doc, "entries", l.entries);
-    return out_json(cli, doc, e);
+    return out_json(cli, document(w, path, l.entries), e);
 }
 
 static int run(struct cli *cli, struct error *e)
 {
-    struct snapshot_row s = {0};
-    struct repo *r = NULL;
+    struct listed w = {0};
     char *path = NULL;
-    int rc = reach_read(cli, &r, e);
+    int rc;
 
+    if (archive_is_meant(cli->operands[0])) {
+        rc = archive_operand(cli, cli->operands[0], &w.archive, &path, e);
+    } else {
+        rc = reach_read(cli, &w.repo, e);
+        if (rc == 0)
+            rc = selector_resolve(w.repo, cli->operands[0], cli->watch, &w.snapshot, &path, e);
+    }
     if (rc == 0)
-        rc = selector_resolve(r, cli->operands[0], cli->watch, &s, &path, e);
-    if (rc == 0)
-        rc = list_tree(cli, r, &s, path ? path : "", e);
+        rc = list_tree(cli, &w, path ? path : "", e);
     free(path);
-    snapshot_row_release(&s);
-    repo_close(r);
+    archive_item_release(&w.archive);
+    snapshot_row_release(&w.snapshot);
+    repo_close(w.repo);
     return rc;
 }
 

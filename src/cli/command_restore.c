@@ -1,3 +1,4 @@
+#include "cli/archive_source.h"
 #include "cli/commands.h"
 #include "cli/in_place.h"
 #include "cli/interrupt.h"
@@ -8,6 +9,7 @@
 #include "base/text.h"
 #include "config/keys.h"
 #include "config/places.h"
+#include "keep/archive_read.h"
 #include "snapshot/report.h"
 #include "snapshot/restore.h"
 #include "snapshot/selector.h"
@@ -143,37 +145,12 @@ static void tell_not_good(const struct cli *cli, struct repo *r, const struct sn
     snapshot_row_release(&good);
 }
 
-static void read_progress(void *ctx, struct progress_view *v)
-{
-    struct restore_progress *p = ctx;
-
-    v->files = p->files_done;
-    v->files_total = p->files_total;
-    v->bytes = p->bytes_done;
-    v->bytes_total = p->bytes_total;
-}
-
-static void tell_problems(const struct cli *cli, const struct restore_result *r)
-{
-    char path[600];
-
-    for (size_t i = 0; i < r->problem_count; i++) {
-        struct error p = ERROR_INIT;
-        error_set(&p, ERR_DAMAGED, "not restored: '%s': %s",
-                  text_escape(r->problems[i].path, path, sizeof(path)), r->problems[i].reason);
-        error_path(&p, r->problems[i].path);
-        out_error(cli, &p);
-    }
-    for (size_t i = 0; i < r->warning_count; i++)
-        out_note(cli, "%s", r->warnings[i]);
-}
-
 static int tell_result(struct cli *cli, uint64_t snapshot, const struct restore_result *r, int code,
                        const char *target, struct error *e)
 {
     char size[24], quoted[600];
 
-    tell_problems(cli, r);
+    tell_restore_problems(cli, r);
     if (cli->json)
         return out_json(cli, report_restore_summary(snapshot, r, code), e);
     if (!cli->quiet)
@@ -201,7 +178,7 @@ static int restore(struct cli *cli, struct repo *r, const struct snapshot_row *s
     struct error why = ERROR_INIT;
 
     tell_not_good(cli, r, s);
-    struct progress *bar = progress_start(cli, "restoring", read_progress, &progress);
+    struct progress *bar = progress_start(cli, "restoring", read_restore_progress, &progress);
     int rc = restore_run(&request, &result, &why);
     progress_stop(bar);
     if (rc != 0 && !result.finished) {
@@ -258,6 +235,19 @@ static int find_target(struct cli *cli, struct repo *r, const struct snapshot_ro
     return rc;
 }
 
+static int restore_archive(struct cli *cli, struct error *e)
+{
+    if (cli->given[IN_PLACE])
+        return error_set(e, ERR_USAGE,
+                         "an archive does not go over the live data: give a folder "
+                         "with --to DIR");
+    char *target = config_clean_path(cli->given[TO]);
+    int rc = target ? archive_restore_operand(cli, target, cli->given[OVERWRITE] != NULL, e)
+                    : error_sys(e, errno, "cannot find '%s'", cli->given[TO]);
+    free(target);
+    return rc;
+}
+
 static int run(struct cli *cli, struct error *e)
 {
     struct snapshot_row s = {0};
@@ -266,6 +256,8 @@ static int run(struct cli *cli, struct error *e)
     bool live = false;
     int rc = check_flags(cli, e);
 
+    if (rc == 0 && archive_is_meant(cli->operands[0]))
+        return restore_archive(cli, e);
     if (rc == 0)
         rc = reach_read(cli, &r, e);
     if (rc == 0)

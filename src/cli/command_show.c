@@ -1,9 +1,11 @@
+#include "cli/archive_source.h"
 #include "cli/commands.h"
 #include "cli/reach.h"
 #include "cli/snapshot_text.h"
 #include "cli/table.h"
 
 #include "base/text.h"
+#include "keep/archive_read.h"
 #include "snapshot/report.h"
 #include "snapshot/selector.h"
 
@@ -125,6 +127,9 @@ static int run(struct cli *cli, struct error *e)
 {
     struct repo *r = NULL;
     json_t *doc = NULL;
+
+    if (archive_is_meant(cli->operands[0]))
+        return archive_show(cli, cli->operands[0], e);
     int rc = reach_read(cli, &r, e);
 
     if (rc == 0) {

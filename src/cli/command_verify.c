@@ -1,3 +1,4 @@
+#include "cli/archive_source.h"
 #include "cli/commands.h"
 #include "cli/interrupt.h"
 #include "cli/output.h"
@@ -5,6 +6,7 @@
 #include "cli/reach.h"
 
 #include "base/text.h"
+#include "keep/archive_read.h"
 #include "snapshot/report.h"
 #include "snapshot/selector.h"
 #include "snapshot/verify.h"
@@ -229,6 +231,8 @@ static int run(struct cli *cli, struct error *e)
     if (cli->given[QUICK] && cli->given[FULL])
         return error_set(e, ERR_USAGE, "'--quick' and '--full' exclude each other");
     rc = cli_config(cli, e);
+    if (rc == 0 && cli->operand_count > 0 && archive_is_meant(cli->operands[0]))
+        return archive_verify_operands(cli, e);
     if (rc != 0)
         return rc;
     char *socket = reach_service(cli);

@@ -278,6 +278,13 @@ static json_t *parse_head(const struct buffer *text, size_t *rest)
     return o;
 }
 
+json_t *archive_meta_head(const struct buffer *text)
+{
+    size_t rest;
+
+    return parse_head(text, &rest);
+}
+
 static char *meta_name(const char *name)
 {
     return text_format("%s" META_SUFFIX, name);
@@ -342,21 +349,8 @@ static char *text_of(const json_t *o, const char *key)
     return strdup(text ? text : "");
 }
 
-int archive_meta_read(int dir, const char *name, struct archive_item *item, struct error *e)
+static void take_head(struct archive_item *item, const json_t *o)
 {
-    struct buffer text = BUFFER_INIT;
-    size_t rest;
-
-    int rc = read_text(dir, name, HEAD_MAX, &text, e);
-    json_t *o = rc == 0 ? parse_head(&text, &rest) : NULL;
-    buffer_release(&text);
-    if (rc != 0)
-        return rc;
-    if (!o || !json_is_string(json_object_get(o, "archive")) ||
-        !json_is_string(json_object_get(o, "watchkeep_version"))) {
-        json_decref(o);
-        return not_ours(name, e);
-    }
     free(item->watch);
     item->watch = text_of(o, "watch");
     const char *kind = json_string_value(json_object_get(o, "kind"));
@@ -372,6 +366,38 @@ int archive_meta_read(int dir, const char *name, struct archive_item *item, stru
     item->damaged = json_is_true(json_object_get(o, "damaged"));
     item->complete = json_is_true(json_object_get(o, "complete"));
     item->suspect = json_is_true(json_object_get(o, "suspect"));
+}
+
+int archive_meta_take(struct archive_item *item, const struct buffer *text, struct error *e)
+{
+    size_t rest;
+    json_t *o = parse_head(text, &rest);
+
+    if (!o)
+        return not_ours(item->name, e);
+    uint64_t stored = item->stored_bytes;
+    take_head(item, o);
+    item->stored_bytes = stored ? stored : item->stored_bytes;
+    json_decref(o);
+    return item->watch ? 0 : no_memory(e);
+}
+
+int archive_meta_read(int dir, const char *name, struct archive_item *item, struct error *e)
+{
+    struct buffer text = BUFFER_INIT;
+    size_t rest;
+
+    int rc = read_text(dir, name, HEAD_MAX, &text, e);
+    json_t *o = rc == 0 ? parse_head(&text, &rest) : NULL;
+    buffer_release(&text);
+    if (rc != 0)
+        return rc;
+    if (!o || !json_is_string(json_object_get(o, "archive")) ||
+        !json_is_string(json_object_get(o, "watchkeep_version"))) {
+        json_decref(o);
+        return not_ours(name, e);
+    }
+    take_head(item, o);
     item->told = true;
     json_decref(o);
     return item->watch ? 0 : no_memory(e);

@@ -18,6 +18,7 @@
 #include "store/hash.h"
 #include "store/node.h"
 
+#include <jansson.h>
 #include <stdio.h>
 
 #define ARCHIVE_TAR_SUFFIX ".tar.gz"
@@ -120,6 +121,12 @@ bool archive_expect_file(const char *line, size_t len, const char *path, uint64_
                          struct hash *sha256);
 bool archive_expect_database(const char *line, size_t len, const char *path, const char *detail);
 bool archive_expect_is(const char *line, size_t len, const char *path);
+/* The metadata of an archive: NAME.json, or where that is missing, that in the archive. */
+int archive_meta_find(const struct archive_item *item, struct buffer *out, struct error *e);
+/* Fill from a text what NAME.json would tell, if that were there. */
+int archive_meta_take(struct archive_item *item, const struct buffer *text, struct error *e);
+/* The keys that a text begins with, a new reference, or NULL. */
+json_t *archive_meta_head(const struct buffer *text);
 /* The whole of NAME.json. ERR_NOTFOUND. */
 int archive_meta_load(int dir, const char *name, struct buffer *out, struct error *e);
 
@@ -140,12 +147,5 @@ int archive_folder_write(struct repo *r, struct archive_meta *m, struct archive_
                          uint64_t *stored, struct error *e);
 int archive_folder_finish(struct archive_meta *m, struct archive_place *p,
                           const struct buffer *text, struct error *e);
-
-/* ---- archive_list.c ---- */
-
-/* The archive that `file` in dir is; folder: the path of dir. ERR_NOTFOUND: none. Where NAME.json
- * is not there, item->told is false and item->watch NULL. Release it in any case. */
-int archive_item_look(int dir, const char *folder, const char *file, struct archive_item *item,
-                      struct error *e);
 
 #endif

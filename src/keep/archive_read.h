@@ -29,10 +29,13 @@ int archive_reader_next(struct archive_reader *r, const struct archive_entry **o
 /* More of the content, borrowed until the next call; *len 0 at its end. */
 int archive_reader_data(struct archive_reader *r, const uint8_t **p, size_t *len, struct error *e);
 
-/* Does this text stand for an archive, where a snapshot is asked for? 0: *item is it, to be
- * released. A text with a '/' is a path; any other the name of an archive ("backup_..." or a manual
- * one's NAME) in the folder, of that watch (NULL: of any). "ARCHIVE:PATH": *path is malloc'ed, or
- * NULL where there is no ':'. ERR_NOTFOUND: no archive; ERR_USAGE: several watches have it. */
+/* Whether a text where a snapshot is asked for can only be an archive: a path (with a '/' before
+ * any
+ * ':'), or a name as `list --archives` gives it ("backup_..."). */
+bool archive_is_meant(const char *text);
+/* Such a text, "ARCHIVE" or "ARCHIVE:PATH", as an item, to be released; *path is malloc'ed, or NULL
+ * where there is no ':'. A name is looked for in the folder, of that watch (NULL: of any).
+ * ERR_NOTFOUND; ERR_USAGE: several watches have it. */
 int archive_resolve(const char *text, const char *folder, const char *watch,
                     struct archive_item *item, char **path, struct error *e);
 

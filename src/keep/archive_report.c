@@ -1,5 +1,6 @@
 #include "keep/archive_report.h"
 
+#include "keep/archive_private.h"
 #include "snapshot/report.h"
 
 #include <stdlib.h>
@@ -47,27 +48,6 @@ json_t *archive_report_item(const struct archive_item *i)
     return NULL;
 }
 
-static int add_item(void *ctx, const struct archive_item *item, struct error *e)
-{
-    if (json_array_append_new(ctx, archive_report_item(item)) == 0)
-        return 0;
-    return error_set(e, ERR_FAILED, "out of memory");
-}
-
-int archive_report_list(const char *folder, const char *watch, uint64_t recent, json_t **out,
-                        struct error *e)
-{
-    json_t *list = json_array();
-    int rc = list ? archive_list(folder, watch, add_item, list, e)
-                  : error_set(e, ERR_FAILED, "out of memory");
-
-    while (rc == 0 && recent && json_array_size(list) > recent)
-        json_array_remove(list, 0);
-    *out = rc == 0 ? json_pack("{s:i,s:O}", "schema", 1, "archives", list) : NULL;
-    json_decref(list);
-    return rc == 0 && !*out ? error_set(e, ERR_FAILED, "out of memory") : rc;
-}
-
 json_t *archive_report_written(const struct archive_result *r, int exit_code)
 {
     json_t *o = archive_report_item(&r->item);
@@ -110,4 +90,45 @@ json_t *archive_report_summary(const json_t *lines, int exit_code)
                      (json_int_t)json_array_size(lines), "files", sum(lines, "files"), "bytes",
                      sum(lines, "bytes"), "stored_bytes", sum(lines, "stored_bytes"), "seconds",
                      seconds, "exit", exit_code);
+}
+
+int archive_report_show(struct archive_item *item, json_t **out, struct error *e)
+{
+    static const char *const keys[] = {"root", "snapshot_time",    "zone", "host", "left_out",
+                                       "app",  "watchkeep_version"};
+    struct buffer text = BUFFER_INIT;
+    struct archive_expected x;
+    json_t *databases = json_array();
+    const char *line;
+    size_t len;
+
+    int rc = archive_meta_find(item, &text, e);
+    if (rc == 0 && !item->told)
+        rc = archive_meta_take(item, &text, e);
+    bool told = item->told;
+    item->told = item->told || rc == 0;
+    json_t *o = archive_report_item(item);
+    item->told = told;
+    json_t *head = rc == 0 ? archive_meta_head(&text) : NULL;
+    for (size_t i = 0; o && i < sizeof(keys) / sizeof(keys[0]); i++) {
+        json_t *value = json_object_get(head, keys[i]);
+        json_object_set_new(o, keys[i], value ? json_incref(value) : json_null());
+    }
+    if (rc == 0 && archive_expect_databases(&x, &text)) {
+        while (archive_expect_next(&x, &line, &len))
+            json_array_append_new(databases, json_loadb(line, len, 0, NULL));
+    }
+    if (o && databases) {
+        json_object_set_new(o, "schema", json_integer(1));
+        json_object_set(o, "databases", databases);
+    }
+    json_decref(databases);
+    json_decref(head);
+    buffer_release(&text);
+    if (rc != 0 || !o) {
+        json_decref(o);
+        return rc != 0 ? rc : error_set(e, ERR_FAILED, "out of memory");
+    }
+    *out = o;
+    return 0;
 }

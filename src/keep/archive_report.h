@@ -12,9 +12,9 @@
 /* An entry of `list --archives`. What only NAME.json tells is null where that is missing. */
 json_t *archive_report_item(const struct archive_item *item);
 
-/* {"schema":1,"archives":[...]} newest last, only the last `recent` (0: all). */
-int archive_report_list(const char *folder, const char *watch, uint64_t recent, json_t **out,
-                        struct error *e);
+/* show: the keys of archive_report_item, "schema":1, and what its metadata tells besides: app,
+ * host, zone, root, snapshot_time, left_out, watchkeep_version, databases. */
+int archive_report_show(struct archive_item *item, json_t **out, struct error *e);
 
 /* A line for an archive just written: "type":"archived", the keys of archive_report_item,
  * "left_out":[{"path","reason"}], "exit". */

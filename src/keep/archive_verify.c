@@ -71,41 +71,56 @@ static int take_content(struct archive_reader *r, uint64_t len, struct buffer *o
 }
 
 /* That in the archive itself, by reading it from its beginning. */
-static int load_inner(struct checking *c, struct error *e)
+static int load_inner(const struct archive_item *item, struct buffer *text, struct error *e)
 {
     const struct archive_entry *entry;
     struct archive_reader *r;
-    int rc = archive_reader_open(c->item->path, false, &r, e);
+    int rc = archive_reader_open(item->path, false, &r, e);
 
     if (rc != 0)
         return rc;
     while ((rc = archive_reader_next(r, &entry, e)) == 1) {
         if (entry->metadata) {
-            buffer_clear(&c->text);
-            rc = take_content(r, entry->content, &c->text, e);
+            rc = take_content(r, entry->content, text, e);
             break;
         }
     }
     archive_reader_close(r);
     if (rc < 0)
         return rc;
-    if (c->text.len == 0)
+    if (text->len == 0)
         return error_set(e, ERR_DAMAGED, "it has no metadata");
     return 0;
 }
 
-static int load_text(struct checking *c, struct error *e)
+static char *folder_of(const char *path)
 {
-    int dir = long_path_open(c->folder, O_RDONLY | O_DIRECTORY, e);
+    const char *slash = strrchr(path, '/');
 
+    return slash ? strndup(path, (size_t)(slash - path) + 1) : strdup(".");
+}
+
+int archive_meta_find(const struct archive_item *item, struct buffer *out, struct error *e)
+{
+    char *folder = folder_of(item->path);
+    int dir = folder ? long_path_open(folder, O_RDONLY | O_DIRECTORY, e) : no_memory(e);
+
+    free(folder);
     if (dir < 0)
         return dir;
-    int rc = archive_meta_load(dir, c->item->name, &c->text, e);
+    int rc = archive_meta_load(dir, item->name, out, e);
     close(dir);
     if (rc == ERR_NOTFOUND) {
         error_clear(e);
-        rc = load_inner(c, e);
+        rc = load_inner(item, out, e);
     }
+    return rc;
+}
+
+static int load_text(struct checking *c, struct error *e)
+{
+    int rc = archive_meta_find(c->item, &c->text, e);
+
     if (rc == 0 && !archive_expect_files(&c->files, &c->text))
         rc = error_set(e, ERR_DAMAGED, "its metadata is not that of an archive");
     if (rc == 0 && !archive_expect_databases(&c->databases, &c->text))
@@ -333,11 +348,10 @@ static int run(struct checking *c, bool do_record, struct error *e)
 int archive_verify(const struct archive_item *item, bool do_record, struct sqlite_helper *helper,
                    const atomic_bool *cancel, struct archive_check *out, struct error *e)
 {
-    const char *slash = strrchr(item->path, '/');
     struct checking c = {.item = item, .helper = helper, .cancel = cancel, .out = out};
 
     memset(out, 0, sizeof(*out));
-    c.folder = slash ? strndup(item->path, (size_t)(slash - item->path) + 1) : strdup(".");
+    c.folder = folder_of(item->path);
     int rc = c.folder ? run(&c, do_record, e) : no_memory(e);
     free(c.folder);
     buffer_release(&c.text);

@@ -1,6 +1,7 @@
 #include "service/requests.h"
 
 #include "base/log.h"
+#include "service/archives.h"
 #include "service/status.h"
 #include "snapshot/report.h"
 #include "snapshot/selector.h"
@@ -83,6 +84,7 @@ struct reading {
     json_t *doc;
     int (*read)(struct reading *r, struct error *e);
     char *repo_path;
+    const struct config *config; /* lives on while requests are at work */
     struct error error;
     int rc;
 };
@@ -102,12 +104,24 @@ static bool read_time(const json_t *request, const char *key, int64_t *t)
     return json_is_integer(value);
 }
 
+static int read_archives(struct reading *r, struct error *e)
+{
+    struct archives_filter filter = {.watch = request_text(r->request, "watch"),
+                                     .recent = request_number(r->request, "recent", 0)};
+
+    filter.has_since = read_time(r->request, "since", &filter.since);
+    filter.has_until = read_time(r->request, "until", &filter.until);
+    return archives_report(r->config, &filter, &r->doc, e);
+}
+
 static int read_list(struct reading *r, struct error *e)
 {
     struct list_filter filter = {.watch = request_text(r->request, "watch"),
                                  .recent = request_number(r->request, "recent", 0)};
     struct repo *repo;
     bool tried = false;
+    if (json_is_true(json_object_get(r->request, "archives")))
+        return read_archives(r, e);
     int rc = open_reading(r, &repo, e);
 
     if (rc != 0)
@@ -206,6 +220,7 @@ static void start_reading(struct service *s, struct peer *peer, const json_t *re
     r->doc = doc;
     r->read = read;
     r->repo_path = strdup(s->config->repository);
+    r->config = s->config;
     s->reads++;
     if (!r->request || !r->repo_path || uv_queue_work(&s->loop, &r->work, on_work, on_worked) != 0)
         on_worked(&r->work, UV_ENOMEM);

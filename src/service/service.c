@@ -176,7 +176,7 @@ void service_rearm(struct service *s)
     if (s->ending)
         return;
     drop_gone(s);
-    if (s->old_config_count > 0 && service_quiet(s))
+    if (s->old_config_count > 0 && s->reads == 0 && service_quiet(s))
         free_old_configs(s);
     LIST_FOREACH(k, &s->keepers, link)
     {

@@ -80,7 +80,7 @@ void restore_warn(struct restore_job *j, enum restore_warning kind, const char *
     pthread_mutex_unlock(&j->lock);
 }
 
-static void tell_warnings(struct restore_job *j)
+void restore_tell_warnings(struct restore_job *j)
 {
     static const char *const what[WARN_KINDS] = {
         [WARN_OWNER] = "the owner could not be set",
@@ -315,7 +315,7 @@ int restore_flush(int fd, struct error *e)
 
 /* Folders get their modes before a single rename shows them, but after a merge: a folder that may
  * not be written cannot be moved or filled. */
-static int finish(struct restore_job *j, struct restore_target *t, struct error *e)
+int restore_finish(struct restore_job *j, struct restore_target *t, struct error *e)
 {
     if (!t->inside)
         restore_folders(j, t->tree);
@@ -377,7 +377,7 @@ static int run(struct restore_job *j, struct error *e)
         of_target = atomic_load(&j->target_failed);
     }
     if (rc == 0) {
-        rc = finish(j, &t, e);
+        rc = restore_finish(j, &t, e);
         of_target = rc != 0;
         j->result->finished = rc == 0;
     }
@@ -392,13 +392,13 @@ static int run(struct restore_job *j, struct error *e)
     return rc;
 }
 
-static int verdict(struct restore_job *j, struct error *e)
+int restore_verdict(struct restore_job *j, struct error *e)
 {
     const struct restore_result *r = j->result;
     const char *first = r->problem_count > 0 ? r->problems[0].path : "";
     char quoted[256];
 
-    if (j->worst == 0 && !j->req->snapshot->whole) {
+    if (j->worst == 0 && j->req->snapshot && !j->req->snapshot->whole) {
         j->worst = ERR_DAMAGED;
         return error_set(e, ERR_DAMAGED,
                          "snapshot %" PRIu64
@@ -415,7 +415,7 @@ static int verdict(struct restore_job *j, struct error *e)
     return error_path(e, first);
 }
 
-static void job_release(struct restore_job *j)
+void restore_job_release(struct restore_job *j)
 {
     while (j->last) {
         struct restore_folder *f = j->last;
@@ -444,32 +444,40 @@ static void job_release(struct restore_job *j)
     pthread_mutex_destroy(&j->lock);
 }
 
+void restore_job_init(struct restore_job *j, const struct restore_request *req,
+                      struct restore_result *result)
+{
+    *j = (struct restore_job){.req = req, .result = result, .tree = -1};
+    memset(result, 0, sizeof(*result));
+    j->queue_end = &j->queue;
+    pthread_mutex_init(&j->lock, NULL);
+    pthread_cond_init(&j->more, NULL);
+    pthread_cond_init(&j->room, NULL);
+}
+
 int restore_job_run(const struct restore_request *req, struct live_plan *live,
                     struct restore_result *result,
                     int (*work)(struct restore_job *j, struct error *e), struct error *e)
 {
-    struct restore_job j = {.req = req, .live = live, .result = result, .tree = -1};
+    struct restore_job j;
     uint64_t begun = clock_mono_ns();
 
-    memset(result, 0, sizeof(*result));
-    j.queue_end = &j.queue;
-    pthread_mutex_init(&j.lock, NULL);
-    pthread_cond_init(&j.more, NULL);
-    pthread_cond_init(&j.room, NULL);
+    restore_job_init(&j, req, result);
+    j.live = live;
     int rc = repo_lease(req->repo, req->snapshot->commit.number, e);
     if (rc == 0) {
         rc = work(&j, e);
         repo_lease_end(req->repo, req->snapshot->commit.number);
     }
     if (rc == 0) {
-        tell_warnings(&j);
-        rc = verdict(&j, e);
+        restore_tell_warnings(&j);
+        rc = restore_verdict(&j, e);
     }
     if (result->finished) {
         result->files = atomic_load(&j.files);
         result->bytes = atomic_load(&j.bytes);
     }
-    job_release(&j);
+    restore_job_release(&j);
     result->seconds = (double)(clock_mono_ns() - begun) / 1e9;
     return rc;
 }

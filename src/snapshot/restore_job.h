@@ -5,6 +5,7 @@
  * restore_write.c   a worker: links, devices; metadata of everything; folders at the end
  * restore_content.c files, a long one by several workers
  * restore_target.c  the target, the scratch folder, putting in place
+ * restore_given.c   a tree that somebody else reads (restore_given.h)
  * restore_merge.c   putting in place over what stands there
  *
  * A restore in place (restore_live.h) goes the same way; restore_plan_live.h tells its files.
@@ -184,6 +185,8 @@ struct restore_subject {
     const char *path; /* for messages */
 };
 void restore_metadata(struct restore_job *j, const struct restore_subject *s, const struct node *n);
+/* Anything but a file or folder: 0, or an errno. */
+int restore_make_special(const struct node *n, int dir, const char *name);
 /* Warnings of what was saved with a flaw. */
 void restore_tell_flags(struct restore_job *j, const struct node *n, const char *path);
 
@@ -197,6 +200,21 @@ int restore_file(struct restore_worker *w, const struct node *n, int dir, const 
 int restore_part(struct restore_worker *w, const struct restore_item *item, const struct node *n,
                  int dir, bool *last, struct error *e);
 void restore_split_free(struct restore_split *s);
+
+/* ---- restore.c: the order of the whole, for restore_given.c too ---- */
+
+void restore_job_init(struct restore_job *j, const struct restore_request *req,
+                      struct restore_result *result);
+void restore_job_release(struct restore_job *j);
+struct restore_target;
+/* Folders get their metadata, all is flushed and put in place; the target is closed. */
+int restore_finish(struct restore_job *j, struct restore_target *t, struct error *e);
+/* People see where it was to go, what they find there, and what helps. */
+void restore_tell_target(const struct restore_job *j, const struct restore_target *t,
+                         struct error *e);
+void restore_tell_warnings(struct restore_job *j);
+/* 0, or the code and message of what problems there were. */
+int restore_verdict(struct restore_job *j, struct error *e);
 
 /* ---- restore_target.c ---- */
 

@@ -110,7 +110,7 @@ static dev_t device_of(const struct node *n)
 }
 
 /* 0 made, or an errno. */
-static int make_special(const struct node *n, int dir, const char *name)
+int restore_make_special(const struct node *n, int dir, const char *name)
 {
     switch (n->type) {
     case NODE_SYMLINK:
@@ -135,7 +135,7 @@ static int write_special(struct restore_worker *w, const struct node *n, int dir
     struct restore_subject s = {
         .fd = -1, .dir = dir, .name = name, .path = (const char *)w->path.data};
 
-    int sys = make_special(n, dir, name);
+    int sys = restore_make_special(n, dir, name);
     if (device && sys == EPERM) {
         restore_warn(w->job, WARN_DEVICE, s.path, 0);
         *done = false;

@@ -129,7 +129,8 @@ bool cat_node_incomplete(const void *meta, size_t len)
     struct node_brief brief;
     struct error ignored = ERROR_INIT;
 
-    return node_brief_decode(meta, len, &brief, &ignored) == 0 && (brief.flags & (NODE_INCOMPLETE | NODE_SPOILT));
+    return node_brief_decode(meta, len, &brief, &ignored) == 0 &&
+           (brief.flags & (NODE_INCOMPLETE | NODE_SPOILT));
 }
 
 /* The open version into meta; *found. */

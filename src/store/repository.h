@@ -226,7 +226,8 @@ int repo_pack_open(struct repo *r, const struct pack_row *row, struct pack **out
 /* Count all references anew; *wrong: chunks whose count in the catalog differs. */
 int repo_audit_refs(struct repo *r, uint64_t *wrong, struct error *e);
 uint64_t repo_bytes(struct repo *r); /* on disk, packs and catalog */
-/* About how many of these would be left if all that is dead were gone. Reads a row for each chunk. */
+/* About how many of these would be left if all that is dead were gone. Reads a row for each chunk.
+ */
 int repo_live_bytes(struct repo *r, uint64_t *bytes, struct error *e);
 /* Forget that a chunk is stored (it was found lost or damaged), so that the next save that reads it
  * from its source stores it again. Writer only. */

@@ -54,7 +54,7 @@ def commands_and_flags(scratch):
     reserved = PAGE.split("## Not there yet")[1]
     for name in re.findall(r"`([a-z]+)`", reserved):
         assert "unknown command '%s'" % name in wk.wk(name, code=2).err
-    for flags in (["verify", "--restore-test"], ["list", "--archives"]):
+    for flags in (["verify", "--restore-test"],):
         assert "unknown flag" in wk.wk(*flags, code=2).err
     assert wk.wk("--version").out.startswith("watchkeep ")
 
@@ -81,6 +81,12 @@ def json_keys(scratch):
     lines = wk.wk("-r", repo, "--json", "archive", "data").lines
     compare("archived", lines[0])
     compare("archive", lines[1])
+    query("list --archives", "list", "--archives")
+    archive = lines[0]["name"]
+    query("show ARCHIVE", "show", archive)
+    compare("restore ARCHIVE", wk.wk("-r", repo, "--json", "restore", archive, "--to",
+                                     os.path.join(scratch, "unpacked")).summary)
+    compare("verify ARCHIVE", wk.wk("-r", repo, "--json", "verify", archive).summary)
     query("list", "list")
     query("show", "show", "latest")
     query("ls", "ls", "latest")

@@ -438,7 +438,8 @@ static inline void dump_folder(struct dump *d, struct repo *repo, int64_t watch,
         if (n.type != NODE_FOLDER && names > 1)
             link = dump_link_of(d, node, 0, path);
         dump_line(d, describe(d, path, type_bits(n.type) | n.mode, n.uid, n.size, content, link,
-                              n.mtime_s, n.mtime_ns, n.flags & (NODE_INCOMPLETE | NODE_SQLITE), n.reason));
+                              n.mtime_s, n.mtime_ns, n.flags & (NODE_INCOMPLETE | NODE_SQLITE),
+                              n.reason));
         if (n.type == NODE_FOLDER)
             dump_folder(d, repo, watch, at, node, path);
         node_release(&n);

@@ -84,8 +84,8 @@ static void run(const char *path, struct outcome *o)
     repo_close(r);
 }
 
-/* What is gone was planned; what is there is whole. done: all of the plan is. again: 7 may have gone
- * as well, once the later save was among the three newest. */
+/* What is gone was planned; what is there is whole. done: all of the plan is. again: 7 may have
+ * gone as well, once the later save was among the three newest. */
 static void check(struct repo *r, const struct base *b, struct outcome *o, bool done, bool again)
 {
     for (size_t i = 0; i < o->model.count; i++) {

@@ -1,0 +1,302 @@
+#include "keep/archive_use.h"
+
+#include "base/text.h"
+#include "snapshot/restore_given.h"
+
+#include <errno.h>
+#include <stdlib.h>
+#include <string.h>
+#include <unistd.h>
+
+#include "base/banned.h"
+
+static int no_memory(struct error *e)
+{
+    return error_set(e, ERR_FAILED, "out of memory");
+}
+
+static int not_there(const struct archive_item *item, const char *path, struct error *e)
+{
+    char quoted[300];
+
+    error_set(e, ERR_NOTFOUND, "'%s' is not in archive '%s'",
+              text_escape(path, quoted, sizeof(quoted)), item->name);
+    return error_path(e, path);
+}
+
+/* What stands below the selection, "" for itself; NULL: it is outside. */
+static const char *within(const char *path, const char *selection)
+{
+    size_t n = strlen(selection);
+
+    if (n == 0)
+        return path;
+    if (strncmp(path, selection, n) != 0 || (path[n] && path[n] != '/'))
+        return NULL;
+    return path + n + (path[n] == '/');
+}
+
+/* Read on to that entry: 1, or 0 when it does not come. */
+static int read_to(struct archive_reader *r, const char *path, const struct archive_entry **x,
+                   struct error *e)
+{
+    int rc;
+
+    while ((rc = archive_reader_next(r, x, e)) == 1) {
+        if (!(*x)->metadata && strcmp((*x)->path, path) == 0)
+            break;
+    }
+    return rc;
+}
+
+/* ---- restore ---- */
+
+struct kept_link { /* a file outside the selection, of which a name inside stands */
+    char *outside, *inside;
+};
+
+struct selected {
+    const struct archive_item *item;
+    const char *path;
+    bool single;
+    struct archive_reader *reader;
+    struct archive_reader *other; /* where the content of the entry comes from, when not NULL */
+    struct kept_link *links;
+    size_t link_count;
+    char *single_name;
+};
+
+static const char *link_inside(const struct selected *s, const char *outside)
+{
+    for (size_t i = 0; i < s->link_count; i++) {
+        if (strcmp(s->links[i].outside, outside) == 0)
+            return s->links[i].inside;
+    }
+    return NULL;
+}
+
+static int keep_link(struct selected *s, const char *outside, const char *inside, struct error *e)
+{
+    struct kept_link *grown = reallocarray(s->links, s->link_count + 1, sizeof(*grown));
+
+    if (!grown)
+        return no_memory(e);
+    s->links = grown;
+    grown[s->link_count] = (struct kept_link){strdup(outside), strdup(inside)};
+    s->link_count++;
+    return grown[s->link_count - 1].outside && grown[s->link_count - 1].inside ? 0 : no_memory(e);
+}
+
+/* A further name whose first one is not restored: the first such is the file now. */
+static int take_outside(struct selected *s, const char *outside, struct given_entry *out,
+                        struct error *e)
+{
+    const struct archive_entry *x;
+
+    out->link = link_inside(s, outside);
+    if (out->link)
+        return 0;
+    int rc = keep_link(s, outside, out->path, e);
+    if (rc == 0)
+        rc = archive_reader_open(s->item->path, false, &s->other, e);
+    if (rc == 0)
+        rc = read_to(s->other, outside, &x, e);
+    if (rc == 0)
+        return error_set(e, ERR_DAMAGED, "the file that it is a further name of is not there");
+    if (rc < 0)
+        return rc;
+    out->node = x->node;
+    return 0;
+}
+
+static int next_selected(void *ctx, struct given_entry *out, struct error *e)
+{
+    struct selected *s = ctx;
+    const struct archive_entry *x;
+    const char *path = NULL;
+    int rc = 1;
+
+    archive_reader_close(s->other);
+    s->other = NULL;
+    while (rc == 1 && !path) {
+        rc = archive_reader_next(s->reader, &x, e);
+        if (rc == 1 && !x->metadata)
+            path = within(x->path, s->path);
+    }
+    if (rc != 1)
+        return rc;
+    const char *link = x->link ? within(x->link, s->path) : NULL;
+    *out = (struct given_entry){.path = s->single ? s->single_name : path, .node = x->node};
+    if (link && *link)
+        out->link = link;
+    else if (x->link)
+        rc = take_outside(s, x->link, out, e);
+    return rc < 0 ? rc : 1;
+}
+
+static int selected_data(void *ctx, const uint8_t **p, size_t *len, struct error *e)
+{
+    struct selected *s = ctx;
+
+    return archive_reader_data(s->other ? s->other : s->reader, p, len, e);
+}
+
+/* Whether the path is a folder: what is restored of it, and where it goes, follows from that. */
+static int look(struct selected *s, struct error *e)
+{
+    const struct archive_entry *x;
+    const char *slash = strrchr(s->path, '/');
+
+    if (!*s->path)
+        return 0;
+    int rc = archive_reader_open(s->item->path, false, &s->reader, e);
+    if (rc == 0)
+        rc = read_to(s->reader, s->path, &x, e);
+    if (rc == 0)
+        rc = not_there(s->item, s->path, e);
+    if (rc == 1) {
+        s->single = x->link || x->node->type != NODE_FOLDER;
+        s->single_name = strdup(slash ? slash + 1 : s->path);
+        rc = s->single_name ? 0 : no_memory(e);
+    }
+    archive_reader_close(s->reader);
+    s->reader = NULL;
+    return rc;
+}
+
+int archive_restore(const struct archive_item *item, const struct restore_request *req,
+                    struct restore_result *result, struct error *e)
+{
+    struct selected s = {.item = item, .path = req->path ? req->path : ""};
+    struct restore_source source = {.ctx = &s, .next = next_selected, .data = selected_data};
+
+    memset(result, 0, sizeof(*result));
+    int rc = look(&s, e);
+    source.single = s.single;
+    if (rc == 0)
+        rc = archive_reader_open(item->path, false, &s.reader, e);
+    if (rc == 0)
+        rc = restore_given_run(req, &source, result, e);
+    archive_reader_close(s.reader);
+    archive_reader_close(s.other);
+    for (size_t i = 0; i < s.link_count; i++) {
+        free(s.links[i].outside);
+        free(s.links[i].inside);
+    }
+    free(s.links);
+    free(s.single_name);
+    return rc;
+}
+
+/* ---- cat ---- */
+
+static int write_all(int fd, const uint8_t *p, size_t n, struct error *e)
+{
+    while (n > 0) {
+        ssize_t put = write(fd, p, n);
+        if (put < 0 && errno == EINTR)
+            continue;
+        if (put < 0)
+            return error_sys(e, errno, "cannot write the content");
+        p += put;
+        n -= (size_t)put;
+    }
+    return 0;
+}
+
+static int write_hole(int fd, uint64_t len, struct error *e)
+{
+    static const uint8_t zeros[65536];
+    int rc = 0;
+
+    while (rc == 0 && len > 0) {
+        size_t now = len < sizeof(zeros) ? (size_t)len : sizeof(zeros);
+        rc = write_all(fd, zeros, now, e);
+        len -= now;
+    }
+    return rc;
+}
+
+static int cat_runs(struct archive_reader *r, const struct node *n, int fd, struct error *e)
+{
+    uint64_t pos = 0, in_extent = 0;
+    uint32_t extent = 0;
+    const uint8_t *p;
+    size_t len = 1;
+    int rc = 0;
+
+    while (rc == 0 && len > 0) {
+        rc = archive_reader_data(r, &p, &len, e);
+        for (size_t at = 0, now; rc == 0 && at < len; at += now) {
+            now = len - at;
+            if (extent < n->extent_count) {
+                const struct node_extent *x = &n->extents[extent];
+                rc = write_hole(fd, x->off + in_extent - pos, e);
+                pos = x->off + in_extent;
+                now = now < x->len - in_extent ? now : (size_t)(x->len - in_extent);
+                in_extent += now;
+                if (in_extent == x->len) {
+                    extent++;
+                    in_extent = 0;
+                }
+            }
+            if (rc == 0)
+                rc = write_all(fd, p + at, now, e);
+            pos += now;
+        }
+    }
+    return rc == 0 ? write_hole(fd, n->size - pos, e) : rc;
+}
+
+int archive_cat(const struct archive_item *item, const char *path, int fd, struct error *e)
+{
+    const struct archive_entry *x;
+    struct archive_reader *r;
+    char quoted[300];
+
+    int rc = archive_reader_open(item->path, false, &r, e);
+    if (rc != 0)
+        return rc;
+    rc = read_to(r, path, &x, e);
+    if (rc == 0)
+        rc = not_there(item, path, e);
+    if (rc == 1 && x->link) {
+        char *first = strdup(x->link);
+        rc = !first                     ? no_memory(e)
+             : strcmp(first, path) == 0 ? error_set(e, ERR_DAMAGED, "it is a name of itself")
+                                        : archive_cat(item, first, fd, e);
+        free(first);
+    } else if (rc == 1 && x->node->type != NODE_FILE) {
+        error_set(e, ERR_USAGE, "'%s' is no regular file",
+                  text_escape(path, quoted, sizeof(quoted)));
+        rc = error_path(e, path);
+    } else if (rc == 1) {
+        rc = cat_runs(r, x->node, fd, e);
+    }
+    archive_reader_close(r);
+    return rc;
+}
+
+/* ---- ls ---- */
+
+int archive_each(const struct archive_item *item, const char *path, archive_entry_visit visit,
+                 void *ctx, struct error *e)
+{
+    const struct archive_entry *x;
+    struct archive_reader *r;
+    bool any = false;
+
+    int rc = archive_reader_open(item->path, false, &r, e);
+    if (rc != 0)
+        return rc;
+    while ((rc = archive_reader_next(r, &x, e)) == 1) {
+        if (x->metadata || !within(x->path, path))
+            continue;
+        any = true;
+        rc = visit(ctx, x, e);
+        if (rc != 0)
+            break;
+    }
+    archive_reader_close(r);
+    return rc == 0 && !any ? not_there(item, path, e) : rc;
+}
