@@ -125,7 +125,7 @@ static void check_after(const char *path, const struct base *b, struct outcome *
 }
 
 /* One run with the fault at its place; false when nothing was hit any more. */
-static bool run_with_fault(struct base *b, enum mode mode, int error, unsigned at)
+static bool prune_with_fault(struct base *b, enum mode mode, int error, unsigned at)
 {
     struct outcome o = {.model = b->model};
     struct error e = ERROR_INIT;
@@ -133,7 +133,7 @@ static bool run_with_fault(struct base *b, enum mode mode, int error, unsigned a
 
     snprintf(path, sizeof(path), "%s/run", b->scratch->path);
     copy_repo(b->path, path);
-    faults_on(mode, error, at);
+    faults_on(OF_CHANGES, mode, error, at);
     if (mode == MODE_CUT)
         all_is_flushed(path);
     run(path, &o);
@@ -150,35 +150,35 @@ static bool run_with_fault(struct base *b, enum mode mode, int error, unsigned a
     return hit;
 }
 
-static void every_place(struct base *b, enum mode mode, int error)
+static void prune_everywhere(struct base *b, enum mode mode, int error)
 {
     const char *sanitized = getenv("WK_SANITIZE");
     unsigned step = sanitized && *sanitized ? 11 : 1; /* a sanitizer run takes a sample */
     unsigned at = 1;
 
-    while (run_with_fault(b, mode, error, at))
+    while (prune_with_fault(b, mode, error, at))
         at += step;
     assert_true(at > 60); /* the table is in use */
 }
 
 static void test_input_output_error_anywhere(void **state)
 {
-    every_place(*state, MODE_FAIL, EIO);
+    prune_everywhere(*state, MODE_FAIL, EIO);
 }
 
 static void test_disk_full_from_anywhere_on(void **state)
 {
-    every_place(*state, MODE_STICKY, ENOSPC);
+    prune_everywhere(*state, MODE_STICKY, ENOSPC);
 }
 
 static void test_killed_anywhere(void **state)
 {
-    every_place(*state, MODE_KILL, EIO);
+    prune_everywhere(*state, MODE_KILL, EIO);
 }
 
 static void test_power_cut_anywhere(void **state)
 {
-    every_place(*state, MODE_CUT, EIO);
+    prune_everywhere(*state, MODE_CUT, EIO);
 }
 
 int main(void)
