@@ -25,7 +25,7 @@ static const uint64_t SECOND = 1000, HOUR = 3600000, DAY = 86400000;
 const struct config_key config_keys[] = {
     {"service", "repository", VALUE_PATH, 0, 0, "", NULL, FIXED, "where the snapshots are kept"},
     {"service", "socket", VALUE_PATH, 0, 0, "", NULL, FIXED, "control socket of the service"},
-    {"service", "group", VALUE_TEXT, 0, 32, "", NULL, FIXED, "its members may look and save through the socket"},
+    {"service", "group", VALUE_TEXT, 0, 32, "", NULL, FIXED, "its members may look, save and archive through the socket"},
     {"service", "log_level", VALUE_CHOICE, 0, 0, "info", "error|warn|info|debug", LIVE, "what is logged"},
     {"service", "log_format", VALUE_CHOICE, 0, 0, "text", "text|json", LIVE, "how it is logged"},
     {"service", "codec", VALUE_CHOICE, 0, 0, "zstd", "zstd|zlib|none", FIXED, "compression in the packs"},

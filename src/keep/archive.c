@@ -223,6 +223,7 @@ int archive_write(struct repo *r, const struct archive_order *o, struct archive_
                   struct error *e)
 {
     uint64_t number = o->snapshot->commit.number;
+    bool tried = false;
 
     memset(result, 0, sizeof(*result));
     int rc = check_snapshot(o, e);
@@ -230,7 +231,14 @@ int archive_write(struct repo *r, const struct archive_order *o, struct archive_
         rc = repo_lease(r, number, e);
     if (rc != 0)
         return rc;
-    rc = write_under_lease(r, o, result, e);
+    if (o->progress) {
+        atomic_store(&o->progress->files_total, o->snapshot->commit.files);
+        atomic_store(&o->progress->bytes_total, o->snapshot->commit.bytes);
+    }
+    while (rc = write_under_lease(r, o, result, e), repo_catalog_replaced(r, rc, &tried)) {
+        archive_result_release(result);
+        error_clear(e);
+    }
     repo_lease_end(r, number);
     return rc == 0 ? read_back(o, &result->item, e) : rc;
 }

@@ -29,7 +29,7 @@ const char *archive_format_word(enum archive_format f); /* "tar.gz", "directory"
 /* ---- writing ---- */
 
 struct archive_progress {
-    atomic_uint_least64_t files_total, files, bytes_total, bytes; /* of both passes */
+    atomic_uint_least64_t files_total, files, bytes_total, bytes; /* written so far */
 };
 
 struct archive_order {

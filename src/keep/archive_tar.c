@@ -4,6 +4,7 @@
  * pieces; its hash is taken in order, here. Pieces at work are bounded, and so is the memory. */
 #include "keep/archive_private.h"
 
+#include "base/text.h"
 #include "io/fileops.h"
 #include "keep/gzip.h"
 #include "keep/tar_write.h"
@@ -80,9 +81,19 @@ static int no_memory(struct error *e)
     return error_set(e, ERR_FAILED, "out of memory");
 }
 
+/* People see which file it was. */
 static int named(struct error *e, const char *path)
 {
-    return e->path[0] ? e->code : error_path(e, path);
+    char quoted[256], text[sizeof(e->message)];
+    int code = e->code, sys = e->sys;
+
+    if (e->path[0] || code == ERR_CANCELLED || code == ERR_CATALOG)
+        return code;
+    memcpy(text, e->message, sizeof(text));
+    error_set(e, code, "cannot archive '%s': %.400s", text_escape(path, quoted, sizeof(quoted)),
+              text);
+    e->sys = sys;
+    return error_path(e, path);
 }
 
 static int cancelled(const struct tar_job *j, struct error *e)
@@ -92,6 +103,14 @@ static int cancelled(const struct tar_job *j, struct error *e)
     if (cancel && atomic_load_explicit(cancel, memory_order_relaxed))
         return error_set(e, ERR_CANCELLED, "archive was interrupted");
     return 0;
+}
+
+/* The path below the top folder of a member. */
+static const char *below_top(const struct tar_job *j, const char *path)
+{
+    size_t top = strlen(j->meta->name);
+
+    return path + top + (path[top] == '/');
 }
 
 /* ---- a worker ---- */
@@ -207,7 +226,7 @@ static void run_piece(struct task *t, void *worker)
         p->rc = put_item(p, worker, item, &n, e);
         node_release(&n);
         if (p->rc != 0)
-            named(e, (const char *)p->bytes.data + item->path);
+            named(e, below_top(p->job, (const char *)p->bytes.data + item->path));
     }
     if (p->rc == 0)
         p->rc = pack_all(p, worker, e);
@@ -289,12 +308,6 @@ static int end_long(struct tar_job *j, struct item *item, struct error *e)
     j->in_long = false;
     item->hashed = rc == 0;
     return rc;
-}
-
-/* The path below the top folder of a member. */
-static const char *below_top(const struct tar_job *j, const char *path)
-{
-    return path + strlen(j->meta->name) + 1;
 }
 
 static int note_item(struct tar_job *j, struct piece *p, struct item *item, struct error *e)
@@ -536,7 +549,7 @@ static int visit(void *ctx, const struct tree_entry *t, struct error *e)
     if (rc == 0)
         rc = node_decode(t->meta, t->meta_len, &n, e);
     if (rc != 0)
-        return rc == ERR_CANCELLED ? rc : named(e, t->path);
+        return named(e, t->path);
     rc = visit_node(j, t, &n, e);
     node_release(&n);
     return rc;

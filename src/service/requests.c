@@ -273,6 +273,7 @@ static const struct {
     {"list", CONTROL_LOOK_AND_SAVE, true, serve_list},
     {"show", CONTROL_LOOK_AND_SAVE, true, serve_show},
     {"status", CONTROL_LOOK_AND_SAVE, true, serve_status},
+    {"archive", CONTROL_LOOK_AND_SAVE, false, request_archive},
     {"verify", CONTROL_ALL, false, request_verify},
     {"reload", CONTROL_ALL, false, serve_reload},
     {"pin", CONTROL_ALL, false, request_pin},

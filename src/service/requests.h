@@ -15,6 +15,7 @@
 void request_save(struct service *s, struct peer *peer, enum control_right right,
                   const json_t *request);
 void request_verify(struct service *s, struct peer *peer, const json_t *request);
+void request_archive(struct service *s, struct peer *peer, const json_t *request);
 void request_rebuild(struct service *s, struct peer *peer);
 void request_record(struct service *s, struct peer *peer, const json_t *request);
 void request_pin(struct service *s, struct peer *peer, const json_t *request); /* and unpin */
