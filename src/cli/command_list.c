@@ -1,4 +1,5 @@
 #include "cli/commands.h"
+#include "cli/event_text.h"
 #include "cli/reach.h"
 #include "cli/snapshot_text.h"
 #include "cli/table.h"
@@ -22,7 +23,7 @@ static const struct command_flag flags[] = {
     {"all", 0, NULL, "all of them (on a terminal: the newest 30 unless asked otherwise)"},
     {NULL, 0, NULL, NULL},
 };
-enum { ON_TERMINAL = 30 };
+enum { ON_TERMINAL = 30, EVENTS_SHOWN = 10 };
 
 static int take_filter(const struct cli *cli, struct list_filter *f, struct error *e)
 {
@@ -95,6 +96,8 @@ static int print_list(struct cli *cli, const json_t *doc, struct error *e)
     table_free(t);
     if (json_array_size(json_object_get(doc, "snapshots")) == 0)
         out_note(cli, "no snapshots");
+    if (rc == 0)
+        print_events(json_object_get(doc, "events"), EVENTS_SHOWN);
     return rc;
 }
 

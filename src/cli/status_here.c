@@ -50,11 +50,11 @@ static void add_watch(json_t *doc, const char *name, const char *root)
 
 static json_t *skeleton(const struct config *c)
 {
-    json_t *doc =
-        json_pack("{s:i,s:b,s:{s:b,s:n,s:n,s:n},s:[],s:{s:s,s:n,s:n,s:n,s:n,s:n,s:i,s:n,s:n},s:[]}",
-                  "schema", 1, "ok", false, "service", "running", false, "pid", "since", "version",
-                  "watches", "repository", "path", "", "id", "bytes", "free_bytes", "free_percent",
-                  "snapshots", "archives", 0, "last_verify", "restore_seconds", "problems");
+    json_t *doc = json_pack(
+        "{s:i,s:b,s:{s:b,s:n,s:n,s:n},s:[],s:{s:s,s:n,s:n,s:n,s:n,s:n,s:i,s:n,s:n},s:[],s:[]}",
+        "schema", 1, "ok", false, "service", "running", false, "pid", "since", "version", "watches",
+        "repository", "path", "", "id", "bytes", "free_bytes", "free_percent", "snapshots",
+        "archives", 0, "last_verify", "restore_seconds", "problems", "events");
 
     if (!doc)
         return NULL;

@@ -57,15 +57,15 @@ const struct config_key config_keys[] = {
     {"retention", "keep_yearly", VALUE_COUNT, 1, COUNT_MAX, "off", NULL, KEY_OFF | LIVE, "the same for years"},
     {"retention", "max_size", VALUE_SIZE, 0, 0, "off", NULL, KEY_OFF | LIVE, "beyond it the oldest go, down to keep_min"},
 
-    {"verify", "at", VALUE_CALENDAR, 0, 0, "05:00", NULL, KEY_OFF | KEY_RELOAD, "when stored bytes are read back"},
-    {"verify", "sample", VALUE_PERCENT, 1, 100, "5%", NULL, KEY_RELOAD, "share of the stored bytes in one run"},
-    {"verify", "restore_test", VALUE_CHOICE, 0, 0, "latest", "latest|archive|off", KEY_RELOAD, "what is restored for a test"},
+    {"verify", "at", VALUE_CALENDAR, 0, 0, "05:00", NULL, LIVE | KEY_OFF, "when stored bytes are read back"},
+    {"verify", "sample", VALUE_PERCENT, 1, 100, "5%", NULL, LIVE, "share of the stored bytes in one run"},
+    {"verify", "restore_test", VALUE_CHOICE, 0, 0, "latest", "latest|archive|off", LIVE, "what is restored for a test"},
 
-    {"retry", "attempts", VALUE_COUNT, 1, 100, "3", NULL, KEY_RELOAD, "how often a failed job is tried"},
-    {"retry", "delay", VALUE_DURATION, 1000, 86400000, "60s", NULL, KEY_RELOAD, "time between two attempts"},
+    {"retry", "attempts", VALUE_COUNT, 1, 100, "3", NULL, LIVE, "how often a failed job is tried"},
+    {"retry", "delay", VALUE_DURATION, 1000, 86400000, "60s", NULL, LIVE, "time between two attempts"},
 
-    {"alert", "command", VALUE_PATH, 0, 0, "", NULL, KEY_RELOAD, "program that is given each event as JSON"},
-    {"alert", "max_age", VALUE_DURATION, 60000, DAYS_365, "2d", NULL, KEY_OFF | KEY_RELOAD, "time without a completed check of a watch"},
+    {"alert", "command", VALUE_PATH, 0, 0, "", NULL, LIVE, "program that is given each event as JSON"},
+    {"alert", "max_age", VALUE_DURATION, 60000, DAYS_365, "2d", NULL, LIVE | KEY_OFF, "time without a completed check of a watch"},
 };
 /* clang-format on */
 const size_t config_key_count = sizeof(config_keys) / sizeof(config_keys[0]);

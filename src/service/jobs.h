@@ -15,7 +15,9 @@
 enum job_rank { /* lower goes first; equal ranks in order of arrival */
                 JOB_SAVE,
                 JOB_SCAN, /* saves of a whole tree */
+                JOB_ARCHIVE,
                 JOB_VERIFY,
+                JOB_PRUNE,
                 JOB_REBUILD,
                 JOB_IDLE,
 };

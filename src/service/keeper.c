@@ -149,10 +149,10 @@ static void on_moved(void *ctx, const char *from, const char *to, unsigned how)
 
 static void set_problem(struct keeper *k, enum keeper_problem p, bool there)
 {
-    if (!there)
-        k->since[p] = (struct wall_time){0};
-    else if (k->since[p].s == 0)
-        k->since[p] = clock_wall();
+    if (there == (k->since[p].s != 0))
+        return;
+    k->since[p] = there ? clock_wall() : (struct wall_time){0};
+    service_problems_changed(k->service);
 }
 
 static void tell_missing(struct keeper *k, bool missing)
@@ -276,6 +276,7 @@ int keeper_new(struct service *s, const struct watch_config *w, struct keeper **
     STAILQ_INIT(&k->asks);
     k->next_poll = k->next_check = UINT64_MAX;
     k->scan_due = SNAPSHOT_STARTUP;
+    k->checked_ns = clock_boot_ns();
     take_times(k, w);
     next_interval(k);
     LIST_INSERT_HEAD(&s->keepers, k, link);

@@ -2,6 +2,8 @@
 #include "base/text.h"
 #include "service/keeper.h"
 #include "service/place.h"
+#include "service/problems.h"
+#include "service/timed.h"
 #include "snapshot/report.h"
 
 #include <errno.h>
@@ -112,6 +114,9 @@ static void tell_suspect(struct keeper *k, const struct save_result *r)
 static void saved(struct keeper *k, const struct save_job *j)
 {
     uint64_t now = clock_mono_ns();
+    bool other = k->failures > 0 || problems_told(k->service) ||
+                 (k->incomplete > 0) != (j->result.incomplete_total > 0) ||
+                 k->suspect != j->result.suspect;
 
     if (k->failures > 0)
         log_info("%s: saving works again", k->spec.name);
@@ -119,6 +124,7 @@ static void saved(struct keeper *k, const struct save_job *j)
     k->retry_at = 0;
     k->since[PROBLEM_SAVE] = (struct wall_time){0};
     k->last_checked = clock_wall();
+    k->checked_ns = clock_boot_ns();
     k->poll_cost_ns = (uint64_t)(j->result.seconds * 1e9);
     for (size_t i = 0; i < j->result.retry_count; i++)
         settle_touch(k->settle, j->result.retry[i], WATCH_ENTRY, now);
@@ -127,6 +133,9 @@ static void saved(struct keeper *k, const struct save_job *j)
     tell_incomplete(k, &j->result);
     tell_suspect(k, &j->result);
     service_store_used(k->service);
+    if (other)
+        service_problems_changed(k->service);
+    timed_saved(k->service, k->spec.name);
 }
 
 static void rest_after_failure(struct keeper *k)
@@ -156,6 +165,7 @@ static void failed(struct keeper *k, struct save_job *j)
     k->failure = j->error;
     if (k->since[PROBLEM_SAVE].s == 0)
         k->since[PROBLEM_SAVE] = clock_wall();
+    service_problems_changed(s);
     if (!told)
         log_error("%s: cannot save: %s", k->spec.name, j->error.message);
     if (s->stopping && s->result == 0) {

@@ -1,7 +1,9 @@
 #include "base/log.h"
 #include "service/keeper.h"
+#include "service/problems.h"
 #include "service/supervisor.h"
 #include "service/systemd.h"
+#include "service/timed.h"
 
 #include <string.h>
 
@@ -81,6 +83,8 @@ static int apply(struct service *s, struct error *e)
                                ? s->opt->reload(s->opt->ctx, e)
                                : (error_set(e, ERR_FAILED, "there is nothing to load anew"), NULL);
 
+    int rc;
+
     if (!fresh)
         return e->code ? e->code : error_set(e, ERR_FAILED, "the configuration cannot be read");
     config_fixed_changes(s->config, fresh, tell_fixed, NULL);
@@ -89,7 +93,10 @@ static int apply(struct service *s, struct error *e)
     apply_to_old(s, fresh);
     service_set_config(s, fresh);
     log_setup(fresh->log_level, fresh->log_format);
-    return add_new(s, e);
+    rc = add_new(s, e);
+    timed_configure(s);
+    problems_configure(s);
+    return rc;
 }
 
 int service_reload(struct service *s, struct error *e)
@@ -106,6 +113,8 @@ int service_reload(struct service *s, struct error *e)
         log_error("the configuration was not loaded: %s", e->message);
     }
     systemd_notify("READY=1");
+    service_problems_changed(s);
+    timed_look(s);
     service_rearm(s);
     return rc;
 }

@@ -17,8 +17,7 @@
 
 enum { ID_DIGITS = 32, NAME_BYTES = 16, RECORD_MAX = 8192 };
 
-/* Malloc'ed, or NULL when there is no place. */
-static char *state_folder(void)
+char *remember_folder(void)
 {
     const char *given = getenv("STATE_DIRECTORY"); /* systemd.exec(5): may be several, with ':' */
     const char *xdg = getenv("XDG_STATE_HOME");
@@ -38,7 +37,7 @@ static int open_folder(const char *repo_path, bool make, char name[2 * NAME_BYTE
                        struct error *e)
 {
     struct hash hash;
-    char *folder = state_folder();
+    char *folder = remember_folder();
 
     if (!folder)
         return error_set(e, ERR_NOTFOUND, "there is no folder for the state");

@@ -15,4 +15,8 @@
 int remember_get(const char *repo_path, uint8_t id[16], struct error *e);
 int remember_put(const char *repo_path, const uint8_t id[16], struct error *e);
 
+/* The folder of these files, where other state may stand too. Malloc'ed; NULL: there is no place.
+ */
+char *remember_folder(void);
+
 #endif

@@ -43,6 +43,7 @@ static void finish(struct store_request *q)
     peer_end(q->peer);
     request_progress_end(&q->telling, store_request_free);
     service_store_used(s);
+    service_problems_changed(s);
     service_stop_on(s);
     service_rearm(s);
 }

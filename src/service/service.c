@@ -3,8 +3,11 @@
 #include "base/log.h"
 #include "service/keeper.h"
 #include "service/place.h"
+#include "service/problems.h"
 #include "service/supervisor.h"
 #include "service/systemd.h"
+#include "service/timed.h"
+#include "snapshot/verify.h"
 
 #include <errno.h>
 #include <inttypes.h>
@@ -32,6 +35,76 @@ static void run_idle(struct job *job)
     if (repo_idle(s->repo, &e) != 0)
         log_warn("tidying up the repository: %s", e.message);
     malloc_trim(0); /* what a large save needed */
+}
+
+/* ---- what was stored is read back within minutes ---- */
+
+#define NEW_AFTER_NS (20000 * MS)
+#define NEW_AT_LATEST_NS (120000 * MS)
+#define NEW_BYTES (UINT64_C(1) << 30) /* at once, so that a stop loses little of it */
+
+static int verify_what_is_new(struct service *s, struct repo *r, bool *all, struct error *e)
+{
+    struct verify_result result = {0};
+    const struct verify_part part = {.repo = r, .record_in = s->repo, .cancel = &s->cancel_verify};
+
+    int rc = verify_new(&part, NEW_BYTES, &result, all, e);
+    if (rc == 0 && result.errors > 0)
+        log_error("verification found damage (%" PRIu64 " errors): watchkeep verify tells more",
+                  result.errors);
+    verify_result_release(&result);
+    return rc;
+}
+
+static void run_new(struct job *job)
+{
+    struct service *s = (struct service *)((char *)job - offsetof(struct service, new_job));
+    const struct repo_options opt = {0};
+    struct error e = ERROR_INIT;
+    struct repo *r = NULL;
+    bool all = false;
+
+    pthread_rwlock_rdlock(&s->store_lock);
+    int rc = repo_open(repo_path(s->repo), REPO_READ, &opt, &r, &e);
+    while (rc == 0 && !all && !atomic_load(&s->cancel_verify))
+        rc = verify_what_is_new(s, r, &all, &e);
+    if (r)
+        repo_close(r);
+    pthread_rwlock_unlock(&s->store_lock);
+    if (rc != 0 && rc != ERR_CANCELLED)
+        log_warn("reading back what was stored: %s", e.message);
+    malloc_trim(0);
+}
+
+static void on_new_done(struct job *job)
+{
+    struct service *s = (struct service *)((char *)job - offsetof(struct service, new_job));
+
+    s->verifying_new = false;
+    service_problems_changed(s);
+    service_stop_on(s);
+    service_rearm(s);
+}
+
+static void verify_new_if_due(struct service *s, uint64_t now)
+{
+    if (now < s->new_at || s->verifying_new || s->stopping)
+        return;
+    s->new_at = s->new_since = UINT64_MAX;
+    s->verifying_new = true;
+    s->new_job = (struct job){.rank = JOB_VERIFY, .run = run_new, .done = on_new_done};
+    jobs_push(s->background, &s->new_job);
+}
+
+static void something_is_new(struct service *s)
+{
+    uint64_t now = clock_mono_ns();
+
+    if (s->new_since == UINT64_MAX)
+        s->new_since = now;
+    s->new_at = now + NEW_AFTER_NS;
+    if (s->new_at > s->new_since + NEW_AT_LATEST_NS)
+        s->new_at = s->new_since + NEW_AT_LATEST_NS;
 }
 
 /* ---- upkeep: in the background, beside saves ---- */
@@ -115,6 +188,7 @@ void service_store_used(struct service *s)
 {
     uint64_t now = clock_mono_ns();
 
+    something_is_new(s);
     s->idle_at = ++s->store_uses < USES_AT_MOST ? now + IDLE_AFTER_NS : now;
 }
 
@@ -185,7 +259,11 @@ void service_rearm(struct service *s)
     }
     if (!s->idling && !s->stopping && s->idle_at < at)
         at = s->idle_at;
-    alarm_set(s->alarm, at);
+    if (!s->verifying_new && s->new_at < at)
+        at = s->new_at;
+    uint64_t look = problems_deadline(s);
+    alarm_set(s->alarm, look < at ? look : at);
+    timed_rearm(s);
 }
 
 static void close_turn(struct service *s)
@@ -231,6 +309,8 @@ static void on_alarm(void *ctx)
     LIST_FOREACH(k, &s->keepers, link)
     keeper_pump(k, now);
     idle_if_due(s, now);
+    verify_new_if_due(s, now);
+    problems_look(s, now);
     close_turn(s);
     service_rearm(s);
 }
@@ -310,6 +390,8 @@ void service_ready_on(struct service *s)
     set_manager_timer(s);
     LIST_FOREACH(k, &s->keepers, link)
     keeper_pump(k, clock_mono_ns());
+    service_problems_changed(s);
+    timed_look(s);
     service_rearm(s);
 }
 
@@ -453,6 +535,10 @@ static int open_all(struct service *s, struct error *e)
     if (rc == 0)
         rc = open_watching(s, e);
     if (rc == 0)
+        rc = problems_open(s, e);
+    if (rc == 0)
+        rc = timed_open(s, e);
+    if (rc == 0)
         rc = open_keepers(s, e);
     return rc;
 }
@@ -466,6 +552,8 @@ static void close_all(struct service *s)
         jobs_close(*thread_at(s, i));
     while (!LIST_EMPTY(&s->keepers))
         keeper_free(LIST_FIRST(&s->keepers));
+    timed_close(s);
+    problems_close(s);
     watch_tree_close(s->tree);
     mounts_close(s->mounts);
     alarm_close(s->alarm);
@@ -501,7 +589,7 @@ int service_run(struct service_options *opt, struct error *e)
     opt->config = NULL;
     s->error = e;
     s->since = clock_wall();
-    s->idle_at = UINT64_MAX;
+    s->idle_at = s->new_at = s->new_since = UINT64_MAX;
     LIST_INIT(&s->keepers);
     pthread_rwlock_init(&s->store_lock, NULL);
     signal(SIGPIPE, SIG_IGN);

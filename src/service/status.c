@@ -3,6 +3,8 @@
 #include "base/buffer.h"
 #include "base/text.h"
 #include "service/keeper.h"
+#include "service/problems.h"
+#include "service/timed.h"
 #include "snapshot/freeze.h"
 #include "snapshot/report.h"
 #include "snapshot/selector.h"
@@ -41,6 +43,39 @@ void status_problem(json_t *doc, const char *code, const char *watch, struct wal
     json_object_set_new(problem, "do", report_text(buffer_cstr(&what)));
     json_array_append_new(json_object_get(doc, "problems"), problem);
     buffer_release(&what);
+}
+
+static bool has_problem(const json_t *doc, const char *code, const char *watch)
+{
+    size_t i;
+    json_t *p;
+
+    json_array_foreach(json_object_get(doc, "problems"), i, p)
+    {
+        const char *of = json_string_value(json_object_get(p, "watch"));
+        if (strcmp(json_string_value(json_object_get(p, "code")), code) == 0 &&
+            (of && watch ? strcmp(of, watch) == 0 : !of && !watch))
+            return true;
+    }
+    return false;
+}
+
+void status_job_problem(json_t *doc, const char *job, const char *watch, struct wall_time since,
+                        const char *why)
+{
+    char code[64], message[sizeof(((struct error *)0)->message) + 64];
+    const char *what = "it is tried again at its next time; the log tells more";
+
+    snprintf(code, sizeof(code), "%s-failed", job);
+    snprintf(message, sizeof(message), "%s failed: %s", job, why);
+    if (strcmp(job, "archive") == 0)
+        what = "it is tried again at its next time, or now: watchkeep archive @";
+    else if (strcmp(job, "prune") == 0)
+        what = "it is tried again at its next time, or now: watchkeep prune";
+    else if (strcmp(job, "verify") == 0)
+        what = "it is tried again at its next time, or now: watchkeep verify, which tells more";
+    if (!has_problem(doc, code, watch))
+        status_problem(doc, code, watch, since, message, what);
 }
 
 void status_finish(json_t *doc)
@@ -102,6 +137,56 @@ static void lag_problem(json_t *doc, const struct keeper *k, uint64_t lag_ms)
                    "waits until it is saved");
 }
 
+/* ---- for how long a watch may go unchecked ---- */
+
+/* By the boot clock: a wall clock that is set makes nothing old. */
+static uint64_t unchecked_ms(const struct keeper *k)
+{
+    uint64_t now = clock_boot_ns();
+
+    return now > k->checked_ns ? (now - k->checked_ns) / 1000000 : 0;
+}
+
+static uint64_t max_age_ms(const struct service *s)
+{
+    return config_number(s->config, "alert", NULL, "max_age");
+}
+
+int64_t status_max_age_at(const struct service *s)
+{
+    uint64_t max = max_age_ms(s);
+    int64_t at = INT64_MAX, now = clock_wall().s;
+    const struct keeper *k;
+
+    if (max == CONFIG_OFF)
+        return at;
+    LIST_FOREACH(k, &s->keepers, link)
+    {
+        uint64_t age = unchecked_ms(k);
+        if (!k->root || age > max)
+            continue;
+        int64_t due = now + (int64_t)((max - age) / 1000) + 1;
+        at = due < at ? due : at;
+    }
+    return at;
+}
+
+static void age_problem(json_t *doc, const struct keeper *k)
+{
+    char message[128];
+    uint64_t max = max_age_ms(k->service);
+    uint64_t minutes = unchecked_ms(k) / 60000;
+
+    if (max == CONFIG_OFF || unchecked_ms(k) <= max)
+        return;
+    snprintf(message, sizeof(message), "no check of the folder was completed for %llu %s",
+             (unsigned long long)(minutes >= 120 ? minutes / 60 : minutes),
+             minutes >= 120 ? "hours" : "minutes");
+    status_problem(doc, "unchecked", k->spec.name,
+                   k->last_checked.s ? k->last_checked : k->service->since, message,
+                   "the other problems and the log say why; watchkeep save @ checks it now");
+}
+
 static void keeper_problems(json_t *doc, const struct keeper *k, uint64_t lag_ms)
 {
     char message[128];
@@ -126,6 +211,7 @@ static void keeper_problems(json_t *doc, const struct keeper *k, uint64_t lag_ms
                        "which, and why: watchkeep -w @ show latest");
     }
     lag_problem(doc, k, lag_ms);
+    age_problem(doc, k);
 }
 
 static json_t *watch_object(const char *name, const char *root, const char *state)
@@ -155,6 +241,8 @@ static void add_keeper(json_t *doc, const struct keeper *k)
     json_object_set_new(o, "last_change", time_or_null(k->last_change));
     json_object_set_new(o, "last_checked", time_or_null(k->last_checked));
     json_object_set_new(o, "lag_ms", json_integer((json_int_t)lag_ms));
+    json_object_set_new(o, "next_archive",
+                        time_or_null(timed_next(k->service, TIMED_ARCHIVE, k->spec.name)));
     json_array_append_new(json_object_get(doc, "watches"), o);
     keeper_problems(doc, k, lag_ms);
 }
@@ -201,7 +289,7 @@ static void add_disabled(json_t *doc, const struct service *s)
 
 json_t *status_live(struct service *s)
 {
-    const struct keeper *k;
+    struct keeper *k;
     json_t *doc = json_object();
 
     json_object_set_new(doc, "schema", json_integer(1));
@@ -210,6 +298,7 @@ json_t *status_live(struct service *s)
     json_object_set_new(doc, "watches", json_array());
     json_object_set_new(doc, "repository", repository_object(s->config->repository));
     json_object_set_new(doc, "problems", json_array());
+    json_object_set_new(doc, "events", json_array());
     if (!s->config->enabled)
         add_disabled(doc, s);
     LIST_FOREACH(k, &s->keepers, link)
@@ -217,6 +306,8 @@ json_t *status_live(struct service *s)
         if (k->root)
             add_keeper(doc, k);
     }
+    timed_status(s, doc);
+    problems_status(s, doc);
     if (s->config_bad_since.s)
         status_problem(
             doc, "config", NULL, s->config_bad_since, s->config_error.message,
@@ -349,6 +440,8 @@ static int add_opened(json_t *doc, struct repo *r, struct error *e)
     char id[33];
     int rc = add_rows(doc, r, &all, e);
 
+    if (rc == 0)
+        rc = status_add_events(doc, repo_catalog(r), e);
     text_hex(repo_id(r), 16, id);
     json_object_set_new(o, "id", json_string(id));
     json_object_set_new(o, "bytes", json_integer((json_int_t)repo_bytes(r)));

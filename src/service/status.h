@@ -9,6 +9,7 @@
 
 #include <jansson.h>
 
+struct catalog;
 struct service;
 
 /* The loop's half; NULL on no memory. */
@@ -23,6 +24,15 @@ int status_add_repository(json_t *doc, const char *repo_path, struct error *e);
  * what_to_do stands for the watch's name. */
 void status_problem(json_t *doc, const char *code, const char *watch, struct wall_time since,
                     const char *message, const char *what_to_do);
+/* A timed job that failed and has not succeeded since ("archive-failed"); told once. watch may be
+ * NULL. */
+void status_job_problem(json_t *doc, const char *job, const char *watch, struct wall_time since,
+                        const char *why);
+/* status_events.c: what the marks say. */
+int status_add_events(json_t *doc, struct catalog *catalog, struct error *e);
+/* The wall clock's second at which a watch will have been unchecked for [alert] max_age, INT64_MAX:
+ * none. */
+int64_t status_max_age_at(const struct service *s);
 #define STATUS_DO_MISSING                                                                      \
     "bring the folder back, what is stored stands until then; if it has moved for good: give " \
     "its new path to the watch, then watchkeep save @ --moved"

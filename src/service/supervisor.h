@@ -1,7 +1,8 @@
 /* supervisor.h - the service's one struct and what its files share (used in src/service only).
  *
  * service.c starts and stops, keeper.c runs one watch, requests.c answers the control socket,
- * status.c describes, reload.c applies a changed configuration. All of it is the loop thread's;
+ * status.c describes, reload.c applies a changed configuration, timed.c runs what is due by the
+ * wall clock, problems.c has people told of what is wrong. All of it is the loop thread's;
  * only jobs (jobs.h) use `repo` once the loop runs. */
 #ifndef WK_SERVICE_SUPERVISOR_H
 #define WK_SERVICE_SUPERVISOR_H
@@ -22,6 +23,8 @@
 #include <sys/queue.h>
 
 struct keeper;
+struct timed_jobs;
+struct problems;
 
 struct service {
     struct service_options *opt;
@@ -43,11 +46,15 @@ struct service {
     struct sqlite_helper *helper;
     struct repo *repo;
     LIST_HEAD(, keeper) keepers;
-    size_t reads; /* requests being answered in the loop's threads */
-    struct job idle_job, upkeep_job;
-    uint64_t idle_at;    /* when the store may tidy up, UINT64_MAX: nothing to tidy */
-    unsigned store_uses; /* since it tidied up last */
-    bool idling, keeping_up;
+    size_t reads;              /* requests being answered in the loop's threads */
+    struct timed_jobs *timed;  /* timed.h */
+    struct problems *problems; /* problems.h */
+    struct job idle_job, upkeep_job, new_job;
+    uint64_t idle_at;           /* when the store may tidy up, UINT64_MAX: nothing to tidy */
+    unsigned store_uses;        /* since it tidied up last */
+    uint64_t new_at, new_since; /* when what is new is verified, and since when there is some;
+                                   UINT64_MAX: nothing is */
+    bool idling, keeping_up, verifying_new;
     struct wall_time since;
     struct wall_time config_bad_since; /* s = 0: the running configuration is the newest */
     struct error config_error;
@@ -71,6 +78,8 @@ bool service_gets_on(struct service *s);
 bool service_quiet(struct service *s);
 /* The store has been written to. */
 void service_store_used(struct service *s);
+/* What is wrong may not be what it was: whoever is to be told will be. */
+void service_problems_changed(struct service *s);
 /* SIGTERM, or the stop request; the second time: at once. */
 void service_stop(struct service *s);
 /* While stopping: end the loop when nothing is left to do. */

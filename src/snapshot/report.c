@@ -204,7 +204,13 @@ int report_list(struct repo *r, const struct list_filter *f, json_t **out, struc
         json_decref(l.snapshots);
         return rc;
     }
-    *out = json_pack("{s:i,s:o}", "schema", 1, "snapshots", l.snapshots);
+    json_t *events = NULL;
+    rc = report_events(repo_catalog(r), f, &events, e);
+    if (rc < 0) {
+        json_decref(l.snapshots);
+        return rc;
+    }
+    *out = json_pack("{s:i,s:o,s:o}", "schema", 1, "snapshots", l.snapshots, "events", events);
     return *out ? 0 : no_memory(e);
 }
 

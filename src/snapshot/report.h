@@ -19,8 +19,10 @@ struct list_filter {
     bool has_since, has_until;
     int64_t since, until; /* seconds */
 };
-/* {"schema":1,"snapshots":[...]} newest last. */
+/* {"schema":1,"snapshots":[...],"events":[as report_events]} newest last. */
 int report_list(struct repo *r, const struct list_filter *f, json_t **out, struct error *e);
+/* [{"time","watch","event":"job-failed",...}] newest last: of the marks, what happened. */
+int report_events(struct catalog *c, const struct list_filter *f, json_t **out, struct error *e);
 json_t *report_snapshot(const struct snapshot_row *s);
 /* show: {"schema":1, the keys of report_snapshot, "parent":41|null,"root":"...","host":"<hex>",
  * "version":"...","utc_offset":3600,"folders":9,"files_new":1,"files_changed":1,"files_removed":0,

@@ -15,8 +15,8 @@
 
 #include "base/banned.h"
 
-static const char position_key[] = "verify position";
-enum { POSITION_LEN = 32, MARKED_AT_ONCE = 10000 };
+static const char position_key[] = "verify position", bad_key[] = "verify bad";
+enum { POSITION_LEN = 32, MARKED_AT_ONCE = 10000, BAD_LEN = 16 };
 
 static int no_memory(struct error *e)
 {
@@ -87,8 +87,13 @@ static int by_id(const void *a, const void *b)
     return x < y ? -1 : x > y;
 }
 
-static int begin(struct part_run *r, const struct verify_part *part, struct verify_result *result,
-                 struct error *e)
+static void ignore_problem(void *ctx, uint64_t pack_id, const char *text)
+{
+}
+
+/* strangers: packs that are missing, foreign or doubled count as faults. */
+static int begin(struct part_run *r, const struct verify_part *part, bool strangers,
+                 struct verify_result *result, struct error *e)
 {
     struct verify_job *j = &r->job;
 
@@ -101,7 +106,8 @@ static int begin(struct part_run *r, const struct verify_part *part, struct veri
     verify_job_init(j, &r->req, result);
     int rc = verify_marks_load(j, e);
     if (rc == 0)
-        rc = repo_packs(part->repo, &j->packs, &j->pack_count, verify_pack_problem, j, e);
+        rc = repo_packs(part->repo, &j->packs, &j->pack_count,
+                        strangers ? verify_pack_problem : ignore_problem, j, e);
     if (rc != 0)
         return rc;
     if (j->pack_count > 0)
@@ -167,14 +173,73 @@ static uint64_t align_up(uint64_t n)
     return (n + RECORD_ALIGN - 1) / RECORD_ALIGN * RECORD_ALIGN;
 }
 
-static bool take_new(struct part_run *r, uint64_t max)
+/* Packs with faults have no mark; which those are is noted, {u64 pack, u64 bytes} each, so that not
+ * every save has them read again. That is left to the sample. */
+static uint64_t known_bad(const struct buffer *bad, uint64_t pack_id)
+{
+    uint64_t bytes = 0;
+
+    for (size_t at = 0; at + BAD_LEN <= bad->len; at += BAD_LEN) {
+        if (load_u64(bad->data + at) == pack_id)
+            bytes = load_u64(bad->data + at + 8);
+    }
+    return bytes;
+}
+
+static bool has_fault(const struct verify_job *j, uint64_t pack_id)
+{
+    bool has = false;
+
+    for (size_t i = 0; i < j->fault_count; i++)
+        has = has || j->faults[i].pack_id == pack_id;
+    return has;
+}
+
+static int note_bad(struct part_run *r, const struct buffer *known, struct error *e)
+{
+    const struct verify_job *j = &r->job;
+    struct buffer bad = BUFFER_INIT;
+
+    for (size_t i = 0; i < j->pack_count; i++) {
+        uint64_t id = j->packs[i].id;
+        uint64_t bytes = has_fault(j, id) ? j->packs[i].bytes : known_bad(known, id);
+        if (bytes == 0)
+            continue;
+        put_u64(&bad, id);
+        put_u64(&bad, bytes);
+    }
+    int rc = buffer_ok(&bad) ? repo_note_put(r->part->record_in, bad_key, bad.data, bad.len, e)
+                             : no_memory(e);
+    buffer_release(&bad);
+    return rc;
+}
+
+static int load_note(struct part_run *r, const char *key, struct buffer *out, struct error *e)
+{
+    struct catalog *c;
+    int rc = repo_catalog_open(r->part->repo, &c, e);
+
+    if (rc != 0)
+        return rc;
+    rc = catalog_note_get(c, key, out, e);
+    repo_catalog_close(r->part->repo, c);
+    if (rc == ERR_NOTFOUND) {
+        error_clear(e);
+        rc = 0;
+    }
+    return rc;
+}
+
+static bool take_new(struct part_run *r, const struct buffer *bad, uint64_t max)
 {
     uint64_t bytes = 0;
 
     for (size_t i = 0; i < r->job.pack_count; i++) {
-        uint64_t from = align_up(verify_mark_of(&r->job, r->job.packs[i].id));
+        uint64_t id = r->job.packs[i].id;
+        uint64_t mark = align_up(verify_mark_of(&r->job, id)), known = known_bad(bad, id);
+        uint64_t from = known > mark ? known : mark;
         if (from >= r->job.packs[i].bytes)
-            r->whole[i] = from > 0;
+            r->whole[i] = mark > 0;
         else if (bytes < max)
             bytes += take(r, i, from);
         else
@@ -202,7 +267,23 @@ static int all_read(struct part_run *r, struct catalog *c, struct numbers *n, st
     return rc < 0 ? rc : rc == 0;
 }
 
-/* A save that is committed now is the next call's. */
+/* Something in the packs is damaged: which of them need it? */
+static int verify_one_by_one(struct part_run *r, const struct numbers *n, struct error *e)
+{
+    struct verify_result result = {0};
+    const struct verify_request req = {.repo = r->part->repo,
+                                       .level = VERIFY_FULL,
+                                       .snapshots = n->list,
+                                       .count = n->count,
+                                       .record = true,
+                                       .record_in = r->part->record_in,
+                                       .cancel = r->part->cancel};
+
+    int rc = verify_run(&req, &result, e);
+    verify_result_release(&result);
+    return rc;
+}
+
 static int mark_new(struct part_run *r, struct error *e)
 {
     struct numbers n = {.fresh = true, .e = e};
@@ -219,6 +300,8 @@ static int mark_new(struct part_run *r, struct error *e)
     repo_catalog_close(r->part->repo, c);
     if (rc == 1)
         rc = mark(r->part, &n, clock_wall(), e);
+    else if (rc == 0 && n.count > 0)
+        rc = verify_one_by_one(r, &n, e);
     r->job.result->snapshots = n.count;
     free(n.list);
     return rc;
@@ -227,15 +310,21 @@ static int mark_new(struct part_run *r, struct error *e)
 int verify_new(const struct verify_part *part, uint64_t max, struct verify_result *result,
                bool *all, struct error *e)
 {
+    struct buffer bad = BUFFER_INIT;
     struct part_run r;
     uint64_t begun = clock_mono_ns();
-    int rc = begin(&r, part, result, e);
+    int rc = begin(&r, part, false, result, e);
 
-    *all = rc == 0 && take_new(&r, max);
+    if (rc == 0)
+        rc = load_note(&r, bad_key, &bad, e);
+    *all = rc == 0 && take_new(&r, &bad, max);
     if (rc == 0)
         rc = read_spans(&r, e);
-    if (rc == 0 && result->errors == 0 && *all)
+    if (rc == 0 && result->errors > 0)
+        rc = note_bad(&r, &bad, e);
+    else if (rc == 0 && *all)
         rc = mark_new(&r, e);
+    buffer_release(&bad);
     end(&r);
     if (rc == 0 && result->errors > 0)
         rc = verify_rest(part, result, e);
@@ -254,24 +343,15 @@ struct position {
 static int load_position(struct part_run *r, struct position *p, struct error *e)
 {
     struct buffer b = BUFFER_INIT;
-    struct catalog *c;
+    int rc = load_note(r, position_key, &b, e);
 
     *p = (struct position){0};
-    int rc = repo_catalog_open(r->part->repo, &c, e);
-    if (rc != 0)
-        return rc;
-    rc = catalog_note_get(c, position_key, &b, e);
-    repo_catalog_close(r->part->repo, c);
     if (rc == 0 && b.len == POSITION_LEN)
         *p = (struct position){.next = load_u64(b.data),
                                .last = load_u64(b.data + 8),
                                .bytes = load_u64(b.data + 16),
                                .begun = (int64_t)load_u64(b.data + 24)};
     buffer_release(&b);
-    if (rc == ERR_NOTFOUND) {
-        error_clear(e);
-        rc = 0;
-    }
     return rc;
 }
 
@@ -354,7 +434,7 @@ int verify_sample(const struct verify_part *part, unsigned percent, struct verif
 {
     struct part_run r;
     uint64_t begun = clock_mono_ns();
-    int rc = begin(&r, part, result, e);
+    int rc = begin(&r, part, true, result, e);
 
     *round = false;
     if (rc == 0)

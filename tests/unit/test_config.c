@@ -239,7 +239,7 @@ static void settings_without_effect_are_told(void **state)
     int lines = 0;
 
     config_warnings(c, count_line, &lines);
-    assert_int_equal(lines, 3);
+    assert_int_equal(lines, 2);
     config_free(c);
 }
 

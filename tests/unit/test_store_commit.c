@@ -321,7 +321,7 @@ static void test_marks(void **state)
     store_u32(b.data + 4, UINT32_MAX); /* a count that is not there */
     assert_int_equal(decode_mark(b.data, b.len), ERR_DAMAGED);
     store_u32(b.data + 4, 2);
-    b.data[0] = MARK_REPAIRED + 1;
+    b.data[0] = MARK_STATE + 1;
     assert_int_equal(decode_mark(b.data, b.len), ERR_NOREPO);
     b.data[0] = 128;
     assert_int_equal(decode_mark(b.data, b.len), 0);

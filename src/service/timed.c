@@ -1,0 +1,378 @@
+#include "service/timed.h"
+
+#include "base/log.h"
+#include "service/keeper.h"
+#include "service/status.h"
+#include "service/wall_alarm.h"
+
+#include <errno.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "base/banned.h"
+
+#define NS_A_MS UINT64_C(1000000)
+
+struct timed_jobs {
+    struct schedule *schedule;
+    struct wall_alarm *alarm;
+    uv_fs_event_t *zone; /* of /etc, for a change of /etc/localtime; may be NULL */
+    bool held;           /* a job that is due could not run */
+};
+
+/* ---- clocks ---- */
+
+static int64_t wall_s(void *ctx)
+{
+    return clock_wall().s;
+}
+
+static uint64_t boot_ms(void *ctx)
+{
+    return clock_boot_ns() / NS_A_MS;
+}
+
+/* ---- running ---- */
+
+static void free_run(struct timed_run *run)
+{
+    free(run->watch);
+    free(run);
+}
+
+static void tell_end(const struct timed_run *run, bool again)
+{
+    const char *watch = run->watch ? run->watch : "", *sep = run->watch ? ": " : "";
+
+    if (run->rc == 0)
+        log_info("%s%s%s done", watch, sep, timed_word(run->kind));
+    else if (run->rc != ERR_CANCELLED)
+        log_error("%s%s%s failed (try %u%s): %s", watch, sep, timed_word(run->kind), run->attempt,
+                  again ? ", to be tried again" : ", the last for now", run->error.message);
+}
+
+static void on_ended(struct job *job)
+{
+    struct timed_run *run = (struct timed_run *)job;
+    struct service *s = run->service;
+
+    if (!run->only_state) {
+        bool again = schedule_ended(s->timed->schedule, run->timed, run->rc, &run->error);
+        tell_end(run, again);
+        service_store_used(s);
+        service_problems_changed(s);
+    }
+    free_run(run);
+    service_stop_on(s);
+    service_rearm(s);
+}
+
+static uint64_t pulse(struct job *job)
+{
+    return atomic_load(&((struct timed_run *)job)->moved);
+}
+
+static enum job_rank rank_of(enum timed_kind kind)
+{
+    return kind == TIMED_ARCHIVE ? JOB_ARCHIVE : kind == TIMED_VERIFY ? JOB_VERIFY : JOB_PRUNE;
+}
+
+static struct timed_run *new_run(struct service *s, const struct timed *t)
+{
+    struct timed_run *run = calloc(1, sizeof(*run));
+
+    if (!run)
+        return NULL;
+    run->job =
+        (struct job){.rank = rank_of(t->kind), .pulse = pulse, .run = timed_work, .done = on_ended};
+    run->service = s;
+    run->kind = t->kind;
+    run->config = s->config;
+    run->attempt = t->attempt;
+    run->last = schedule_last_attempt(s->timed->schedule, t);
+    run->watch = t->watch ? strdup(t->watch) : NULL;
+    if (run->watch || !t->watch)
+        return run;
+    free_run(run);
+    return NULL;
+}
+
+/* The state that a start finds comes first; a folder that is gone makes no archive. */
+static bool may_run(const struct service *s, const struct timed *t)
+{
+    const struct keeper *k;
+
+    if (s->stopping || !s->ready || !s->config->enabled)
+        return false;
+    LIST_FOREACH(k, &s->keepers, link)
+    {
+        if (!k->root)
+            continue;
+        bool missing = k->since[PROBLEM_MISSING].s != 0;
+        bool own = t->watch && strcmp(k->spec.name, t->watch) == 0;
+        bool unseen = !missing && k->last_checked.s == 0 && k->failures == 0;
+        if ((missing && own) || (unseen && (own || !t->watch)))
+            return false;
+    }
+    return true;
+}
+
+static bool begin(void *ctx, struct timed *t)
+{
+    struct service *s = ctx;
+    struct timed_run *run = may_run(s, t) ? new_run(s, t) : NULL;
+
+    if (!run) {
+        s->timed->held = true;
+        return false;
+    }
+    run->timed = t;
+    timed_state(t, true, run->state);
+    jobs_push(s->background, &run->job);
+    return true;
+}
+
+static void moved(void *ctx, const struct timed *t)
+{
+    struct service *s = ctx;
+    struct timed_run *run = s->stopping ? NULL : new_run(s, t);
+
+    if (!run)
+        return;
+    run->only_state = true;
+    timed_state(t, false, run->state);
+    jobs_push(s->background, &run->job);
+}
+
+/* ---- what was done last ---- */
+
+struct known {
+    struct service *service;
+    struct catalog *catalog;
+};
+
+static int take_mark(void *ctx, uint64_t sequence, const struct mark *m)
+{
+    static const uint8_t none[WATCH_ID_LEN];
+    struct known *k = ctx;
+    struct schedule *schedule = k->service->timed->schedule;
+    struct watch_row w = {0};
+    struct error ignored = ERROR_INIT;
+    const char *blank = m->text ? strchr(m->text, ' ') : NULL;
+    bool all = memcmp(m->watch_id, none, sizeof(none)) == 0;
+
+    if (m->type != MARK_STATE || !blank ||
+        (!all && catalog_watch_by_id(k->catalog, m->watch_id, &w, &ignored) != 0))
+        return 0;
+    for (int kind = 0; kind < TIMED_KINDS; kind++) {
+        const char *word = timed_word((enum timed_kind)kind);
+        struct timed *t = schedule_find(schedule, (enum timed_kind)kind, all ? NULL : w.name);
+        if (t && strlen(word) == (size_t)(blank - m->text) &&
+            strncmp(m->text, word, strlen(word)) == 0)
+            schedule_known(schedule, t, blank + 1);
+    }
+    watch_row_release(&w);
+    return 0;
+}
+
+static int take_time(void *ctx, const struct snapshot_row *row)
+{
+    *(int64_t *)ctx = row->commit.time.s;
+    return 1; /* the first is enough */
+}
+
+/* A job that has left no state could have run since there is something that it works on. */
+static int known_by_first(struct known *k, const struct watch_row *w, struct error *e)
+{
+    struct schedule *schedule = k->service->timed->schedule;
+    struct timed *t;
+    int64_t first = 0;
+
+    int rc = catalog_snapshots(k->catalog, w->serial, 1, UINT64_MAX, false, take_time, &first, e);
+    if (rc <= 0)
+        return rc;
+    for (t = schedule_first(schedule); t; t = LIST_NEXT(t, link)) {
+        if (!t->watch || strcmp(t->watch, w->name) == 0)
+            schedule_known_since(schedule, t, first);
+    }
+    return 0;
+}
+
+static int read_known(struct service *s, struct error *e)
+{
+    struct known k = {.service = s};
+    struct watch_row *rows = NULL;
+    size_t count = 0;
+    int rc = repo_catalog_open(s->repo, &k.catalog, e);
+
+    if (rc != 0)
+        return rc;
+    rc = catalog_marks(k.catalog, take_mark, &k, e);
+    if (rc == 0)
+        rc = catalog_watches(k.catalog, &rows, &count, e);
+    for (size_t i = 0; i < count; i++) {
+        if (rc == 0)
+            rc = known_by_first(&k, &rows[i], e);
+        watch_row_release(&rows[i]);
+    }
+    free(rows);
+    repo_catalog_close(s->repo, k.catalog);
+    return rc;
+}
+
+void timed_saved(struct service *s, const char *watch)
+{
+    struct timed *t;
+    bool look = s->timed->held;
+
+    for (t = schedule_first(s->timed->schedule); t; t = LIST_NEXT(t, link)) {
+        if (t->known || (t->watch && strcmp(t->watch, watch) != 0))
+            continue;
+        schedule_known_since(s->timed->schedule, t, clock_wall().s);
+        look = true;
+    }
+    if (look)
+        timed_look(s);
+}
+
+/* ---- rules ---- */
+
+static void set_rule(struct service *s, enum timed_kind kind, const char *watch, const char *rule)
+{
+    struct error e = ERROR_INIT;
+
+    if (schedule_set(s->timed->schedule, kind, watch, rule, &e) != 0)
+        log_error("%s will not run: %s", timed_word(kind), e.message);
+}
+
+/* Archives of watches that are configured no more. */
+static void drop_old(struct service *s)
+{
+    struct timed *t, *next;
+
+    for (t = schedule_first(s->timed->schedule); t; t = next) {
+        next = LIST_NEXT(t, link);
+        if (!t->gone && t->watch && !config_watch(s->config, t->watch))
+            set_rule(s, t->kind, t->watch, NULL);
+    }
+}
+
+void timed_configure(struct service *s)
+{
+    const struct config *c = s->config;
+    struct error e = ERROR_INIT;
+
+    schedule_retries(s->timed->schedule, (unsigned)config_number(c, "retry", NULL, "attempts"),
+                     config_number(c, "retry", NULL, "delay"));
+    drop_old(s);
+    set_rule(s, TIMED_VERIFY, NULL, config_text(c, "verify", NULL, "at"));
+    if (read_known(s, &e) != 0)
+        log_warn("when the timed jobs ran last cannot be read: %s", e.message);
+}
+
+/* ---- the loop ---- */
+
+void timed_look(struct service *s)
+{
+    s->timed->held = false;
+    schedule_tick(s->timed->schedule);
+    timed_rearm(s);
+}
+
+static void on_wall(void *ctx)
+{
+    struct service *s = ctx;
+
+    timed_look(s);
+    service_problems_changed(s); /* a watch may have been unchecked for too long */
+    service_rearm(s);
+}
+
+static void on_zone(uv_fs_event_t *event, const char *name, int events, int status)
+{
+    if (status == 0 && name && strcmp(name, "localtime") == 0)
+        on_wall(event->data);
+}
+
+void timed_rearm(struct service *s)
+{
+    if (!s->timed || s->stopping)
+        return;
+    int64_t at = schedule_due(s->timed->schedule);
+    int64_t age = status_max_age_at(s);
+    wall_alarm_set(s->timed->alarm, age < at ? age : at);
+}
+
+static void free_handle(uv_handle_t *handle)
+{
+    free(handle);
+}
+
+/* Where it cannot be watched, the next wake-up sees a change. */
+static void watch_zone(struct service *s)
+{
+    uv_fs_event_t *zone = calloc(1, sizeof(*zone));
+
+    if (!zone || uv_fs_event_init(&s->loop, zone) != 0) {
+        free(zone);
+        return;
+    }
+    zone->data = s;
+    (void)uv_fs_event_start(zone, on_zone, "/etc", 0);
+    s->timed->zone = zone;
+}
+
+int timed_open(struct service *s, struct error *e)
+{
+    const struct schedule_clock clock = {.wall_s = wall_s, .boot_ms = boot_ms, .zone = &zone_local};
+    const struct schedule_calls calls = {.begin = begin, .moved = moved, .ctx = s};
+    struct timed_jobs *t = calloc(1, sizeof(*t));
+
+    s->timed = t;
+    if (!t || !(t->schedule = schedule_new(&clock, &calls)))
+        return error_sys(e, ENOMEM, "cannot set up the timed jobs");
+    int rc = wall_alarm_open(&s->loop, on_wall, s, &t->alarm, e);
+    if (rc != 0)
+        return rc;
+    watch_zone(s);
+    timed_configure(s);
+    return 0;
+}
+
+void timed_close(struct service *s)
+{
+    struct timed_jobs *t = s->timed;
+
+    if (!t)
+        return;
+    wall_alarm_close(t->alarm);
+    if (t->zone)
+        uv_close((uv_handle_t *)t->zone, free_handle);
+    schedule_free(t->schedule);
+    free(t);
+    s->timed = NULL;
+}
+
+/* ---- status ---- */
+
+struct wall_time timed_next(struct service *s, enum timed_kind kind, const char *watch)
+{
+    struct wall_time at = {0};
+    struct timed *t = s->timed ? schedule_find(s->timed->schedule, kind, watch) : NULL;
+
+    if (t && !schedule_next(s->timed->schedule, t, &at.s))
+        at.s = 0;
+    return at;
+}
+
+void timed_status(struct service *s, json_t *doc)
+{
+    struct timed *t;
+
+    for (t = s->timed ? schedule_first(s->timed->schedule) : NULL; t; t = LIST_NEXT(t, link)) {
+        if (t->failed && t->attempt == 0 && !t->gone)
+            status_job_problem(doc, timed_word(t->kind), t->watch,
+                               (struct wall_time){.s = t->failed_since}, t->failure.message);
+    }
+}

@@ -1,0 +1,56 @@
+/* timed.h - the service's timed jobs: schedule.h wired to the loop, the background thread and the
+ * repository (used in src/service only).
+ *
+ * A job's state is a mark in the packs (MARK_STATE), written by the job when its work is done; each
+ * failed run is an event there. The loop thread's, but for timed_work. */
+#ifndef WK_SERVICE_TIMED_H
+#define WK_SERVICE_TIMED_H
+
+#include "service/schedule.h"
+#include "service/supervisor.h"
+#include "snapshot/restore_test.h"
+
+#include <jansson.h>
+
+struct timed_jobs;
+
+/* After the keepers: reads what was done last. */
+int timed_open(struct service *s, struct error *e);
+void timed_close(struct service *s); /* no job at work */
+/* The rules of s->config are in force from now on. */
+void timed_configure(struct service *s);
+/* Set the alarm to the next thing that is due by the wall clock. */
+void timed_rearm(struct service *s);
+/* Begin what is due: something that held a job back may be gone. */
+void timed_look(struct service *s);
+/* A save of the watch has ended well: from the first one on its jobs are due. */
+void timed_saved(struct service *s, const char *watch);
+/* When it runs next; s = 0: never. */
+struct wall_time timed_next(struct service *s, enum timed_kind kind, const char *watch);
+/* Problems of jobs that have failed for good. */
+void timed_status(struct service *s, json_t *doc);
+
+/* ---- timed_work.c: in the worker ---- */
+
+struct timed_run {
+    struct job job;
+    struct service *service;
+    struct timed *timed; /* the loop's */
+    enum timed_kind kind;
+    char *watch;                 /* or NULL */
+    const struct config *config; /* of when it was begun */
+    char state[TIMED_STATE_MAX]; /* what to keep when it is done */
+    bool only_state;             /* no work: keep it */
+    unsigned attempt;
+    bool last; /* attempt of this slot */
+    atomic_uint_least64_t moved;
+    struct error error;
+    int rc;
+};
+void timed_work(struct job *job);
+/* Restore it for a test and keep what came of it; ERR_DAMAGED: it is not what was saved. Any
+ * worker. */
+int timed_restore_test(struct service *s, struct repo *r, const struct snapshot_row *row,
+                       struct restore_test *test, struct error *e);
+
+#endif

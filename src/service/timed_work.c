@@ -1,0 +1,211 @@
+/* The timed jobs' work. Each reads with a handle of its own, beside the saves; what it has to say
+ * goes into the packs through the writer's. */
+#include "base/log.h"
+#include "service/remember.h"
+#include "service/timed.h"
+#include "snapshot/restore_test.h"
+#include "snapshot/selector.h"
+#include "snapshot/verify.h"
+
+#include <stdlib.h>
+#include <string.h>
+
+#include "base/banned.h"
+
+/* ---- what is kept ---- */
+
+static int watch_id(struct service *s, const char *watch, uint8_t id[WATCH_ID_LEN], struct error *e)
+{
+    struct watch_row row = {0};
+    struct catalog *c;
+
+    memset(id, 0, WATCH_ID_LEN);
+    if (!watch)
+        return 0;
+    int rc = repo_catalog_open(s->repo, &c, e);
+    if (rc != 0)
+        return rc;
+    rc = catalog_watch_by_name(c, watch, &row, e);
+    if (rc == 0)
+        memcpy(id, row.id, WATCH_ID_LEN);
+    watch_row_release(&row);
+    repo_catalog_close(s->repo, c);
+    return rc;
+}
+
+static int keep(struct service *s, uint8_t type, const char *watch, const char *text,
+                struct error *e)
+{
+    struct mark m = {.type = type, .time = clock_wall(), .text = text};
+    int rc = watch_id(s, watch, m.watch_id, e);
+
+    return rc == 0 ? repo_mark(s->repo, &m, e) : rc;
+}
+
+static int keep_state(struct service *s, const char *watch, const char *key, const char *value,
+                      struct error *e)
+{
+    struct buffer text = BUFFER_INIT;
+
+    buffer_printf(&text, "%s %s", key, value);
+    int rc = buffer_ok(&text) ? keep(s, MARK_STATE, watch, buffer_cstr(&text), e)
+                              : error_set(e, ERR_FAILED, "out of memory");
+    buffer_release(&text);
+    return rc;
+}
+
+/* The reference is taken. */
+static void keep_event(struct service *s, const char *watch, json_t *event)
+{
+    struct error e = ERROR_INIT;
+    char *text = event ? json_dumps(event, JSON_COMPACT) : NULL;
+
+    if (!text)
+        error_set(&e, ERR_FAILED, "out of memory");
+    else
+        keep(s, MARK_EVENT, watch, text, &e);
+    if (e.code)
+        log_warn("an event cannot be kept: %s", e.message);
+    free(text);
+    json_decref(event);
+}
+
+static void keep_failure(const struct timed_run *run)
+{
+    keep_event(run->service, run->watch,
+               json_pack("{s:s,s:s,s:s,s:i,s:b}", "event", "job-failed", "job",
+                         timed_word(run->kind), "message", run->error.message, "attempt",
+                         (int)run->attempt, "last", run->last));
+}
+
+static void keep_done(const struct timed_run *run)
+{
+    struct error e = ERROR_INIT;
+
+    if (keep_state(run->service, run->watch, timed_word(run->kind), run->state, &e) != 0)
+        log_warn("that '%s' is done cannot be kept: %s", timed_word(run->kind), e.message);
+}
+
+/* ---- verify ---- */
+
+static int open_to_read(struct service *s, struct repo **r, struct error *e)
+{
+    struct repo_options opt = {0};
+
+    return repo_open(repo_path(s->repo), REPO_READ, &opt, r, e);
+}
+
+static int read_sample(struct timed_run *run, struct repo *r, struct error *e)
+{
+    struct service *s = run->service;
+    struct verify_progress progress = {0};
+    struct verify_result result = {0};
+    const struct verify_part part = {
+        .repo = r, .record_in = s->repo, .progress = &progress, .cancel = &s->cancel_verify};
+    bool round = false;
+
+    int rc = verify_sample(&part, (unsigned)config_number(run->config, "verify", NULL, "sample"),
+                           &result, &round, e);
+    if (rc == 0 && result.errors > 0)
+        rc = error_set(e, ERR_DAMAGED, "verification found damage (%llu errors)",
+                       (unsigned long long)result.errors);
+    if (rc == 0)
+        log_info("verify: %llu bytes read back in %.1f s, no damage%s",
+                 (unsigned long long)result.bytes, result.seconds,
+                 round ? "; with these every stored byte of this round" : "");
+    verify_result_release(&result);
+    return rc;
+}
+
+static int keep_test(struct service *s, const struct snapshot_row *row,
+                     const struct restore_test *test, struct error *e)
+{
+    json_t *o = json_pack("{s:I,s:I,s:I,s:f}", "snapshot", (json_int_t)row->commit.number, "files",
+                          (json_int_t)test->files, "bytes", (json_int_t)test->bytes, "seconds",
+                          test->seconds);
+    char *text = o ? json_dumps(o, JSON_COMPACT | JSON_REAL_PRECISION(6)) : NULL;
+    int rc = text ? keep_state(s, row->watch_name, "restore-test", text, e)
+                  : error_set(e, ERR_FAILED, "out of memory");
+
+    free(text);
+    json_decref(o);
+    return rc;
+}
+
+int timed_restore_test(struct service *s, struct repo *r, const struct snapshot_row *row,
+                       struct restore_test *test, struct error *e)
+{
+    char *folder = remember_folder();
+
+    if (!folder)
+        return error_set(e, ERR_FAILED, "there is no folder to test a restore in");
+    int rc = repo_lease(r, row->commit.number, e);
+    if (rc == 0) {
+        rc = restore_test_run(r, row, folder, NULL, &s->cancel_verify, test, e);
+        repo_lease_end(r, row->commit.number);
+    }
+    if (rc == 0 && test->errors > 0)
+        rc = error_set(e, ERR_DAMAGED,
+                       "snapshot %llu of '%s' does not come back as it was saved: '%s': %s",
+                       (unsigned long long)row->commit.number, row->watch_name,
+                       test->path ? test->path : "?", test->reason ? test->reason : "?");
+    else if (rc == 0)
+        rc = keep_test(s, row, test, e);
+    free(folder);
+    return rc;
+}
+
+static int test_latest(struct timed_run *run, struct repo *r, const char *watch, struct error *e)
+{
+    struct snapshot_row row = {0};
+    struct restore_test test = {0};
+
+    int rc = selector_resolve(r, "latest", watch, &row, NULL, e);
+    if (rc == ERR_NOTFOUND) { /* nothing to restore yet */
+        error_clear(e);
+        return 0;
+    }
+    if (rc == 0)
+        rc = timed_restore_test(run->service, r, &row, &test, e);
+    if (rc == 0)
+        log_info("verify: snapshot %llu of %s came back in %.1f s as it was saved",
+                 (unsigned long long)row.commit.number, watch, test.seconds);
+    restore_test_release(&test);
+    snapshot_row_release(&row);
+    return rc;
+}
+
+static int run_verify(struct timed_run *run, struct error *e)
+{
+    const struct config *c = run->config;
+    bool restore = strcmp(config_text(c, "verify", NULL, "restore_test"), "latest") == 0;
+    struct repo *r;
+
+    int rc = open_to_read(run->service, &r, e);
+    if (rc != 0)
+        return rc;
+    rc = read_sample(run, r, e);
+    for (size_t i = 0; rc == 0 && restore && i < c->watch_count; i++)
+        rc = test_latest(run, r, c->watches[i].name, e);
+    repo_close(r);
+    return rc;
+}
+
+/* ---- all ---- */
+
+void timed_work(struct job *job)
+{
+    struct timed_run *run = (struct timed_run *)job;
+    struct service *s = run->service;
+
+    pthread_rwlock_rdlock(&s->store_lock);
+    if (atomic_load(&s->cancel_verify))
+        run->rc = error_set(&run->error, ERR_CANCELLED, "the service is stopping");
+    else if (!run->only_state && run->kind == TIMED_VERIFY)
+        run->rc = run_verify(run, &run->error);
+    if (run->rc == 0)
+        keep_done(run);
+    else if (run->rc != ERR_CANCELLED)
+        keep_failure(run);
+    pthread_rwlock_unlock(&s->store_lock);
+}
