@@ -39,6 +39,33 @@ static void print_service(const json_t *doc)
            json_number_value(json_object_get(repository, "free_percent")));
 }
 
+static void print_archives(const json_t *doc)
+{
+    uint64_t count = json_count(json_object_get(doc, "repository"), "archives");
+    const char *next = "";
+    const json_t *soonest = NULL;
+    char time[32];
+    size_t i;
+    json_t *w;
+
+    json_array_foreach(json_object_get(doc, "watches"), i, w)
+    {
+        const char *at = json_text(w, "next_archive");
+        if (*at && (!*next || strcmp(at, next) < 0)) {
+            next = at;
+            soonest = w;
+        }
+    }
+    if (count > 0)
+        printf("archives    %llu", (unsigned long long)count);
+    else if (*next)
+        printf("archives    none yet");
+    if (*next)
+        printf("; the next %s", json_local_time(soonest, "next_archive", time, sizeof(time)));
+    if (count > 0 || *next)
+        printf("\n");
+}
+
 /* "verified 2026-11-21 05:00:00; a full restore takes 12 s", as far as it is known. */
 static void print_proof(const json_t *doc)
 {
@@ -157,6 +184,7 @@ static int run(struct cli *cli, struct error *e)
     } else {
         if (!cli->quiet) {
             print_service(doc);
+            print_archives(doc);
             print_proof(doc);
             rc = print_watches(cli, doc, e);
         }

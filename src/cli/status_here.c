@@ -27,7 +27,7 @@ static bool listed(const json_t *doc, const char *name)
 }
 
 /* Nothing watches it now: at best its folder is there. */
-static void add_watch(json_t *doc, const char *name, const char *root)
+static void add_watch(json_t *doc, const struct config *c, const char *name, const char *root)
 {
     struct stat st;
     bool missing = stat(root, &st) != 0 && (errno == ENOENT || errno == ENOTDIR);
@@ -41,6 +41,7 @@ static void add_watch(json_t *doc, const char *name, const char *root)
                           0, "good", 0, "last_snapshot", "last_change", "last_checked", "lag_ms",
                           "next_archive", "last_archive");
     report_path(w, "root", root);
+    status_archives_in(w, config_text(c, "archive", name, "path"));
     json_array_append_new(json_object_get(doc, "watches"), w);
     if (!missing)
         return;
@@ -95,9 +96,9 @@ static int add_watches(json_t *doc, const struct config *c, struct repo *r, stru
     int rc = catalog_watches(repo_catalog(r), &rows, &count, e);
 
     for (size_t i = 0; i < c->watch_count; i++)
-        add_watch(doc, c->watches[i].name, c->watches[i].path);
+        add_watch(doc, c, c->watches[i].name, c->watches[i].path);
     for (size_t i = 0; i < count; i++) {
-        add_watch(doc, rows[i].name, rows[i].root);
+        add_watch(doc, c, rows[i].name, rows[i].root);
         watch_row_release(&rows[i]);
     }
     free(rows);

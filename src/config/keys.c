@@ -39,7 +39,7 @@ const struct config_key config_keys[] = {
     {"watch", "interval", VALUE_DURATION, 1000, DAYS_365, "1h", NULL, LIVE | KEY_OFF, "time between rescans of everything"},
     {"watch", "sqlite", VALUE_CHOICE, 0, 0, "auto", "auto|off", LIVE, "save SQLite databases as one committed state"},
 
-    {"archive", "at", VALUE_CALENDAR, 0, 0, "03:00", NULL, KEY_OFF | KEY_RELOAD, "when archives are written"},
+    {"archive", "at", VALUE_CALENDAR, 0, 0, "03:00", NULL, LIVE | KEY_OFF, "when archives are written"},
     {"archive", "format", VALUE_CHOICE, 0, 0, "tar.gz", "tar.gz|directory", LIVE, "what an archive is"},
     {"archive", "path", VALUE_PATH, 0, 0, "", NULL, LIVE, "where archives are written"},
     {"archive", "level", VALUE_COUNT, 1, 12, "6", NULL, LIVE, "compression level"},

@@ -24,10 +24,12 @@
  * {"command":"prune","watch":..|null,"dry_run":bool,"thaw":bool}
  * {"command":"record","watch":"bot","text":"..."}
  *     Of a restore in place, as snapshot/restore_record.h has it.
+ * {"command":"archive","snapshots":[N,...],"name":..|null,"meta":["KEY=VALUE",...],"progress":bool}
+ *     Archives of these, one after the other: {"type":"archived",...} lines, errors, the summary.
  * {"command":"reload"}  {"command":"rebuild"}  {"command":"stop"}
  *
  * Peers: root, the repository's owner and the service's own user may do all; members of the
- * configured group may list, show, status and save; everybody else gets code 12. */
+ * configured group may list, show, status, save and archive; everybody else gets code 12. */
 #ifndef WK_SERVICE_PROTOCOL_H
 #define WK_SERVICE_PROTOCOL_H
 

@@ -2,6 +2,7 @@
 
 #include "base/buffer.h"
 #include "base/text.h"
+#include "keep/archive.h"
 #include "service/keeper.h"
 #include "service/problems.h"
 #include "service/timed.h"
@@ -241,6 +242,7 @@ static void add_keeper(json_t *doc, const struct keeper *k)
     json_object_set_new(o, "last_change", time_or_null(k->last_change));
     json_object_set_new(o, "last_checked", time_or_null(k->last_checked));
     json_object_set_new(o, "lag_ms", json_integer((json_int_t)lag_ms));
+    status_archives_in(o, config_text(k->service->config, "archive", k->spec.name, "path"));
     json_object_set_new(o, "next_archive",
                         time_or_null(timed_next(k->service, TIMED_ARCHIVE, k->spec.name)));
     json_array_append_new(json_object_get(doc, "watches"), o);
@@ -317,6 +319,48 @@ json_t *status_live(struct service *s)
 }
 
 /* ---- the repository's half ---- */
+
+static const char folder_key[] = "archives_in"; /* not shown */
+
+void status_archives_in(json_t *watch, const char *folder)
+{
+    json_object_set_new(watch, folder_key, json_stringn_nocheck(folder, strlen(folder)));
+}
+
+struct archives {
+    uint64_t count;
+    struct wall_time last;
+};
+
+static int count_archive(void *ctx, const struct archive_item *item, struct error *e)
+{
+    struct archives *a = ctx;
+
+    a->count++;
+    a->last = item->time;
+    return 0;
+}
+
+static void add_archives(json_t *doc)
+{
+    json_t *repository = json_object_get(doc, "repository"), *watch;
+    uint64_t all = 0;
+    size_t i;
+
+    json_array_foreach(json_object_get(doc, "watches"), i, watch)
+    {
+        const char *folder = json_string_value(json_object_get(watch, folder_key));
+        const char *name = json_string_value(json_object_get(watch, "name"));
+        struct archives a = {0};
+        struct error ignored = ERROR_INIT; /* the next archive tells */
+        if (folder && name && archive_list(folder, name, count_archive, &a, &ignored) == 0) {
+            json_object_set_new(watch, "last_archive", time_or_null(a.last));
+            all += a.count;
+        }
+        json_object_del(watch, folder_key);
+    }
+    json_object_set_new(repository, "archives", json_integer((json_int_t)all));
+}
 
 struct count {
     uint64_t snapshots, verified, good;
@@ -458,6 +502,7 @@ int status_add_repository(json_t *doc, const char *repo_path, struct error *e)
     if (!doc)
         return error_sys(e, ENOMEM, "cannot tell the status");
     add_space(json_object_get(doc, "repository"), repo_path);
+    add_archives(doc);
     int rc = repo_open(repo_path, REPO_READ, &opt, &r, e);
     if (rc == 0) {
         rc = add_opened(doc, r, e);

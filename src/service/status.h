@@ -28,6 +28,8 @@ void status_problem(json_t *doc, const char *code, const char *watch, struct wal
  * NULL. */
 void status_job_problem(json_t *doc, const char *job, const char *watch, struct wall_time since,
                         const char *why);
+/* The folder of the watch's archives, which status_add_repository looks into. */
+void status_archives_in(json_t *watch, const char *folder);
 /* status_events.c: what the marks say. */
 int status_add_events(json_t *doc, struct catalog *catalog, struct error *e);
 /* The wall clock's second at which a watch will have been unchecked for [alert] max_age, INT64_MAX:

@@ -266,6 +266,9 @@ void timed_configure(struct service *s)
     schedule_retries(s->timed->schedule, (unsigned)config_number(c, "retry", NULL, "attempts"),
                      config_number(c, "retry", NULL, "delay"));
     drop_old(s);
+    for (size_t i = 0; i < c->watch_count; i++)
+        set_rule(s, TIMED_ARCHIVE, c->watches[i].name,
+                 config_text(c, "archive", c->watches[i].name, "at"));
     set_rule(s, TIMED_VERIFY, NULL, config_text(c, "verify", NULL, "at"));
     if (read_known(s, &e) != 0)
         log_warn("when the timed jobs ran last cannot be read: %s", e.message);

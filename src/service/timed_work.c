@@ -1,6 +1,8 @@
 /* The timed jobs' work. Each reads with a handle of its own, beside the saves; what it has to say
  * goes into the packs through the writer's. */
 #include "base/log.h"
+#include "base/text.h"
+#include "service/archives.h"
 #include "service/remember.h"
 #include "service/timed.h"
 #include "snapshot/restore_test.h"
@@ -175,23 +177,136 @@ static int test_latest(struct timed_run *run, struct repo *r, const char *watch,
     return rc;
 }
 
+struct archive_test {
+    char *path; /* of the newest, or NULL */
+    const atomic_bool *cancel;
+};
+
+static int newest(void *ctx, const struct archive_item *item, struct error *e)
+{
+    char **path = ctx;
+
+    free(*path);
+    *path = strdup(item->path);
+    return *path ? 0 : error_set(e, ERR_FAILED, "out of memory");
+}
+
+static int check_newest(void *ctx, const struct archive_item *item, struct error *e)
+{
+    struct archive_test *t = ctx;
+    struct archive_check check = {0};
+
+    if (strcmp(item->path, t->path) != 0)
+        return 0;
+    struct sqlite_helper *helper = sqlite_helper_new(NULL);
+    int rc = archive_verify(item, true, helper, t->cancel, &check, e);
+    if (rc == 0 && check.errors > 0)
+        rc = error_set(e, ERR_DAMAGED, "the archive '%s' is damaged: %s", item->path,
+                       check.first ? check.first : "?");
+    else if (rc == 0)
+        log_info("verify: the archive '%s' was read back, no damage", item->path);
+    archive_check_release(&check);
+    sqlite_helper_free(helper);
+    return rc;
+}
+
+/* All of the newest archive is unpacked, and compared with what it says of itself. */
+static int test_archive(struct timed_run *run, const char *watch, struct error *e)
+{
+    const char *folder = config_text(run->config, "archive", watch, "path");
+    struct archive_test t = {.cancel = &run->service->cancel_verify};
+
+    int rc = archive_list(folder, watch, newest, &t.path, e);
+    if (rc == 0 && t.path)
+        rc = archive_list(folder, watch, check_newest, &t, e);
+    free(t.path);
+    return rc;
+}
+
 static int run_verify(struct timed_run *run, struct error *e)
 {
     const struct config *c = run->config;
-    bool restore = strcmp(config_text(c, "verify", NULL, "restore_test"), "latest") == 0;
+    const char *what = config_text(c, "verify", NULL, "restore_test");
     struct repo *r;
 
     int rc = open_to_read(run->service, &r, e);
     if (rc != 0)
         return rc;
     rc = read_sample(run, r, e);
-    for (size_t i = 0; rc == 0 && restore && i < c->watch_count; i++)
-        rc = test_latest(run, r, c->watches[i].name, e);
+    for (size_t i = 0; rc == 0 && i < c->watch_count; i++) {
+        if (strcmp(what, "latest") == 0)
+            rc = test_latest(run, r, c->watches[i].name, e);
+        else if (strcmp(what, "archive") == 0)
+            rc = test_archive(run, c->watches[i].name, e);
+    }
     repo_close(r);
     return rc;
 }
 
+/* ---- archive ---- */
+
+/* A helper of its own: counting the rows of a large database must not hold up a save. */
+static int archive_row(struct timed_run *run, struct repo *r, const struct snapshot_row *row,
+                       struct archive_result *result, struct error *e)
+{
+    struct sqlite_helper *helper = sqlite_helper_new(NULL);
+    struct archive_progress progress = {0};
+    struct archive_order order = {.snapshot = row,
+                                  .helper = helper,
+                                  .progress = &progress,
+                                  .cancel = &run->service->cancel_verify};
+
+    archives_order(run->config, row->watch_name, &order);
+    int rc = archive_write(r, &order, result, e);
+    sqlite_helper_free(helper);
+    return rc;
+}
+
+static int archive_latest(struct timed_run *run, struct repo *r, struct error *e)
+{
+    struct archive_result result = {0};
+    struct snapshot_row row = {0};
+    char size[16];
+
+    int rc = selector_resolve(r, "latest", run->watch, &row, NULL, e);
+    if (rc != 0)
+        return rc;
+    rc = archive_row(run, r, &row, &result, e);
+    text_size(result.item.stored_bytes, size, sizeof(size));
+    if (rc == 0)
+        log_info("%s: snapshot %llu archived: '%s', %s, %.1f s", run->watch,
+                 (unsigned long long)row.commit.number, result.item.path, size,
+                 result.item.seconds);
+    archive_result_release(&result);
+    snapshot_row_release(&row);
+    return rc;
+}
+
+static int run_archive(struct timed_run *run, struct error *e)
+{
+    struct repo *r;
+    int rc = open_to_read(run->service, &r, e);
+
+    if (rc == 0) {
+        rc = archive_latest(run, r, e);
+        repo_close(r);
+    }
+    return rc;
+}
+
 /* ---- all ---- */
+
+static int run_kind(struct timed_run *run, struct error *e)
+{
+    switch (run->kind) {
+    case TIMED_ARCHIVE:
+        return run_archive(run, e);
+    case TIMED_VERIFY:
+        return run_verify(run, e);
+    default:
+        return 0;
+    }
+}
 
 void timed_work(struct job *job)
 {
@@ -201,8 +316,8 @@ void timed_work(struct job *job)
     pthread_rwlock_rdlock(&s->store_lock);
     if (atomic_load(&s->cancel_verify))
         run->rc = error_set(&run->error, ERR_CANCELLED, "the service is stopping");
-    else if (!run->only_state && run->kind == TIMED_VERIFY)
-        run->rc = run_verify(run, &run->error);
+    else if (!run->only_state)
+        run->rc = run_kind(run, &run->error);
     if (run->rc == 0)
         keep_done(run);
     else if (run->rc != ERR_CANCELLED)

@@ -2,7 +2,6 @@
 import datetime
 import json
 import os
-import stat
 import time
 
 import wk
@@ -78,7 +77,7 @@ def verify_at_its_time(scratch):
     status = s.status()
     assert 0 < status["repository"]["restore_seconds"] < 60, status
     assert status["problems"] == [], status
-    assert "restore" in s.cli("status").out, s.cli("status").out
+    assert "a restore of all takes" in s.cli("status").out, s.cli("status").out
     state = os.path.join(scratch, "state")
     assert not [n for n in os.listdir(state) if n.startswith("restore-test")], os.listdir(state)
     # Its state survives a restart and the loss of the catalog: nothing is run twice.
@@ -109,5 +108,135 @@ def missed_run_is_made_up(scratch):
     s.stop()
 
 
+def an_archive_that_fails(scratch):
+    """Three tries, events for each, exit 7, one alert; well again: another one."""
+    s = Service(scratch, {"retry": {"delay": "1s"}}, start=False)
+    target = os.path.join(scratch, "archives")
+    wk.write(target, "no folder")
+    s.sections.update({"archive": {"at": soon(4), "path": target},
+                       "alert": {"command": s.alert_command()}})
+    s.write_config()
+    s.start()
+    wk.until(lambda: "archive-failed" in s.codes(), "the last try to fail")
+    events = [e for e in s.status()["events"] if e["event"] == "job-failed"]
+    assert [e["attempt"] for e in events] == [1, 2, 3], events
+    assert [e["last"] for e in events] == [False, False, True], events
+    assert all(e["job"] == "archive" and e["watch"] == "bot" and target in e["message"]
+               for e in events), events
+    r = s.cli("status", code=7)
+    assert "archive failed" in r.out and "watchkeep archive bot" in r.out, r.out
+    assert "archive failed (try 3)" in s.cli("list").out, s.cli("list").out
+    assert [e["attempt"] for e in s.cli("--json", "list").json["events"]] == [1, 2, 3]
+    wk.until(s.told, "the alert")
+    # A restart tries what is owed, and tells nothing twice.
+    s.stop()
+    r = s.cli("status", code=8)
+    assert "archive failed" in r.out, r.out
+    s.start()
+    wk.until(lambda: len([e for e in s.status()["events"] if e["event"] == "job-failed"]) == 6,
+             "three more tries")
+    wk.until(lambda: "archive-failed" in s.codes(), "the problem again")
+    # Well again at its next time.
+    os.remove(target)
+    s.set("archive", at=soon(4))
+    wk.until(lambda: "archive-failed" not in s.codes(), "the archive")
+    told = wk.until(lambda: len(s.told()) >= 2 and s.told(), "the recovery to be told")
+    assert [t["event"] for t in told] == ["problem", "recovered"], told
+    assert all(t["code"] == "archive-failed" and t["watch"] == "bot" for t in told), told
+    status = s.status()
+    assert status["repository"]["archives"] == 1 and status["watches"][0]["last_archive"], status
+    assert status["watches"][0]["next_archive"] > status["watches"][0]["last_archive"], status
+    assert s.cli("status").code == 0
+    s.stop()
+
+
+def alert_is_as_documented(scratch):
+    page = os.path.join(os.environ["WK_SOURCE"], "src", "cli", "CONTRACT.md")
+    with open(page) as f:
+        text = f.read().split("\n### alert\n")[1].split("```json\n")[1].split("\n```")[0]
+    s = Service(scratch, start=False)
+    s.sections["alert"] = {"command": s.alert_command()}
+    s.write_config()
+    s.start()
+    os.rename(s.root, s.root + ".away")
+    told = wk.until(s.told, "the alert that the folder is gone")
+    assert sorted(told[0]) == sorted(json.loads(text)), told
+    assert told[0]["code"] == "missing" and told[0]["event"] == "problem", told
+    os.rename(s.root + ".away", s.root)
+    told = wk.until(lambda: len(s.told()) > 1 and s.told(), "that it is back")
+    assert told[1]["event"] == "recovered" and told[1]["code"] == "missing", told
+    s.stop()
+
+
+def alert_that_fails(scratch):
+    """Its failure is a problem, holds up nothing, and is over when one was told."""
+    s = Service(scratch, start=False)
+    s.sections["alert"] = {"command": s.alert_command()}
+    s.write_config()
+    wk.write(s.breaker, "")
+    s.start()
+    os.rename(s.root, s.root + ".away")
+    wk.until(lambda: "alert-failed" in s.codes(), "the problem")
+    assert "exit code 3" in s.cli("status", code=7).out
+    os.remove(s.breaker)
+    os.rename(s.root + ".away", s.root)
+    wk.until(lambda: s.codes() == [], "all to be well")
+    assert [t["event"] for t in s.told()] == ["recovered"], s.told()
+    s.set("alert", command=os.path.join(scratch, "not-there"))
+    os.rename(s.root, s.root + ".away")
+    wk.until(lambda: "alert-failed" in s.codes(), "the problem")
+    assert "not-there" in s.cli("status", code=7).out
+    s.stop()
+
+
+def alert_that_hangs(scratch):
+    """Killed after 30 s with what it has started; saves go on meanwhile."""
+    s = Service(scratch, start=False)
+    pids = os.path.join(scratch, "pids")
+    path = os.path.join(scratch, "hang.sh")
+    wk.write(path, "#!/bin/sh\nsleep 1000 &\necho $$ $! > %s\nwait\n" % pids)
+    os.chmod(path, 0o755)
+    s.sections["alert"] = {"command": path}
+    s.watches["gone"] = {"path": os.path.join(scratch, "gone")}
+    s.write_config()
+    s.start()
+    both = wk.until(lambda: os.path.exists(pids) and open(pids).read().split(), "the command")
+    begun = time.monotonic()
+    assert s.save("bot")["exit"] == 0
+    assert time.monotonic() - begun < 10
+    wk.until(lambda: "alert-failed" in s.codes(), "the time-out", 60)
+    assert "30 s" in s.cli("status", code=7).out
+    wk.until(lambda: not any(os.path.exists("/proc/%s/status" % p) and
+                             "\nState:\tZ" not in open("/proc/%s/status" % p).read()
+                             for p in both), "its processes to be gone")
+    s.stop()
+
+
+def unchecked_for_too_long(scratch):
+    s = Service(scratch, {"alert": {"max_age": "60s"}}, start=False)
+    s.sections["alert"]["command"] = s.alert_command()
+    s.write_config()
+    s.start()
+    os.rename(s.root, s.root + ".away")
+    wk.until(lambda: "unchecked" in [t["code"] for t in s.told()], "the alert", 120)
+    os.rename(s.root + ".away", s.root)
+    wk.until(lambda: ("recovered", "unchecked") in [(t["event"], t["code"]) for t in s.told()],
+             "that it was checked")
+    assert s.codes() == [], s.status()
+    s.stop()
+
+
+def reload_changes_the_times(scratch):
+    s = Service(scratch, {"archive": {"at": "off"}, "verify": {"at": "off"}})
+    assert s.status()["watches"][0]["next_archive"] is None
+    s.set("archive", at=soon(4))
+    wk.until(lambda: s.status()["repository"]["archives"] == 1, "the archive")
+    s.set("archive bot", at="off")
+    wk.until(lambda: s.status()["watches"][0]["next_archive"] is None, "it to be off for bot")
+    s.stop()
+
+
 if __name__ == "__main__":
-    wk.main(verify_at_its_time, missed_run_is_made_up, verified_by_itself)
+    wk.main(verify_at_its_time, missed_run_is_made_up, verified_by_itself, an_archive_that_fails,
+            alert_is_as_documented, alert_that_fails, alert_that_hangs, unchecked_for_too_long,
+            reload_changes_the_times)
