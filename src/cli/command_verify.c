@@ -7,6 +7,7 @@
 
 #include "base/text.h"
 #include "keep/archive_read.h"
+#include "service/proof.h"
 #include "snapshot/report.h"
 #include "snapshot/selector.h"
 #include "snapshot/verify.h"
@@ -17,11 +18,13 @@
 
 #include "base/banned.h"
 
-enum { QUICK, FULL };
+enum { QUICK, FULL, RESTORE_TEST };
 static const struct command_flag flags[] = {
     {"quick", 0, NULL, "lengths, framing and order of all records"},
     {"full", 0, NULL,
      "every stored byte, read from the disk; of snapshots also what was verified before"},
+    {"restore-test", 0, NULL,
+     "restore into a scratch folder and compare; without snapshots the latest of every watch"},
     {NULL, 0, NULL, NULL},
 };
 
@@ -62,7 +65,12 @@ static int tell(struct cli *cli, const json_t *summary, struct error *e)
             return rc;
     } else {
         json_array_foreach(json_object_get(summary, "damaged"), i, d) print_damage(d);
-        if (!cli->quiet && errors == 0)
+        if (!cli->quiet && errors == 0 && cli->given[RESTORE_TEST])
+            printf("%llu %s came back as saved: %s restored (%.3f s)\n",
+                   (unsigned long long)snapshots, snapshots == 1 ? "snapshot" : "snapshots",
+                   size_text(json_count(summary, "bytes"), size, sizeof(size)),
+                   json_number_value(json_object_get(summary, "seconds")));
+        else if (!cli->quiet && errors == 0)
             printf("no damage: %llu %s, %llu chunks, %s read (%.3f s)\n",
                    (unsigned long long)snapshots, snapshots == 1 ? "snapshot" : "snapshots",
                    (unsigned long long)json_count(summary, "chunks"),
@@ -110,16 +118,20 @@ static void read_progress(void *ctx, struct progress_view *v)
     v->bytes_total = p->bytes_total;
 }
 
+static const char *level_word(const struct cli *cli)
+{
+    if (cli->given[RESTORE_TEST])
+        return "restore-test";
+    return cli->given[QUICK] ? "quick" : cli->given[FULL] ? "full" : "new";
+}
+
 static json_t *request_of(const struct cli *cli)
 {
     json_t *snapshots = json_array();
 
     for (int i = 0; i < cli->operand_count; i++)
         json_array_append_new(snapshots, report_text(cli->operands[i]));
-    return json_pack("{s:s,s:s,s:o,s:s?,s:b}", "command", "verify", "level",
-                     cli->given[QUICK]  ? "quick"
-                     : cli->given[FULL] ? "full"
-                                        : "new",
+    return json_pack("{s:s,s:s,s:o,s:s?,s:b}", "command", "verify", "level", level_word(cli),
                      "snapshots", snapshots, "watch", cli->watch, "progress", progress_wanted(cli));
 }
 
@@ -186,7 +198,15 @@ static int verify_with(struct cli *cli, struct repo *r, bool record, struct erro
     uint64_t *numbers = NULL;
     int rc = resolve_all(cli, r, &numbers, e);
 
-    if (rc == 0) {
+    if (rc == 0 && cli->given[RESTORE_TEST]) {
+        const struct proof_request proof = {.reader = r,
+                                            .writer = record ? r : NULL,
+                                            .watch = cli->watch,
+                                            .snapshots = numbers,
+                                            .count = (size_t)cli->operand_count,
+                                            .cancel = interrupt_watch()};
+        rc = proof_restore_all(&proof, &result, e);
+    } else if (rc == 0) {
         struct verify_request request = {
             .repo = r,
             .level = cli->given[QUICK] ? VERIFY_QUICK : VERIFY_FULL,
@@ -228,8 +248,12 @@ static int run(struct cli *cli, struct error *e)
     bool answered = false;
     int rc;
 
-    if (cli->given[QUICK] && cli->given[FULL])
-        return error_set(e, ERR_USAGE, "'--quick' and '--full' exclude each other");
+    if ((cli->given[QUICK] != NULL) + (cli->given[FULL] != NULL) +
+            (cli->given[RESTORE_TEST] != NULL) >
+        1)
+        return error_set(e, ERR_USAGE,
+                         "'--quick', '--full' and '--restore-test' exclude each "
+                         "other");
     rc = cli_config(cli, e);
     if (rc == 0 && cli->operand_count > 0 && archive_is_meant(cli->operands[0]))
         return archive_verify_operands(cli, e);

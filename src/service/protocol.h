@@ -19,7 +19,7 @@
  * {"command":"list","watch":..|null,"recent":N,"since":S|null,"until":S|null}
  * {"command":"show","snapshot":"TEXT","watch":..|null}
  * {"command":"status"}
- * {"command":"verify","level":"quick"|"full","snapshots":["TEXT",...],"watch":..|null}
+ * {"command":"verify","level":"quick"|"full"|"restore-test","snapshots":["TEXT",...],"watch":..|null}
  * {"command":"pin"|"unpin","snapshot":"TEXT","watch":..|null}
  * {"command":"prune","watch":..|null,"dry_run":bool,"thaw":bool}
  * {"command":"record","watch":"bot","text":"..."}

@@ -1,3 +1,4 @@
+#include "service/proof.h"
 #include "service/requests.h"
 
 #include "keep/pin.h"
@@ -123,6 +124,18 @@ static int verify(struct store_request *q, struct repo *r, struct error *e)
     size_t count = 0;
 
     int rc = resolve(q, r, &numbers, &count, e);
+    if (rc == 0 && level && strcmp(level, "restore-test") == 0) {
+        const struct proof_request proof = {.reader = r,
+                                            .writer = q->service->repo,
+                                            .watch = request_text(q->request, "watch"),
+                                            .snapshots = numbers,
+                                            .count = count,
+                                            .cancel = &q->service->cancel_verify};
+        rc = proof_restore_all(&proof, &q->result, e);
+        q->has_result = rc == 0;
+        free(numbers);
+        return rc;
+    }
     struct verify_request request = {
         .repo = r,
         .level = level && strcmp(level, "quick") == 0 ? VERIFY_QUICK : VERIFY_FULL,

@@ -8,7 +8,6 @@
 
 #include "service/schedule.h"
 #include "service/supervisor.h"
-#include "snapshot/restore_test.h"
 
 #include <jansson.h>
 
@@ -48,9 +47,5 @@ struct timed_run {
     int rc;
 };
 void timed_work(struct job *job);
-/* Restore it for a test and keep what came of it; ERR_DAMAGED: it is not what was saved. Any
- * worker. */
-int timed_restore_test(struct service *s, struct repo *r, const struct snapshot_row *row,
-                       struct restore_test *test, struct error *e);
 
 #endif

@@ -3,9 +3,8 @@
 #include "base/log.h"
 #include "base/text.h"
 #include "service/archives.h"
-#include "service/remember.h"
+#include "service/proof.h"
 #include "service/timed.h"
-#include "snapshot/restore_test.h"
 #include "snapshot/selector.h"
 #include "snapshot/verify.h"
 
@@ -16,46 +15,6 @@
 
 /* ---- what is kept ---- */
 
-static int watch_id(struct service *s, const char *watch, uint8_t id[WATCH_ID_LEN], struct error *e)
-{
-    struct watch_row row = {0};
-    struct catalog *c;
-
-    memset(id, 0, WATCH_ID_LEN);
-    if (!watch)
-        return 0;
-    int rc = repo_catalog_open(s->repo, &c, e);
-    if (rc != 0)
-        return rc;
-    rc = catalog_watch_by_name(c, watch, &row, e);
-    if (rc == 0)
-        memcpy(id, row.id, WATCH_ID_LEN);
-    watch_row_release(&row);
-    repo_catalog_close(s->repo, c);
-    return rc;
-}
-
-static int keep(struct service *s, uint8_t type, const char *watch, const char *text,
-                struct error *e)
-{
-    struct mark m = {.type = type, .time = clock_wall(), .text = text};
-    int rc = watch_id(s, watch, m.watch_id, e);
-
-    return rc == 0 ? repo_mark(s->repo, &m, e) : rc;
-}
-
-static int keep_state(struct service *s, const char *watch, const char *key, const char *value,
-                      struct error *e)
-{
-    struct buffer text = BUFFER_INIT;
-
-    buffer_printf(&text, "%s %s", key, value);
-    int rc = buffer_ok(&text) ? keep(s, MARK_STATE, watch, buffer_cstr(&text), e)
-                              : error_set(e, ERR_FAILED, "out of memory");
-    buffer_release(&text);
-    return rc;
-}
-
 /* The reference is taken. */
 static void keep_event(struct service *s, const char *watch, json_t *event)
 {
@@ -65,7 +24,7 @@ static void keep_event(struct service *s, const char *watch, json_t *event)
     if (!text)
         error_set(&e, ERR_FAILED, "out of memory");
     else
-        keep(s, MARK_EVENT, watch, text, &e);
+        proof_keep_mark(s->repo, MARK_EVENT, watch, text, &e);
     if (e.code)
         log_warn("an event cannot be kept: %s", e.message);
     free(text);
@@ -84,7 +43,8 @@ static void keep_done(const struct timed_run *run)
 {
     struct error e = ERROR_INIT;
 
-    if (keep_state(run->service, run->watch, timed_word(run->kind), run->state, &e) != 0)
+    if (proof_keep_state(run->service->repo, run->watch, timed_word(run->kind), run->state, &e) !=
+        0)
         log_warn("that '%s' is done cannot be kept: %s", timed_word(run->kind), e.message);
 }
 
@@ -119,44 +79,6 @@ static int read_sample(struct timed_run *run, struct repo *r, struct error *e)
     return rc;
 }
 
-static int keep_test(struct service *s, const struct snapshot_row *row,
-                     const struct restore_test *test, struct error *e)
-{
-    json_t *o = json_pack("{s:I,s:I,s:I,s:f}", "snapshot", (json_int_t)row->commit.number, "files",
-                          (json_int_t)test->files, "bytes", (json_int_t)test->bytes, "seconds",
-                          test->seconds);
-    char *text = o ? json_dumps(o, JSON_COMPACT | JSON_REAL_PRECISION(6)) : NULL;
-    int rc = text ? keep_state(s, row->watch_name, "restore-test", text, e)
-                  : error_set(e, ERR_FAILED, "out of memory");
-
-    free(text);
-    json_decref(o);
-    return rc;
-}
-
-int timed_restore_test(struct service *s, struct repo *r, const struct snapshot_row *row,
-                       struct restore_test *test, struct error *e)
-{
-    char *folder = remember_folder();
-
-    if (!folder)
-        return error_set(e, ERR_FAILED, "there is no folder to test a restore in");
-    int rc = repo_lease(r, row->commit.number, e);
-    if (rc == 0) {
-        rc = restore_test_run(r, row, folder, NULL, &s->cancel_verify, test, e);
-        repo_lease_end(r, row->commit.number);
-    }
-    if (rc == 0 && test->errors > 0)
-        rc = error_set(e, ERR_DAMAGED,
-                       "snapshot %llu of '%s' does not come back as it was saved: '%s': %s",
-                       (unsigned long long)row->commit.number, row->watch_name,
-                       test->path ? test->path : "?", test->reason ? test->reason : "?");
-    else if (rc == 0)
-        rc = keep_test(s, row, test, e);
-    free(folder);
-    return rc;
-}
-
 static int test_latest(struct timed_run *run, struct repo *r, const char *watch, struct error *e)
 {
     struct snapshot_row row = {0};
@@ -168,7 +90,7 @@ static int test_latest(struct timed_run *run, struct repo *r, const char *watch,
         return 0;
     }
     if (rc == 0)
-        rc = timed_restore_test(run->service, r, &row, &test, e);
+        rc = proof_restore(r, run->service->repo, &row, &run->service->cancel_verify, &test, e);
     if (rc == 0)
         log_info("verify: snapshot %llu of %s came back in %.1f s as it was saved",
                  (unsigned long long)row.commit.number, watch, test.seconds);

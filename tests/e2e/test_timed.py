@@ -236,7 +236,32 @@ def reload_changes_the_times(scratch):
     s.stop()
 
 
+def restore_test_on_request(scratch):
+    """Through the service and without it; what does not come back is damage, exit 4."""
+    s = Service(scratch)
+    r = s.cli("--json", "verify", "--restore-test").summary
+    assert r["snapshots"] == 1 and r["bytes"] == 8 and r["recorded"] and r["exit"] == 0, r
+    assert s.status()["repository"]["restore_seconds"] is not None
+    s.stop()
+    assert "came back" in s.cli("verify", "--restore-test", "1").out
+    s.cli("verify", "--restore-test", "9", code=6)
+    s.cli("verify", "--restore-test", "--quick", code=2)
+    for name, data in wk.packs(s.repo).items():
+        at = data.find(b'{"n": 1}')
+        if at >= 0:
+            with open(os.path.join(s.repo, "packs", name), "r+b") as f:
+                f.seek(at + 3)
+                f.write(b"m")
+            break
+    else:
+        raise AssertionError("the content stands in no pack as it is")
+    r = s.cli("--json", "verify", "--restore-test", code=4).summary
+    assert r["errors"] == 1 and r["damaged"][0]["path"] == "a.json", r
+    assert not [n for n in os.listdir(os.path.join(scratch, "state"))
+                if n.startswith("restore-test")]
+
+
 if __name__ == "__main__":
     wk.main(verify_at_its_time, missed_run_is_made_up, verified_by_itself, an_archive_that_fails,
             alert_is_as_documented, alert_that_fails, alert_that_hangs, unchecked_for_too_long,
-            reload_changes_the_times)
+            reload_changes_the_times, restore_test_on_request)
