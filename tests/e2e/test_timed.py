@@ -1,7 +1,9 @@
 """Timed jobs of the service: when they run, what is told of them, and who is told."""
 import datetime
+import http.server
 import json
 import os
+import threading
 import time
 
 import wk
@@ -236,6 +238,44 @@ def reload_changes_the_times(scratch):
     s.stop()
 
 
+def alert_to_a_webhook(scratch):
+    """The program that conf/ ships posts what Discord takes, and says when it could not."""
+    got, answers = [], [204, 500]
+
+    class Hook(http.server.BaseHTTPRequestHandler):
+        def do_POST(self):
+            body = self.rfile.read(int(self.headers["Content-Length"]))
+            got.append((self.path, self.headers["Content-Type"], json.loads(body)))
+            self.send_response(answers[min(len(got), len(answers)) - 1])
+            self.end_headers()
+
+        def log_message(self, *args):
+            pass
+
+    server = http.server.HTTPServer(("127.0.0.1", 0), Hook)
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    secret = os.path.join(scratch, "url")
+    wk.write(secret, "http://127.0.0.1:%d/api/webhooks/1/secret\n" % server.server_port)
+    s = Service(scratch, start=False)
+    s.sections["alert"] = {"command": os.path.join(os.environ["WK_SOURCE"], "conf",
+                                                   "alert-discord.py")}
+    s.write_config()
+    s.env = wk.environment(STATE_DIRECTORY=os.path.join(scratch, "state"),
+                           DISCORD_WEBHOOK_URL_FILE=secret)
+    s.start()
+    os.rename(s.root, s.root + "@everyone")
+    path, kind, body = wk.until(lambda: got and got[0], "the post")
+    assert path == "/api/webhooks/1/secret" and kind == "application/json", (path, kind)
+    assert "**bot**" in body["content"] and len(body["content"]) <= 2000, body
+    assert "@everyone" not in body["content"] and body["allowed_mentions"] == {"parse": []}, body
+    os.rename(s.root + "@everyone", s.root)
+    wk.until(lambda: "alert-failed" in s.codes(), "the failure of the second one")
+    assert "over" in got[1][2]["content"], got
+    assert "answered 500" in s.log_text() and "secret" not in s.log_text(), s.log_text()
+    s.stop()
+    server.shutdown()
+
+
 def restore_test_on_request(scratch):
     """Through the service and without it; what does not come back is damage, exit 4."""
     s = Service(scratch)
@@ -264,4 +304,4 @@ def restore_test_on_request(scratch):
 if __name__ == "__main__":
     wk.main(verify_at_its_time, missed_run_is_made_up, verified_by_itself, an_archive_that_fails,
             alert_is_as_documented, alert_that_fails, alert_that_hangs, unchecked_for_too_long,
-            reload_changes_the_times, restore_test_on_request)
+            reload_changes_the_times, restore_test_on_request, alert_to_a_webhook)
