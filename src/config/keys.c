@@ -46,7 +46,7 @@ const struct config_key config_keys[] = {
     {"archive", "keep_days", VALUE_COUNT, 1, 36500, "30", NULL, KEY_OFF | KEY_RELOAD, "archives of the last N days are kept"},
     {"archive", "keep_last", VALUE_COUNT, 1, COUNT_MAX, "off", NULL, KEY_OFF | KEY_RELOAD, "the last N archives are kept"},
 
-    {"retention", "prune_at", VALUE_CALENDAR, 0, 0, "04:00", NULL, KEY_OFF | KEY_RELOAD, "when retention is applied"},
+    {"retention", "prune_at", VALUE_CALENDAR, 0, 0, "04:00", NULL, LIVE | KEY_OFF, "when retention is applied"},
     {"retention", "keep_min", VALUE_COUNT, 3, COUNT_MAX, "3", NULL, LIVE, "never fewer good snapshots than this"},
     {"retention", "keep_days", VALUE_COUNT, 1, 36500, "7", NULL, KEY_OFF | LIVE, "every snapshot of the last N days"},
     {"retention", "keep_last", VALUE_COUNT, 1, COUNT_MAX, "off", NULL, KEY_OFF | LIVE, "the last N snapshots"},

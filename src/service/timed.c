@@ -98,7 +98,8 @@ static struct timed_run *new_run(struct service *s, const struct timed *t)
     return NULL;
 }
 
-/* The state that a start finds comes first; a folder that is gone makes no archive. */
+/* The state that a start finds comes first; a folder that is gone makes no archive (but prune looks
+ * at it, and freezes). */
 static bool may_run(const struct service *s, const struct timed *t)
 {
     const struct keeper *k;
@@ -112,7 +113,7 @@ static bool may_run(const struct service *s, const struct timed *t)
         bool missing = k->since[PROBLEM_MISSING].s != 0;
         bool own = t->watch && strcmp(k->spec.name, t->watch) == 0;
         bool unseen = !missing && k->last_checked.s == 0 && k->failures == 0;
-        if ((missing && own) || (unseen && (own || !t->watch)))
+        if ((missing && own && t->kind == TIMED_ARCHIVE) || (unseen && (own || !t->watch)))
             return false;
     }
     return true;
@@ -266,9 +267,11 @@ void timed_configure(struct service *s)
     schedule_retries(s->timed->schedule, (unsigned)config_number(c, "retry", NULL, "attempts"),
                      config_number(c, "retry", NULL, "delay"));
     drop_old(s);
-    for (size_t i = 0; i < c->watch_count; i++)
-        set_rule(s, TIMED_ARCHIVE, c->watches[i].name,
-                 config_text(c, "archive", c->watches[i].name, "at"));
+    for (size_t i = 0; i < c->watch_count; i++) {
+        const char *watch = c->watches[i].name;
+        set_rule(s, TIMED_ARCHIVE, watch, config_text(c, "archive", watch, "at"));
+        set_rule(s, TIMED_PRUNE, watch, config_text(c, "retention", watch, "prune_at"));
+    }
     set_rule(s, TIMED_VERIFY, NULL, config_text(c, "verify", NULL, "at"));
     if (read_known(s, &e) != 0)
         log_warn("when the timed jobs ran last cannot be read: %s", e.message);

@@ -4,6 +4,7 @@
 #include "base/text.h"
 #include "service/archives.h"
 #include "service/proof.h"
+#include "service/prune_work.h"
 #include "service/timed.h"
 #include "snapshot/selector.h"
 #include "snapshot/verify.h"
@@ -216,6 +217,44 @@ static int run_archive(struct timed_run *run, struct error *e)
     return rc;
 }
 
+/* ---- prune ---- */
+
+static void tell_prune(const struct timed_run *run, const json_t *lines)
+{
+    const json_t *summary = json_array_get(lines, json_array_size(lines) - 1);
+
+    log_info("%s: %lld snapshots kept, %lld dropped; %lld archives dropped", run->watch,
+             (long long)json_integer_value(json_object_get(summary, "kept")),
+             (long long)json_integer_value(json_object_get(summary, "dropped")),
+             (long long)json_integer_value(json_object_get(summary, "archives_dropped")));
+}
+
+static int run_prune(struct timed_run *run, struct error *e)
+{
+    struct repo *reader;
+    json_t *lines = NULL;
+    int rc = open_to_read(run->service, &reader, e);
+
+    if (rc != 0)
+        return rc;
+    const struct prune_order order = {.config = run->config,
+                                      .repo = run->service->repo,
+                                      .reader = reader,
+                                      .watch = run->watch,
+                                      .cancel = &run->service->cancel_verify};
+    rc = prune_work(&order, &lines, e);
+    repo_close(reader);
+    if (rc == ERR_REFUSED) { /* status says that it is frozen, and why; the next run looks again */
+        log_warn("%s", e->message);
+        error_clear(e);
+        rc = 0;
+    } else if (rc == 0) {
+        tell_prune(run, lines);
+    }
+    json_decref(lines);
+    return rc;
+}
+
 /* ---- all ---- */
 
 static int run_kind(struct timed_run *run, struct error *e)
@@ -225,6 +264,8 @@ static int run_kind(struct timed_run *run, struct error *e)
         return run_archive(run, e);
     case TIMED_VERIFY:
         return run_verify(run, e);
+    case TIMED_PRUNE:
+        return run_prune(run, e);
     default:
         return 0;
     }

@@ -56,7 +56,6 @@ class Service(wk.Service):
     def set(self, section, **settings):
         self.sections.setdefault(section, {}).update(settings)
         self.write_config()
-        wk.wk("-c", self.conf, "config", "check")
         os.kill(self.pid(), 1)
 
 
@@ -276,6 +275,35 @@ def alert_to_a_webhook(scratch):
     server.shutdown()
 
 
+def prune_at_its_time(scratch):
+    """What no rule keeps goes; a folder that is gone freezes it, which is told, until it is back."""
+    s = Service(scratch, {"retention": {"prune_at": "off", "keep_days": "off", "keep_daily": "off",
+                                        "keep_monthly": "off", "keep_last": "4"}}, start=False)
+    s.sections["alert"] = {"command": s.alert_command()}
+    s.write_config()
+    s.start()
+    for i in range(8):
+        wk.replace(os.path.join(s.root, "a.json"), '{"n": %d}' % i)
+        s.save()
+    assert len(s.snapshots()) >= 8
+    s.set("retention", prune_at=soon(4))
+    wk.until(lambda: len(s.snapshots()) == 4, "the older ones to go")
+    assert s.codes() == [], s.status()
+    os.rename(s.root, s.root + ".away")
+    wk.until(lambda: "missing" in s.codes(), "the folder to be missed")
+    s.set("retention", prune_at=soon(4), keep_last="3")
+    wk.until(lambda: "frozen" in s.codes(), "pruning to freeze")
+    wk.until(lambda: "frozen" in [t["code"] for t in s.told()], "the freeze to be told")
+    assert len(s.snapshots()) == 4
+    os.rename(s.root + ".away", s.root)
+    s.save()
+    s.set("retention", prune_at=soon(4))
+    wk.until(lambda: len(s.snapshots()) == 3, "pruning to go on")
+    wk.until(lambda: ("recovered", "frozen") in [(t["event"], t["code"]) for t in s.told()],
+             "its end to be told")
+    s.stop()
+
+
 def restore_test_on_request(scratch):
     """Through the service and without it; what does not come back is damage, exit 4."""
     s = Service(scratch)
@@ -304,4 +332,5 @@ def restore_test_on_request(scratch):
 if __name__ == "__main__":
     wk.main(verify_at_its_time, missed_run_is_made_up, verified_by_itself, an_archive_that_fails,
             alert_is_as_documented, alert_that_fails, alert_that_hangs, unchecked_for_too_long,
-            reload_changes_the_times, restore_test_on_request, alert_to_a_webhook)
+            reload_changes_the_times, restore_test_on_request, alert_to_a_webhook,
+            prune_at_its_time)
