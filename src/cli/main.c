@@ -16,10 +16,13 @@
 #include "base/banned.h"
 
 static const struct command *const commands[] = {
-    &command_init,    &command_run,    &command_save,   &command_archive, &command_list,
-    &command_show,    &command_ls,     &command_cat,    &command_diff,    &command_history,
-    &command_restore, &command_undo,   &command_verify, &command_pin,     &command_unpin,
-    &command_prune,   &command_status, &command_config, &command_rebuild, NULL};
+    &command_init,    &command_run,     &command_save,
+    &command_archive, &command_list,    &command_show,
+    &command_ls,      &command_cat,     &command_diff,
+    &command_history, &command_restore, &command_undo,
+    &command_heal,    &command_verify,  &command_pin,
+    &command_unpin,   &command_prune,   &command_status,
+    &command_config,  &command_rebuild, NULL};
 
 int cli_config(struct cli *cli, struct error *e)
 {

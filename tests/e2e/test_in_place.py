@@ -347,6 +347,60 @@ def immutable(scratch):
     assert open(os.path.join(root, "fixed")).read() == "1"
 
 
+def healed(scratch):
+    root, repo = make(scratch)
+    put(root, "settings.json", '{"a": [1, 2, 3], "b": null}')
+    put(root, "sub/users.json", '[{"name": "x"}]')
+    put(root, "sub/other.json", '{"kept": "as the app left it"}')
+    put(root, "log.txt", "line\n")
+    put(root, "gone.txt", "plain")
+    path = os.path.join(root, "app.db")
+    subprocess.run([sys.executable, "-c", WRITER, path, "0", "20"])
+    r = wk.wk("-r", repo, "heal", "data", "--confirm", code=6)
+    assert "data" in r.err, r
+    wk.wk("-r", repo, "save", root)
+    r = wk.wk("-r", repo, "heal", "data", "--confirm")
+    assert "nothing to heal from" in r.err, "none is verified yet: no reason to stop an app"
+    wk.wk("-r", repo, "verify")
+    good = wk.tree(root, ignore=(b"app.db", b"app.db-wal", b"app.db-shm"))
+    assert "nothing to heal" in wk.wk("-r", repo, "heal", "data").out
+    assert "nothing to heal" in wk.wk("-r", repo, "heal", "data", "--confirm").out
+    assert len(wk.wk("-r", repo, "--json", "list", "--all").json["snapshots"]) == 1
+
+    put(root, "settings.json", "")
+    put(root, "sub/users.json", '[{"name": "x"')
+    put(root, "sub/other.json", '{"another": "state, and whole"}')
+    put(root, "log.txt", "")
+    os.remove(os.path.join(root, "gone.txt"))
+    wk.write(path, b"SQLite format 3\0" + b"\x10\0\1\1\0" + b"torn" * 100)
+    wk.wk("-r", repo, "save", root, "--name", "broken")
+    broken = wk.tree(root)
+    r = wk.wk("-r", repo, "heal", "data", code=5)
+    assert sorted(r.out.split("\n")) == ["", "broken   app.db", "broken   sub/users.json",
+                                         "empty    settings.json"], r
+    wk.same(broken, wk.tree(root), "not confirmed")
+    r = wk.wk("-r", repo, "--json", "heal", "data", "--confirm")
+    assert r.summary["replaced"] == 3 and r.summary["added"] == 0, r
+    assert open(os.path.join(root, "settings.json")).read() == '{"a": [1, 2, 3], "b": null}'
+    assert rows(path) == list(range(20))
+    now = wk.tree(root)
+    for same in (b"settings.json", b"sub/users.json"):
+        assert now[same] == good[same], same
+    for left in (b"sub/other.json", b"log.txt", b"sub"):
+        assert now[left] == broken[left], left
+    assert b"gone.txt" not in now
+    # What was broken is kept, and what the app did since is not undone with it.
+    safety = str(r.summary["safety"])
+    assert wk.wk("-r", repo, "cat", safety + ":sub/users.json").out == '[{"name": "x"'
+    put(root, "log.txt", "written since")
+    wk.wk("-r", repo, "heal", "data", "--confirm", "--missing")
+    assert open(os.path.join(root, "gone.txt")).read() == "plain"
+    wk.wk("-r", repo, "undo", "--confirm")
+    assert not os.path.exists(os.path.join(root, "gone.txt"))
+    assert open(os.path.join(root, "log.txt")).read() == "written since"
+    assert open(os.path.join(root, "settings.json")).read() == '{"a": [1, 2, 3], "b": null}'
+
+
 if __name__ == "__main__":
     wk.main(there_and_back, what_others_made_stays, a_part, left_out, database, in_use,
-            with_the_service, nothing_to_undo, immutable)
+            with_the_service, nothing_to_undo, immutable, healed)
