@@ -24,7 +24,8 @@ static const struct command_flag flags[] = {
     {"name", 0, "NAME", "give the snapshot a name; it is made even if nothing changed"},
     {"note", 0, "TEXT", "and a note"},
     {"moved", 0, NULL, "the watch's root has moved: go on with its history"},
-    {"accept", 0, NULL, "that hardly a file is left is right: the snapshot is not suspect"},
+    {"accept", 0, NULL,
+     "that hardly a file is left is right, or that a file is empty, broken or short"},
     {NULL, 0, NULL, NULL},
 };
 enum { LOCK_SLICE_MS = 250 };

@@ -55,22 +55,23 @@ static void print_head(struct table *t, const json_t *s)
     line(t, "marks", marks);
 }
 
-static void print_incomplete(const json_t *s)
+static void print_paths(const json_t *s, const char *key, const char *count, const char *title,
+                        const char *between)
 {
-    const json_t *list = json_object_get(s, "incomplete_paths");
+    const json_t *list = json_object_get(s, key);
     size_t i;
     json_t *entry;
     char path[4200];
 
     if (json_array_size(list) > 0)
-        printf("\nnot whole:\n");
+        printf("\n%s:\n", title);
     json_array_foreach(list, i, entry)
     {
         if (i == CHANGES_FOR_PEOPLE) {
-            printf("  ... and %llu more\n", (unsigned long long)(json_count(s, "incomplete") - i));
+            printf("  ... and %llu more\n", (unsigned long long)(json_count(s, count) - i));
             break;
         }
-        printf("  '%s': %s\n", text_escape(json_text(entry, "path"), path, sizeof(path)),
+        printf("  '%s'%s %s\n", text_escape(json_text(entry, "path"), path, sizeof(path)), between,
                json_text(entry, "reason"));
     }
 }
@@ -100,7 +101,8 @@ static int print_show(struct cli *cli, const json_t *s, struct error *e)
     print_head(t, s);
     int rc = table_print(t, cli, e);
     table_free(t);
-    print_incomplete(s);
+    print_paths(s, "incomplete_paths", "incomplete", "not whole", ":");
+    print_paths(s, "spoilt_paths", "spoilt", "not good, since", "");
     if (json_array_size(json_object_get(s, "changes")) > 0) {
         printf("\nchanges since the one before:\n");
         print_changes(s);

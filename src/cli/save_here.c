@@ -124,6 +124,7 @@ static void add_to_total(json_t *total, const json_t *saved)
     if (json_flag(saved, "suspect"))
         json_object_set_new(total, "suspect", json_true());
     json_array_extend(json_object_get(total, "incomplete"), json_object_get(saved, "incomplete"));
+    json_array_extend(json_object_get(total, "spoilt"), json_object_get(saved, "spoilt"));
 }
 
 static int tell_one(struct saver *s, const char *watch, const struct save_result *r, int code,

@@ -6,6 +6,8 @@
 
 #include "base/banned.h"
 
+enum { SPOILT_TOLD = 10 };
+
 static void counts_text(const json_t *saved, char *out, size_t cap)
 {
     static const char *const keys[] = {"files_new", "files_changed", "files_removed",
@@ -48,6 +50,27 @@ void print_saved(const struct cli *cli, const json_t *saved, const char *watch)
     }
 }
 
+static void tell_spoilt(const struct cli *cli, const json_t *saved, const char *watch)
+{
+    const json_t *list = json_object_get(saved, "spoilt");
+    size_t count = json_array_size(list), i;
+    json_t *entry;
+    char path[4200];
+
+    json_array_foreach(list, i, entry)
+    {
+        if (i == SPOILT_TOLD && count > SPOILT_TOLD + 1) {
+            out_note(cli, "... and %zu more", count - i);
+            break;
+        }
+        text_escape(json_text(entry, "path"), path, sizeof(path));
+        out_note(cli, "not good: '%s%s%s' %s", watch ? watch : "", watch ? "/" : "", path,
+                 json_text(entry, "reason"));
+    }
+    if (count > 0)
+        out_note(cli, "'good' stays a snapshot before; if that is right: watchkeep save --accept");
+}
+
 void tell_incomplete(const struct cli *cli, const json_t *saved, const char *watch)
 {
     const json_t *gap = json_object_get(saved, "gap");
@@ -67,6 +90,7 @@ void tell_incomplete(const struct cli *cli, const json_t *saved, const char *wat
                  "before; if that is right: watchkeep save --accept",
                  watch ? " in " : "", watch ? watch : "",
                  (unsigned long long)json_count(saved, "snapshot"));
+    tell_spoilt(cli, saved, watch);
     if (json_is_string(gap))
         out_note(cli, "changes may have been missed: %s", json_string_value(gap));
 }

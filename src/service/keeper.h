@@ -58,7 +58,8 @@ struct keeper {
     unsigned failures;     /* in a row */
     struct error failure;
     uint64_t incomplete;
-    bool suspect; /* hardly a file is left, and the log says so */
+    bool suspect;    /* hardly a file is left, and the log says so */
+    uint64_t spoilt; /* files the log was told of */
     struct wall_time last_change, last_checked;
     uint64_t checked_ns; /* by the boot clock; before the first check: since it is watched */
     struct wall_time since[PROBLEM_COUNT]; /* s = 0: no such problem */

@@ -111,6 +111,18 @@ static void tell_suspect(struct keeper *k, const struct save_result *r)
     k->suspect = r->suspect;
 }
 
+static void tell_spoilt(struct keeper *k, const struct save_result *r)
+{
+    char quoted[256];
+
+    if (r->spoilt_total > k->spoilt && r->spoilt_count > 0)
+        log_warn("%s: snapshot %llu is not good: '%s' %s%s", k->spec.name,
+                 (unsigned long long)r->current,
+                 text_escape(r->spoilt[0].path, quoted, sizeof(quoted)), r->spoilt[0].reason,
+                 r->spoilt_total > 1 ? ", and others" : "");
+    k->spoilt = r->spoilt_total;
+}
+
 static void saved(struct keeper *k, const struct save_job *j)
 {
     uint64_t now = clock_mono_ns();
@@ -132,6 +144,7 @@ static void saved(struct keeper *k, const struct save_job *j)
         tell_snapshot(k, &j->result);
     tell_incomplete(k, &j->result);
     tell_suspect(k, &j->result);
+    tell_spoilt(k, &j->result);
     service_store_used(k->service);
     if (other)
         service_problems_changed(k->service);

@@ -59,25 +59,25 @@ static void saving_free(void *ctx)
 
 /* ---- what came of it ---- */
 
-static void add_incomplete(struct save_result *sum, const struct save_result *r)
+static void join_paths(struct incomplete_path **sum, size_t *count,
+                       const struct incomplete_path *more, size_t more_count)
 {
-    size_t n = sum->incomplete_count + r->incomplete_count;
-    struct incomplete_path *list =
-        n > 0 ? reallocarray(sum->incomplete, n, sizeof(*list)) : sum->incomplete;
+    size_t n = *count + more_count;
+    struct incomplete_path *list = n > 0 ? reallocarray(*sum, n, sizeof(*list)) : *sum;
 
     if (n > 0 && !list)
         return;
-    sum->incomplete = list;
-    for (size_t i = 0; i < r->incomplete_count; i++) {
-        struct incomplete_path *to = &list[sum->incomplete_count];
-        to->path = strdup(r->incomplete[i].path);
-        to->reason = strdup(r->incomplete[i].reason ? r->incomplete[i].reason : "");
+    *sum = list;
+    for (size_t i = 0; i < more_count; i++) {
+        struct incomplete_path *to = &list[*count];
+        to->path = strdup(more[i].path);
+        to->reason = strdup(more[i].reason ? more[i].reason : "");
         if (!to->path || !to->reason) {
             free(to->path);
             free(to->reason);
             return;
         }
-        sum->incomplete_count++;
+        ++*count;
     }
 }
 
@@ -100,7 +100,9 @@ static void add_result(struct save_result *sum, const struct save_result *r)
     sum->suspect = sum->suspect || r->suspect;
     sum->trusted_files += r->trusted_files;
     sum->incomplete_total += r->incomplete_total;
-    add_incomplete(sum, r);
+    sum->spoilt_total += r->spoilt_total;
+    join_paths(&sum->incomplete, &sum->incomplete_count, r->incomplete, r->incomplete_count);
+    join_paths(&sum->spoilt, &sum->spoilt_count, r->spoilt, r->spoilt_count);
 }
 
 static void all_saved(struct saving *w)

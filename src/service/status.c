@@ -9,6 +9,7 @@
 #include "snapshot/freeze.h"
 #include "snapshot/report.h"
 #include "snapshot/selector.h"
+#include "snapshot/spoilt.h"
 
 #include <errno.h>
 #include <stdio.h>
@@ -365,6 +366,7 @@ static void add_archives(json_t *doc)
 struct count {
     uint64_t snapshots, verified, good;
     struct wall_time last, last_verify;
+    uint64_t newest_spoilt;
     bool newest_damaged, newest_suspect;
 };
 
@@ -374,6 +376,7 @@ static int count_one(void *ctx, const struct snapshot_row *row)
 
     if (c->snapshots++ == 0) {
         c->last = row->commit.time;
+        c->newest_spoilt = row->commit.spoilt;
         c->newest_damaged = row->damaged;
         c->newest_suspect = (row->commit.flags & COMMIT_SUSPECT) != 0;
     }
@@ -417,6 +420,32 @@ static int add_frozen(json_t *doc, struct catalog *c, const struct watch_row *ro
     return 0;
 }
 
+/* One of the files is named. */
+static int add_spoilt(json_t *doc, struct catalog *c, const struct watch_row *row, uint64_t count,
+                      struct error *e)
+{
+    struct buffer path = BUFFER_INIT;
+    const char *reason = "";
+    char quoted[256], others[64] = "";
+    int rc = count > 0 ? spoilt_first(c, row->serial, &path, &reason, e) : 0;
+
+    if (rc == 0 && *reason) {
+        if (count > 1)
+            snprintf(others, sizeof(others), ", and so on, %llu files in all",
+                     (unsigned long long)count);
+        char *message =
+            text_format("the newest snapshot of this watch is not good: '%s' %s%s",
+                        text_escape(buffer_cstr(&path), quoted, sizeof(quoted)), reason, others);
+        status_problem(doc, "spoilt", row->name, (struct wall_time){0},
+                       message ? message : "a file is spoilt",
+                       "watchkeep restore good brings it back; if it is right: watchkeep save @ "
+                       "--accept");
+        free(message);
+    }
+    buffer_release(&path);
+    return rc == ERR_NOTFOUND ? 0 : rc;
+}
+
 static int add_row(json_t *doc, struct catalog *c, const struct watch_row *row, struct count *all,
                    struct error *e)
 {
@@ -447,7 +476,7 @@ static int add_row(json_t *doc, struct catalog *c, const struct watch_row *row, 
                        "the folder was almost empty at the newest snapshot, which is not taken for "
                        "latest",
                        "bring back what is missing, or if it is right: watchkeep save @ --accept");
-    return 0;
+    return add_spoilt(doc, c, row, count.newest_spoilt, e);
 }
 
 static int add_rows(json_t *doc, struct repo *r, struct count *all, struct error *e)

@@ -2,6 +2,7 @@
 
 #include "base/text.h"
 #include "snapshot/selector.h"
+#include "snapshot/spoilt.h"
 
 #include <inttypes.h>
 #include <limits.h>
@@ -131,6 +132,7 @@ json_t *report_snapshot(const struct snapshot_row *s)
     ok = ok && set(o, "verified", time_or_null(s->verified));
     ok = ok && set(o, "damaged", json_boolean(s->damaged || !s->whole));
     ok = ok && set(o, "good", good_value(s));
+    ok = ok && set(o, "spoilt", number(c->spoilt));
     ok = ok && set(o, "suspect", json_boolean((c->flags & COMMIT_SUSPECT) != 0));
     ok = ok && set(o, "pinned", json_boolean(s->pinned));
     return finished(o, ok);
@@ -227,36 +229,54 @@ static bool append_reason(json_t *array, const char *path, const char *reason)
     return json_array_append_new(array, finished(o, ok)) == 0;
 }
 
-static int add_incomplete(void *ctx, const struct tree_entry *t, struct error *e)
+struct flagged { /* arrays of {path, reason} */
+    json_t *incomplete, *spoilt;
+};
+
+static bool list_flagged(const struct flagged *l, const char *path, const struct node *n)
 {
+    bool ok = true;
+
+    if (n->flags & NODE_INCOMPLETE && json_array_size(l->incomplete) < INCOMPLETE_MAX)
+        ok = append_reason(l->incomplete, path, n->reason ? n->reason : "");
+    if (n->flags & NODE_SPOILT && json_array_size(l->spoilt) < INCOMPLETE_MAX)
+        ok = append_reason(l->spoilt, path, spoilt_reason(n->flags, n->size)) && ok;
+    return ok;
+}
+
+static int add_flagged(void *ctx, const struct tree_entry *t, struct error *e)
+{
+    const struct flagged *l = ctx;
     struct node_brief brief;
     struct node n;
     int rc = node_brief_decode(t->meta, t->meta_len, &brief, e);
 
-    if (rc != 0 || !(brief.flags & NODE_INCOMPLETE))
+    if (rc != 0 || !(brief.flags & (NODE_INCOMPLETE | NODE_SPOILT)))
         return rc;
-    if (json_array_size(ctx) >= INCOMPLETE_MAX)
+    if (json_array_size(l->incomplete) >= INCOMPLETE_MAX &&
+        json_array_size(l->spoilt) >= INCOMPLETE_MAX)
         return LIST_FULL;
     rc = node_decode(t->meta, t->meta_len, &n, e);
     if (rc != 0)
         return rc;
-    if (!append_reason(ctx, t->path, n.reason ? n.reason : ""))
+    if (!list_flagged(l, t->path, &n))
         rc = no_memory(e);
     node_release(&n);
     return rc;
 }
 
-/* What is not whole in it, and why. */
-static int set_incomplete(json_t *o, struct repo *r, const struct snapshot_row *s, struct error *e)
+/* What is not whole in it, and what makes it not good, and why. */
+static int set_flagged(json_t *o, struct repo *r, const struct snapshot_row *s, struct error *e)
 {
-    json_t *list = json_array();
+    struct flagged l = {.incomplete = json_array(), .spoilt = json_array()};
+    bool ok = set(o, "incomplete_paths", l.incomplete);
 
-    if (!list || !set(o, "incomplete_paths", list))
+    if (!set(o, "spoilt_paths", l.spoilt) || !ok)
         return no_memory(e);
-    if (!(s->commit.flags & COMMIT_INCOMPLETE))
+    if (!(s->commit.flags & COMMIT_INCOMPLETE) && s->commit.spoilt == 0)
         return 0;
     int rc = tree_walk(repo_catalog(r), s->watch_serial, (int64_t)s->commit.number, "", UINT_MAX,
-                       add_incomplete, list, e);
+                       add_flagged, &l, e);
     return rc < 0 ? rc : 0;
 }
 
@@ -345,7 +365,7 @@ int report_show(struct repo *r, const struct snapshot_row *s, size_t max, json_t
         rc = no_memory(e);
     watch_row_release(&watch);
     if (rc == 0)
-        rc = set_incomplete(o, r, s, e);
+        rc = set_flagged(o, r, s, e);
     if (rc == 0)
         rc = set_changes(o, r, s, max, e);
     if (rc == 0)
@@ -460,13 +480,13 @@ json_t *report_history_entry(const struct history_entry *h)
 
 /* ---- results ---- */
 
-static json_t *incomplete_list(const struct save_result *s)
+static json_t *path_list(const struct incomplete_path *list, size_t count)
 {
     json_t *array = json_array();
     bool ok = array != NULL;
 
-    for (size_t i = 0; ok && i < s->incomplete_count; i++)
-        ok = append_reason(array, s->incomplete[i].path, s->incomplete[i].reason);
+    for (size_t i = 0; ok && i < count; i++)
+        ok = append_reason(array, list[i].path, list[i].reason);
     return finished(array, ok);
 }
 
@@ -481,7 +501,9 @@ static bool set_saved(json_t *o, const struct save_result *s)
            set(o, "files_unchanged", number(s->files_unchanged)) &&
            set(o, "bytes_read", number(s->bytes_read)) &&
            set(o, "bytes_stored", number(s->bytes_stored)) &&
-           set(o, "seconds", seconds(s->seconds)) && set(o, "incomplete", incomplete_list(s));
+           set(o, "seconds", seconds(s->seconds)) &&
+           set(o, "incomplete", path_list(s->incomplete, s->incomplete_count)) &&
+           set(o, "spoilt", path_list(s->spoilt, s->spoilt_count));
 }
 
 json_t *report_saved(const char *watch, const struct save_result *s, int code)

@@ -27,8 +27,8 @@ json_t *report_snapshot(const struct snapshot_row *s);
 /* show: {"schema":1, the keys of report_snapshot, "parent":41|null,"root":"...","host":"<hex>",
  * "version":"...","utc_offset":3600,"folders":9,"files_new":1,"files_changed":1,"files_removed":0,
  * "bytes_read":10,"sound":true,"whole":true,"rules_changed":false,"incomplete":0,"gap":null,
- * "incomplete_paths":[{"path","reason"}],"compared_with":41|null,"changes":[as report_diff_entry],
- * "changes_more":false}; at most 1000 incomplete paths, at most max
+ * "incomplete_paths":[{"path","reason"}],"spoilt_paths":[{"path","reason"}],"compared_with":41|null,"changes":[as
+ * report_diff_entry], "changes_more":false}; at most 1000 paths of either kind, at most max
  * changes, against the newest kept snapshot of the watch before it (null: there is none). */
 int report_show(struct repo *r, const struct snapshot_row *s, size_t max, json_t **out,
                 struct error *e);

@@ -6,6 +6,7 @@
 #include "io/fileops.h"
 #include "io/safe_path.h"
 #include "snapshot/save_state.h"
+#include "snapshot/spoilt.h"
 
 #include <errno.h>
 #include <fcntl.h>

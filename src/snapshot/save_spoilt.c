@@ -23,13 +23,6 @@ static bool is_broken(enum content_class c)
     return c == CONTENT_JSON_BROKEN || c == CONTENT_SQLITE_BROKEN;
 }
 
-const char *spoilt_reason(uint8_t flags, uint64_t size)
-{
-    if (size == 0)
-        return "is empty";
-    return is_broken(node_class(flags)) ? "is broken" : "is less than half of what it was";
-}
-
 /* ---- seven days ---- */
 
 struct newest {

@@ -202,8 +202,6 @@ int spoilt_judge(struct save *s, uint64_t node, struct node *n, const struct nod
 /* Those that nothing has changed of: seven days later, or when the save was told that it is right,
  * they are no longer spoilt. `before`: how many the snapshot before holds. */
 int spoilt_pardon(struct save *s, uint64_t before, struct error *e);
-/* In words, for a flagged node. */
-const char *spoilt_reason(uint8_t flags, uint64_t size);
 
 /* ---- save_batch.c ---- */
 int batch_add(struct save *s, struct file_job *j, struct error *e); /* takes the job */

@@ -4,6 +4,7 @@
 #include "base/json_check.h"
 #include "snapshot/content_class.h"
 #include "snapshot/selector.h"
+#include "snapshot/spoilt.h"
 
 #include <sqlite3.h>
 
@@ -507,6 +508,15 @@ static void databases(void **state)
     saver_close(&v);
 }
 
+static uint64_t classed(struct saver *v)
+{
+    struct error e = ERROR_INIT;
+    uint64_t count = 0;
+
+    MUST(spoilt_count_classed(repo_catalog(v->repo), watch_serial(v), &count, &e), e);
+    return count;
+}
+
 /* Text that is text no longer, as when all is encrypted. */
 static void declassed_files_are_counted(void **state)
 {
@@ -523,6 +533,7 @@ static void declassed_files_are_counted(void **state)
     put_json(p, "a.json", 10);
     save_all(&v);
     assert_int_equal(commit_of(&v, 1, NULL).declassed, 0);
+    assert_int_equal(classed(&v), 11);
     for (int i = 0; i < 11; i++) {
         for (size_t j = 0; j < sizeof(noise); j++)
             noise[j] = (char)next(&r, 256);
@@ -532,6 +543,7 @@ static void declassed_files_are_counted(void **state)
     }
     save_all(&v);
     assert_int_equal(commit_of(&v, 2, NULL).declassed, 10);
+    assert_int_equal(classed(&v), 1);
     saver_close(&v);
 }
 
