@@ -39,7 +39,7 @@ static void print_damage(const json_t *d)
     size_t i;
     json_t *n;
 
-    printf("damaged:");
+    printf(json_is_true(json_object_get(d, "unreadable")) ? "unreadable:" : "damaged:");
     if (json_is_string(json_object_get(d, "pack")))
         printf(" pack '%s'", json_text(d, "pack"));
     if (json_is_string(json_object_get(d, "path")))

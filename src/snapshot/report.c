@@ -569,7 +569,8 @@ static json_t *damage_entry(const struct verify_damage *d)
         ok = ok && set_path(o, "path", d->path);
     else
         ok = ok && set(o, "path", json_null());
-    ok = ok && set(o, "pack", report_text(d->pack)) && set(o, "reason", report_text(d->reason));
+    ok = ok && set(o, "pack", report_text(d->pack)) && set(o, "reason", report_text(d->reason)) &&
+         set(o, "unreadable", json_boolean(d->unread));
     for (size_t i = 0; ok && i < d->snapshot_count; i++)
         ok = json_array_append_new(all, number(d->snapshots[i])) == 0;
     ok = ok && json_object_set(o, "snapshots", all) == 0;

@@ -121,6 +121,18 @@ size_t verify_fault(struct verify_job *j, uint64_t pack_id, uint64_t from, uint6
     return at;
 }
 
+size_t verify_fault_of(struct verify_job *j, uint64_t pack_id, uint64_t from, uint64_t to,
+                       bool content, const struct error *why)
+{
+    size_t at = verify_fault(j, pack_id, from, to, content, why->message);
+
+    pthread_mutex_lock(&j->lock);
+    if (at != NO_FAULT)
+        j->faults[at].unread = verify_unread(why);
+    pthread_mutex_unlock(&j->lock);
+    return at;
+}
+
 static int by_snapshot(const void *a, const void *b)
 {
     uint64_t x = ((const struct verify_snapshot *)a)->number;
@@ -226,7 +238,8 @@ int verify_damage(struct verify_job *j, size_t fault, const char *path, const ui
                               .pack = pack_name(j, f->pack_id),
                               .reason = strdup(f->reason),
                               .snapshots = malloc((count + 1) * sizeof(*snapshots)),
-                              .snapshot_count = count};
+                              .snapshot_count = count,
+                              .unread = f->unread};
     bool ok = (!path || d.path) && (f->pack_id == 0 || d.pack) && d.reason && d.snapshots;
     if (ok && count > 0)
         memcpy(d.snapshots, snapshots, count * sizeof(*snapshots));
@@ -508,11 +521,11 @@ static bool falls_under(const struct verify_snapshot *s, enum verdict v)
 {
     switch (v) {
     case VERIFIED:
-        return s->wanted && s->whole && !s->hit;
+        return s->wanted && s->whole && !s->hit && !s->unsure;
     case DAMAGED:
         return s->hit && !s->known_damaged;
     case REPAIRED:
-        return s->wanted && s->whole && !s->hit && s->known_damaged;
+        return s->wanted && s->whole && !s->hit && !s->unsure && s->known_damaged;
     }
     return false;
 }
@@ -584,7 +597,7 @@ static int record(struct verify_job *j, struct error *e)
 
     for (size_t i = 0; rc == 0 && i < j->bad.count; i++) {
         const struct verify_bad *b = id_map_at(&j->bad, i);
-        if (b->content)
+        if (b->content && !j->faults[b->fault].unread)
             rc = repo_chunk_lost(marked(j->req), &b->id, e);
         if (rc == ERR_NOTFOUND)
             rc = 0;

@@ -33,6 +33,7 @@ struct verify_damage {
     char *reason;
     uint64_t *snapshots; /* all that need it, rising */
     size_t snapshot_count;
+    bool unread; /* the disk gave no answer: nobody knows whether it is damaged */
 };
 struct verify_result {
     uint64_t snapshots, chunks, errors;

@@ -166,13 +166,14 @@ static int try_again(struct verify_job *j, struct chunk_source *source, const st
     if (seen)
         return fault == NO_FAULT || j->faults[fault].content ? 0
                                                              : add_bad(j, &s->id, fault, false, e);
+    bool covered = fault != NO_FAULT && !j->faults[fault].unread;
     if (chunk_source_get(source, &s->id, &p, &len, &why) == 0)
-        return fault == NO_FAULT ? 0 : add_bad(j, &s->id, fault, false, e);
+        return covered ? add_bad(j, &s->id, fault, false, e) : 0;
     if (s->place.pack_id == 0)
         fault = absent_fault(j);
-    else if (fault == NO_FAULT)
-        fault = verify_fault(j, s->place.pack_id, s->place.offset, s->place.offset + 1, true,
-                             why.message);
+    else if (fault == NO_FAULT || (!covered && !verify_unread(&why)))
+        fault =
+            verify_fault_of(j, s->place.pack_id, s->place.offset, s->place.offset + 1, true, &why);
     return add_bad(j, &s->id, fault, true, e);
 }
 
@@ -227,12 +228,25 @@ struct audit {
     struct error *e;
 };
 
+/* What matters more: content that is gone, that was not read, that is there in spite of a fault. */
+static int weight(const struct audit *a, size_t fault, bool content)
+{
+    if (fault == NO_FAULT)
+        return 0;
+    return !content ? 1 : a->job->faults[fault].unread ? 2 : 3;
+}
+
+static void take(struct audit *a, size_t fault, bool content)
+{
+    if (weight(a, fault, content) > weight(a, a->fault, a->content)) {
+        a->fault = fault;
+        a->content = content;
+    }
+}
+
 static void take_fault(struct audit *a, const struct verify_bad *b)
 {
-    if (a->fault == NO_FAULT || (b->content && !a->content)) {
-        a->fault = b->fault;
-        a->content = b->content;
-    }
+    take(a, b->fault, b->content);
 }
 
 static int note_bad(struct audit *a, const struct hash *id, size_t fault)
@@ -256,7 +270,7 @@ static int look_up(struct audit *a, const struct hash *id)
         return number_set_add(&j->good, verify_key(id)) < 0 ? no_memory(a->e) : 0;
     return note_bad(a, id,
                     why.code == ERR_NOTFOUND ? absent_fault(j)
-                                             : verify_fault(j, 0, 0, 0, true, why.message));
+                                             : verify_fault_of(j, 0, 0, 0, true, &why));
 }
 
 static int check_chunk(struct audit *a, const struct hash *id)
@@ -300,7 +314,9 @@ static int look_into(struct audit *a, const struct hash *id, unsigned level)
     size_t len;
 
     if (chunk_source_get(a->source, id, &p, &len, &why) != 0)
-        return 0; /* bad itself: told by check_chunk */
+        return id_map_find(&a->job->bad, id) /* told by check_chunk */
+                   ? 0
+                   : note_bad(a, id, verify_fault_of(a->job, 0, 0, 0, true, &why));
     int rc = chunk_list_decode(p, len, &refs, &count, &why);
     if (rc != 0) {
         rc = add_bad(a->job, id, verify_fault(a->job, 0, 0, 0, true, why.message), true, a->e);
@@ -327,10 +343,7 @@ static int check_list(struct audit *a, const struct hash *id, unsigned level)
     if (rc == 0 && (number_set_add(&a->lists, key) < 0 ||
                     (a->fault != NO_FAULT && number_set_add(&a->bad_lists, key) < 0)))
         rc = no_memory(a->e);
-    if (a->fault == NO_FAULT || (content && !a->content)) {
-        a->fault = fault;
-        a->content = content;
-    }
+    take(a, fault, content);
     return rc;
 }
 
@@ -368,7 +381,10 @@ static int tell_file(struct audit *a, uint64_t node, const uint64_t *numbers, si
                            a->e);
     for (size_t i = 0, k = 0; i < j->snapshot_count && k < count; i++) {
         if (j->snapshots[i].number == numbers[k]) {
-            j->snapshots[i].hit = true;
+            if (j->faults[a->fault].unread)
+                j->snapshots[i].unsure = true;
+            else
+                j->snapshots[i].hit = true;
             k++;
         }
     }

@@ -28,6 +28,7 @@ struct verify_snapshot {
     bool known_damaged, whole;
     bool wanted; /* is checked in this run */
     bool hit;    /* needs something that is not there */
+    bool unsure; /* needs something that could not be read */
 };
 
 struct verify_fault {
@@ -35,6 +36,7 @@ struct verify_fault {
     uint64_t from, to; /* of the record; from == to: the pack as a whole */
     bool content;      /* what stands there cannot be had */
     bool log;          /* it may have been a commit or a file list */
+    bool unread;       /* the disk gave no answer; this is neither damage nor loss */
     char *reason;
     bool told;           /* some damage entry names it */
     uint64_t *snapshots; /* that have something there, while no file is damaged; rising */
@@ -83,6 +85,13 @@ void verify_pack_problem(void *job, uint64_t pack_id, const char *text); /* for 
 /* Returns its index, or NO_FAULT on no memory (the job then fails). Any thread. */
 size_t verify_fault(struct verify_job *j, uint64_t pack_id, uint64_t from, uint64_t to,
                     bool content, const char *reason);
+/* The same, with what a read said: damage, absence, or that it could not be done. */
+size_t verify_fault_of(struct verify_job *j, uint64_t pack_id, uint64_t from, uint64_t to,
+                       bool content, const struct error *why);
+static inline bool verify_unread(const struct error *why)
+{
+    return why->code != ERR_DAMAGED && why->code != ERR_NOTFOUND;
+}
 int verify_fail(struct verify_job *j, const struct error *why); /* everything stops; any thread */
 int verify_stopped(struct verify_job *j, struct error *e);      /* 0 or why; any thread */
 void verify_progress(struct verify_job *j, uint64_t bytes);     /* any thread */

@@ -4,7 +4,7 @@
 
 #include "base/bytes.h"
 #include "base/safety.h"
-#include "base/text.h"
+#include "io/fileops.h"
 
 #include <errno.h>
 #include <fcntl.h>
@@ -57,6 +57,7 @@ struct pack_walk {
     const struct pack_row *row;
     struct pack *pack;
     struct load *load;
+    uint64_t at;          /* where the walk stands */
     uint64_t last;        /* where the last sound record begins */
     uint64_t last_number; /* the snapshot whose commit or list it is, 0 = neither */
     uint64_t records;
@@ -89,12 +90,13 @@ static void load_free(struct load *l)
 }
 
 static void block_fault(struct expander *x, const struct record *r, const char *what,
-                        const char *why)
+                        const struct error *why)
 {
-    char *reason = why ? text_format("%s: %s", what, why) : NULL;
+    struct error e = ERROR_INIT;
 
-    verify_fault(x->job, r->pack_id, r->from, r->to, true, reason ? reason : what);
-    free(reason);
+    error_set(&e, why ? why->code : ERR_DAMAGED, "%s%s%s", what, why ? ": " : "",
+              why ? why->message : "");
+    verify_fault_of(x->job, r->pack_id, r->from, r->to, true, &e);
 }
 
 static bool raw_reserve(struct expander *x, size_t len)
@@ -122,11 +124,11 @@ static bool expand(struct expander *x, const struct record *r, const struct bloc
     if (!raw_reserve(x, b->raw_len))
         return false;
     if (b->has_base && chunk_source_get(x->source, &b->base.id, &base, &base_len, &e) != 0) {
-        block_fault(x, r, "the base of a delta cannot be read", e.message);
+        block_fault(x, r, "the base of a delta cannot be read", &e);
         return false;
     }
     if (block_expand(b, base, base_len, x->raw, &e) != 0) {
-        block_fault(x, r, "a block does not expand", e.message);
+        block_fault(x, r, "a block does not expand", &e);
         return false;
     }
     return true;
@@ -274,9 +276,18 @@ static int add_block(struct pack_walk *w, uint64_t from, uint64_t to, const uint
 
 /* ---- packs that are lost ---- */
 
+/* There may have been commits and lists. */
+static void breaks_log(struct verify_job *j, struct log_state *log, size_t fault)
+{
+    log->broken = true;
+    pthread_mutex_lock(&j->lock);
+    j->faults[fault].log = true;
+    pthread_mutex_unlock(&j->lock);
+}
+
 /* repo_packs may have told it already: then that fault stands for it. */
 static int lost_pack(struct verify_job *j, struct log_state *log, const struct pack_row *row,
-                     const char *why, struct error *e)
+                     const struct error *why, struct error *e)
 {
     size_t fault = NO_FAULT;
 
@@ -287,15 +298,11 @@ static int lost_pack(struct verify_job *j, struct log_state *log, const struct p
     }
     pthread_mutex_unlock(&j->lock);
     if (fault == NO_FAULT)
-        fault = verify_fault(j, row->id, 0, 0, true, why);
+        fault = verify_fault_of(j, row->id, 0, 0, true, why);
     if (fault == NO_FAULT)
         return no_memory(e);
-    if (row->kind == PACK_LOG) {
-        log->broken = true;
-        pthread_mutex_lock(&j->lock);
-        j->faults[fault].log = true;
-        pthread_mutex_unlock(&j->lock);
-    }
+    if (row->kind == PACK_LOG)
+        breaks_log(j, log, fault);
     return 0;
 }
 
@@ -321,9 +328,12 @@ static int check_commit_list(const struct commit *c, struct error *e)
 static int chain_breaks(struct pack_walk *w, const char **why, struct error *e)
 {
     const struct pack_row blank = {.id = w->log->blank, .kind = PACK_LOG};
+    struct error empty = ERROR_INIT;
 
-    if (blank.id)
-        return lost_pack(w->job, w->log, &blank, "the pack is empty, and commits are missing", e);
+    if (blank.id) {
+        error_set(&empty, ERR_DAMAGED, "the pack is empty, and commits are missing");
+        return lost_pack(w->job, w->log, &blank, &empty, e);
+    }
     *why = "a commit does not follow on the one before it";
     return 0;
 }
@@ -519,20 +529,29 @@ static int damage(struct pack_walk *w, uint64_t from, uint64_t to)
 
     if (to - from < RECORD_ALIGN && w->last > 0)
         return padding_damage(w, to);
-    bool readable =
-        pread(w->pack->fd, header, sizeof(header), (off_t)from) == (ssize_t)sizeof(header) &&
-        record_header_decode(header, w->row->id, from, &h, &ignored) == 0;
+    bool readable = file_read_all(w->pack->fd, header, sizeof(header), from, &ignored) == 0 &&
+                    record_header_decode(header, w->row->id, from, &h, &ignored) == 0;
     size_t fault = verify_fault(w->job, w->row->id, from, to, true,
                                 readable ? "a record does not match its checksum"
                                          : "the header of a record does not match its checksum");
     if (fault == NO_FAULT)
         return no_memory(w->e);
-    if (w->row->kind == PACK_LOG && !(readable && h.type == RECORD_BLOCK)) {
-        w->log->broken = true;
-        pthread_mutex_lock(&w->job->lock);
-        w->job->faults[fault].log = true;
-        pthread_mutex_unlock(&w->job->lock);
-    }
+    if (w->row->kind == PACK_LOG && !(readable && h.type == RECORD_BLOCK))
+        breaks_log(w->job, w->log, fault);
+    return 0;
+}
+
+/* The disk refused a read: what stands from there on is looked for piece by piece by the audit. */
+static int unread_rest(struct pack_walk *w)
+{
+    struct error why = *w->e;
+    size_t fault = verify_fault_of(w->job, w->row->id, w->at, UINT64_MAX, true, &why);
+
+    if (fault == NO_FAULT)
+        return no_memory(w->e);
+    error_clear(w->e);
+    if (w->row->kind == PACK_LOG)
+        breaks_log(w->job, w->log, fault);
     return 0;
 }
 
@@ -545,6 +564,7 @@ static int visit_record(void *ctx, uint64_t from, uint64_t to, const struct reco
     if (rc != 0)
         return rc;
     verify_progress(w->job, to - from);
+    w->at = to;
     if (!h)
         return damage(w, from, to);
     w->last = from;
@@ -572,7 +592,7 @@ static int walk_headers(struct pack_walk *w, uint64_t *stop)
     while (rc == 0 && at + sizeof(header) <= w->pack->len) {
         struct error e = ERROR_INIT;
         struct record_header h;
-        if (pread(w->pack->fd, header, sizeof(header), (off_t)at) != (ssize_t)sizeof(header) ||
+        if (file_read_all(w->pack->fd, header, sizeof(header), at, &e) != 0 ||
             record_header_decode(header, w->row->id, at, &h, &e) != 0 ||
             record_span(h.body_len) > w->pack->len - at)
             break;
@@ -612,9 +632,11 @@ static int walk_pack(struct verify_job *j, struct queue *q, struct log_state *lo
     }
     int rc = repo_pack_open(j->req->repo, row, &w.pack, &why);
     if (rc != 0)
-        return lost_pack(j, log, row, why.message, e);
+        return lost_pack(j, log, row, &why, e);
     verify_progress(j, PACK_HEADER_LEN);
     rc = walk_open_pack(&w, span->from);
+    if (rc == ERR_FAILED && e->sys != 0 && verify_stopped(j, &why) == 0)
+        rc = unread_rest(&w);
     send_load(&w);
     pack_close(w.pack);
     return rc;
@@ -633,14 +655,18 @@ static bool record_missing(const struct log_state *log, const struct verify_snap
     return false;
 }
 
-/* Some fault that could be what a record is missing for. */
+/* Some fault that could be what a record is missing for; what was not read comes first. */
 static size_t log_fault(const struct verify_job *j)
 {
+    size_t found = NO_FAULT;
+
     for (size_t i = 0; i < j->fault_count; i++) {
-        if (j->faults[i].log)
+        if (j->faults[i].log && j->faults[i].unread)
             return i;
+        if (j->faults[i].log && found == NO_FAULT)
+            found = i;
     }
-    return NO_FAULT;
+    return found;
 }
 
 static int check_snapshots(struct verify_job *j, const struct log_state *log, struct error *e)
@@ -660,7 +686,8 @@ static int check_snapshots(struct verify_job *j, const struct log_state *log, st
             fault = verify_fault(j, 0, 0, 0, true,
                                  s->whole ? "its commit or file lists are not in the packs"
                                           : "its file lists do not give the state that was saved");
-        s->hit = true;
+        s->unsure = s->whole && fault != NO_FAULT && j->faults[fault].unread;
+        s->hit = !s->unsure;
         rc = fault == NO_FAULT ? no_memory(e) : verify_damage(j, fault, NULL, &s->number, 1, e);
     }
     return rc;

@@ -13,6 +13,7 @@ enum { WORKERS_MAX = 4, RUN = 256 };
 
 struct need {
     struct verify_job *job;
+    struct verify_snapshot *now; /* whose tree is walked */
     struct chunk_source *source;
     struct hash *ids;
     size_t count, cap;
@@ -49,6 +50,19 @@ static int add_content(void *ctx, uint64_t off, const struct chunk_ref *ref, str
     return add_id(ctx, &ref->id, e);
 }
 
+/* What stands beneath a list that the disk did not give is not known. */
+static int unread_list(struct need *n, struct error *e)
+{
+    struct error why = *e;
+    size_t fault = verify_fault_of(n->job, 0, 0, 0, true, &why);
+
+    error_clear(e);
+    if (fault == NO_FAULT)
+        return no_memory(e);
+    n->now->unsure = true;
+    return verify_touch(n->job, fault, &n->now->number, 1, e);
+}
+
 /* All chunks of one node. List chunks are read on the way; one that cannot be is noted as such. */
 static int add_node(struct need *n, const struct tree_entry *t, struct error *e)
 {
@@ -65,6 +79,8 @@ static int add_node(struct need *n, const struct tree_entry *t, struct error *e)
         if (rc == ERR_DAMAGED || rc == ERR_NOTFOUND) {
             error_clear(e);
             rc = 0;
+        } else if (rc == ERR_FAILED && e->sys != 0) {
+            rc = unread_list(n, e);
         }
     }
     node_release(&node);
@@ -86,7 +102,8 @@ static int gather(struct need *n, struct error *e)
 
     int rc = repo_catalog_open(j->req->repo, &c, e);
     for (size_t i = 0; rc == 0 && i < j->snapshot_count; i++) {
-        const struct verify_snapshot *s = &j->snapshots[i];
+        struct verify_snapshot *s = &j->snapshots[i];
+        n->now = s;
         if (s->wanted)
             rc = tree_walk(c, s->watch, (int64_t)s->number, "", UINT_MAX, visit_entry, n, e);
     }
@@ -135,7 +152,7 @@ static int is_there(struct verify_job *j, struct reading *r, const struct hash *
 }
 
 static int note_bad(struct verify_job *j, struct reading *r, const struct hash *id,
-                    const char *reason, struct error *e)
+                    const struct error *why, struct error *e)
 {
     struct chunk_place place = {0};
     struct error ignored = ERROR_INIT;
@@ -143,7 +160,7 @@ static int note_bad(struct verify_job *j, struct reading *r, const struct hash *
 
     if (catalog_chunk(r->catalog, id, &place, &ignored) != 0)
         place = (struct chunk_place){0};
-    size_t fault = verify_fault(j, place.pack_id, place.offset, place.offset + 1, true, reason);
+    size_t fault = verify_fault_of(j, place.pack_id, place.offset, place.offset + 1, true, why);
     pthread_mutex_lock(&j->lock);
     struct verify_bad *b = fault == NO_FAULT ? NULL : id_map_put(&j->bad, id, &fresh);
     if (b) {
@@ -163,7 +180,7 @@ static int read_run(struct need *n, struct reading *r, size_t from, size_t to, s
         size_t len;
         int rc = is_there(j, r, &n->ids[i], &len, &why);
         if (rc != 0)
-            rc = note_bad(j, r, &n->ids[i], why.message, e);
+            rc = note_bad(j, r, &n->ids[i], &why, e);
         if (rc != 0)
             return rc;
         atomic_fetch_add_explicit(&n->bytes, len, memory_order_relaxed);

@@ -437,6 +437,10 @@ static int row_of_file(struct repo *r, struct catalog *c, const struct pack_file
         return rc;
     struct error why = ERROR_INIT;
     if (pack_open(r->packs_fd, f->kind, f->id, r->id, false, &p, &why) < 0) {
+        if (why.code != ERR_DAMAGED && why.code != ERR_NOTFOUND) {
+            row->bytes = rc < 0 ? f->size : known.fence ? known.fence : known.len;
+            return 1; /* whoever opens it is told why not */
+        }
         bool expected = (rc == 0 && (known.len > 0 || known.fence > PACK_HEADER_LEN)) ||
                         f->id == position.log_pack;
         row->blank = !expected && is_blank(r, f);
@@ -449,8 +453,14 @@ static int row_of_file(struct repo *r, struct catalog *c, const struct pack_file
         row->bytes = known.fence;
     else if (rc == 0 && (f->kind == PACK_DATA || known.sealed))
         row->bytes = known.len;
-    else if (walked_end(r, f, &position, &row->bytes, &why) < 0)
+    else if ((rc = walked_end(r, f, &position, &row->bytes, &why)) < 0) {
+        if (rc != ERR_DAMAGED && rc != ERR_NOTFOUND) {
+            pack_close(p);
+            *e = why;
+            return rc;
+        }
         tell(problems, f->id, why.message);
+    }
     /* Only now: a writer may have added to it since it was opened. */
     struct stat st;
     uint64_t size = fstat(p->fd, &st) == 0 ? (uint64_t)st.st_size : p->len;

@@ -12,7 +12,13 @@
 #include <unistd.h>
 
 /* Which operations count, and are struck. */
-enum { OF_CHANGES = 1, OF_READS = 2, OF_CLOSES = 4 };
+enum {
+    OF_CHANGES = 1,
+    OF_CLOSES = 2,
+    OF_FILES = 4, /* reads of packs and small files */
+    OF_PAGES = 8, /* reads of the catalog */
+    OF_READS = OF_FILES | OF_PAGES,
+};
 
 /* fail: the operation fails once. sticky: it and every one after it fail. kill: nothing at all
  * works from there on; a write is cut in half. cut: as kill, and the power goes. ragged: nothing
@@ -123,7 +129,7 @@ static inline int fault_close(int fd)
 
 static inline ssize_t fault_pread(int fd, void *p, size_t n, off_t off)
 {
-    if (strike(OF_READS) || interrupted())
+    if (strike(OF_FILES) || interrupted())
         return -1;
     return fileops_system.pread(fd, p, shortened(n), off);
 }
@@ -179,7 +185,7 @@ static inline int fault_gate(int op, const char *path)
 {
     struct stat st;
 
-    if (strike(op == FILEOP_READ ? OF_READS : op == FILEOP_OPEN ? 0 : OF_CHANGES))
+    if (strike(op == FILEOP_READ ? OF_PAGES : op == FILEOP_OPEN ? 0 : OF_CHANGES))
         return fault.error;
     if (op == FILEOP_SYNC && stat(path, &st) == 0)
         note_flushed(st.st_ino, st.st_size);
