@@ -20,8 +20,8 @@
 /* ---- packing; a packer serves one thread ---- */
 
 struct gzip_packer;
-/* level 1..9: packs at least about as well as gzip at that level, in a fraction of its time; 10..12:
- * better, and slower. NULL on no memory. */
+/* level 1..9: packs at least about as well as gzip at that level, in a fraction of its
+ * time; 10..12: better, and slower. NULL on no memory. */
 struct gzip_packer *gzip_packer_new(unsigned level);
 void gzip_packer_free(struct gzip_packer *p);
 /* Append members that hold the n (<= GZIP_MEMBER_RAW_MAX) bytes: one, or several where a part does

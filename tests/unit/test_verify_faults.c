@@ -1,5 +1,6 @@
 /* Verify with a fault at every place in turn. What cannot be written costs the record of the result
- * alone. What cannot be read is told as that: it makes nothing damaged or lost, and nothing verified.
+ * alone. What cannot be read is told as that: it makes nothing damaged or lost, and nothing
+ * verified.
  */
 #include "fault_fixture.h"
 
