@@ -23,7 +23,7 @@
 #include "base/banned.h"
 
 enum {
-    SCHEMA_VERSION = 5,
+    SCHEMA_VERSION = 6,
     APPLICATION_ID = 0x776b6361, /* "wkca" */
     BUSY_MS = 5000,
 };
@@ -78,6 +78,7 @@ static const char schema[] =
     "CREATE TABLE deltas(pack INT, offset INT, base BLOB, rank INT, depth INT,"
     " PRIMARY KEY(pack,offset)) WITHOUT ROWID;"
     "CREATE TABLE marks(sequence INTEGER PRIMARY KEY, type INT, body BLOB);"
+    "CREATE INDEX marks_type ON marks(type,sequence);"
     "CREATE TABLE packs(id INTEGER PRIMARY KEY, kind INT, len INT, fence INT, sealed INT,"
     " sha256 BLOB, gone INT);";
 

@@ -174,7 +174,7 @@ def almost_empty_is_never_latest(scratch):
         assert all(flags["empty%d" % i] for i in range(3)), flags
         if through_service:
             problems = s.status()["problems"]
-            assert [p["code"] for p in problems] == ["suspect"], problems
+            assert [p["code"] for p in problems] == ["frozen", "suspect"], problems
         r = save("--accept")
         assert r.summary["snapshot"] and not r.summary["suspect"] and not r.err, r
         wk.same(wk.tree(root), wk.restored(repo, "latest", place))
