@@ -25,7 +25,7 @@ enum state {
     SIGN,
     POWER,
     MARK, /* the rest of a byte-order mark */
-    BAD,
+    BAD,  /* from here on nothing changes any more */
     TOO_DEEP,
 };
 
@@ -213,9 +213,24 @@ static enum state step(struct json_check *c, uint8_t b)
     }
 }
 
+/* Whether none of eight bytes ends a string or may not stand in one. */
+static bool plain(const uint8_t *p)
+{
+    const uint64_t ones = UINT64_C(0x0101010101010101), tops = ones << 7;
+    uint64_t v;
+
+    memcpy(&v, p, sizeof(v));
+    uint64_t quote = v ^ ones * '"', slash = v ^ ones * '\\';
+    return (((v - ones * ' ') & ~v) | ((quote - ones) & ~quote) | ((slash - ones) & ~slash)) & tops
+               ? false
+               : true;
+}
+
 /* Up to what ends the string, or may not stand in it. */
 static const uint8_t *through_string(struct json_check *c, const uint8_t *p, const uint8_t *end)
 {
+    while (end - p >= 8 && plain(p))
+        p += 8;
     while (p < end && *p >= ' ' && *p != '"' && *p != '\\')
         p++;
     if (p == end)
@@ -228,14 +243,25 @@ void json_check_feed(struct json_check *c, const void *bytes, size_t n)
 {
     const uint8_t *p = bytes, *end = p + n;
 
-    while (p < end && c->state != BAD && c->state != TOO_DEEP) {
+    while (p < end) {
         if (c->state == STRING) {
             p = through_string(c, p, end);
-        } else if (c->state <= AFTER && blank(*p)) {
-            p++;
-        } else {
-            c->state = (uint8_t)step(c, *p++);
+            continue;
         }
+        if (c->state <= AFTER) {
+            while (blank(*p)) {
+                if (++p == end)
+                    return;
+            }
+        } else if (c->state == DIGITS || c->state == FRACTION) {
+            while (digit(*p)) {
+                if (++p == end)
+                    return;
+            }
+        } else if (c->state >= BAD) {
+            return;
+        }
+        c->state = (uint8_t)step(c, *p++);
     }
 }
 

@@ -36,30 +36,42 @@ static size_t without_cut_char(const uint8_t *p, size_t n)
     return p[n - back] >= 0xc0 ? n - back : n;
 }
 
+/* Written so that compilers take many bytes at once. */
 static bool looks_like_text(const uint8_t *p, size_t n)
 {
+    uint8_t control = 0, high = 0;
+
     if (n > TEXT_LOOKED_AT)
         n = TEXT_LOOKED_AT;
     for (size_t i = 0; i < n; i++) {
-        if (p[i] < ' ' && !(p[i] && strchr("\t\n\r\f\b\x1b", p[i])))
-            return false;
+        uint8_t b = p[i];
+        high |= b;
+        control |= (uint8_t)((b < ' ') & (b != '\t') & (b != '\n') & (b != '\r') & (b != '\f') &
+                             (b != '\b') & (b != 0x1b));
     }
+    if (control || high < 0x80)
+        return !control;
     return text_utf8_ok((const char *)p, n == TEXT_LOOKED_AT ? without_cut_char(p, n) : n);
+}
+
+static bool begins_as_json(const struct content_look *l)
+{
+    return l->json && (l->check.first == '{' || l->check.first == '[');
 }
 
 void content_look_feed(struct content_look *l, const void *p, size_t n)
 {
     if (n == 0)
         return;
+    if (l->json)
+        json_check_feed(&l->check, p, n);
     if (!l->begun) {
         l->begun = true;
-        l->text = looks_like_text(p, n);
+        l->text = !begins_as_json(l) && looks_like_text(p, n);
         l->database = n >= sizeof(l->header) && file_begins_as_database(p, n);
         if (l->database)
             memcpy(l->header, p, sizeof(l->header));
     }
-    if (l->json)
-        json_check_feed(&l->check, p, n);
 }
 
 static enum content_class database_class(const struct content_look *l, uint64_t len)
@@ -81,7 +93,7 @@ enum content_class content_look_end(const struct content_look *l, uint64_t len,
         return database_class(l, len);
     if (before == CONTENT_SQLITE || before == CONTENT_SQLITE_BROKEN)
         return CONTENT_SQLITE_BROKEN;
-    if (l->json && (was_json || l->check.first == '{' || l->check.first == '[')) {
+    if (l->json && (was_json || begins_as_json(l))) {
         switch (json_check_end(&l->check)) {
         case JSON_WHOLE:
             return CONTENT_JSON;

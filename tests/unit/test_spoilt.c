@@ -114,6 +114,25 @@ static void json_cut_anywhere(void **state)
     assert_int_equal(check(text, sizeof(text) - 1, 3), JSON_WHOLE);
 }
 
+/* However it comes in pieces, and whatever byte is wrong. */
+static void json_in_pieces(void **state)
+{
+    static const char text[] =
+        "{\"a long name, without anything in it\": [\"and a value \\\" with\", 12345678901, "
+        "1.2345678901e-12, true, {\"\": null}],\n\t\"x\": \"0123456\\u00e4\"}";
+    struct lcg r = {11};
+
+    for (int i = 0; i < 20000; i++) {
+        char copy[sizeof(text)];
+        memcpy(copy, text, sizeof(text));
+        for (unsigned wrong = next(&r, 3); wrong > 0; wrong--)
+            copy[next(&r, sizeof(text) - 1)] = (char)next(&r, 256);
+        enum json_verdict one = check(copy, sizeof(text) - 1, 1);
+        assert_int_equal(check(copy, sizeof(text) - 1, sizeof(text)), one);
+        assert_int_equal(check(copy, sizeof(text) - 1, 1 + next(&r, 40)), one);
+    }
+}
+
 static void json_that_is_deep(void **state)
 {
     char text[2 * JSON_DEPTH_MAX + 4];
@@ -579,6 +598,7 @@ int main(void)
         cmocka_unit_test(json_that_is_whole),
         cmocka_unit_test(json_that_is_not),
         cmocka_unit_test(json_cut_anywhere),
+        cmocka_unit_test(json_in_pieces),
         cmocka_unit_test(json_that_is_deep),
         cmocka_unit_test(classes),
         cmocka_unit_test(text_is_looked_at_to_its_bound),
