@@ -4,6 +4,7 @@
     WK_BIN=build/release/watchkeep python3 bench/run.py W1 W2 --scale 0.1 --rounds 3
     WK_BIN=... python3 bench/run.py latency --count 300
     WK_BIN=... python3 bench/run.py growth --count 1000
+    WK_BIN=... python3 bench/run.py prune --scale 0.1
 
 Each round runs every tool once, one after the other (ours, theirs, ours, ...); the table shows the
 median, the lowest and the highest, and how many times longer than ours the others take. The first
@@ -26,6 +27,7 @@ sys.dont_write_bytecode = True  # the tree stays as git has it
 sys.path.insert(0, os.path.dirname(os.path.abspath(__file__)))
 import growth  # noqa: E402
 import latency  # noqa: E402
+import pruning  # noqa: E402
 import tools  # noqa: E402
 import workload  # noqa: E402
 
@@ -263,6 +265,21 @@ def bench_growth(args, results, chosen):
         shutil.rmtree(os.path.join(args.work, "growth"))
 
 
+def bench_prune(args, results, chosen):
+    base = os.path.join(args.work, "prune")
+    shutil.rmtree(base, ignore_errors=True)
+    os.makedirs(base)
+    able = [t for t in chosen if t.can_repeat]
+    for i in range(args.rounds):
+        for t in able[i % len(able):] + able[:i % len(able)]:
+            rig = t(os.path.join(base, t.name))
+            for measure, cost in pruning.measure(rig, os.path.join(base, "source"), args, i):
+                add_cost(results, "W1", measure, rig, cost, i)
+            shutil.rmtree(rig.place, ignore_errors=True)
+    if not args.keep:
+        shutil.rmtree(base)
+
+
 def print_machine(chosen):
     with open("/proc/meminfo") as f:
         memory = int(f.readline().split()[1]) / 1048576
@@ -275,7 +292,7 @@ def print_machine(chosen):
 def main():
     p = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
     p.add_argument("what", nargs="+",
-                   choices=sorted(workload.MAKE) + ["latency", "growth"])
+                   choices=sorted(workload.MAKE) + ["latency", "growth", "prune"])
     p.add_argument("--scale", type=float, default=1.0)
     p.add_argument("--seed", type=int, default=1)
     p.add_argument("--rounds", type=int, default=3)
@@ -308,6 +325,8 @@ def main():
             bench_latency(a, results)
         elif what == "growth":
             bench_growth(a, results, chosen)
+        elif what == "prune":
+            bench_prune(a, results, chosen)
         else:
             bench(what, a, results, chosen)
     print("\n" + results.table())

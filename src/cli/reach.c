@@ -3,6 +3,7 @@
 #include "cli/interrupt.h"
 #include "cli/output.h"
 #include "config/config.h"
+#include "service/policy.h"
 
 #include <stdlib.h>
 #include <string.h>
@@ -58,6 +59,8 @@ static int open_repository(struct cli *cli, enum repo_mode mode, unsigned wait_m
                                .notice = notice,
                                .ctx = cli};
     rc = repo_open(path, mode, &opt, out, e);
+    if (rc == 0 && mode == REPO_WRITE)
+        policy_min_free(cli->config, *out);
     if ((rc == ERR_NOREPO || rc == ERR_NOTFOUND) && !repo_exists(path))
         return error_set(e, ERR_NOREPO, "no repository at '%s': make one with: watchkeep init%s%s",
                          path, cli->repository ? " -r " : "",

@@ -4,6 +4,7 @@
 #include "cli/output.h"
 #include "cli/progress.h"
 #include "cli/snapshot_text.h"
+#include "service/prune_work.h"
 #include "service/specs.h"
 #include "snapshot/report.h"
 #include "snapshot/save.h"
@@ -22,6 +23,7 @@ struct saver {
     struct save_progress progress;
     bool several;
     json_t *total; /* the summary of several */
+    bool made_room;
 };
 
 static int no_memory(struct error *e)
@@ -192,6 +194,27 @@ static int save_spec(struct saver *s, const struct watch_spec *spec, struct save
     return rc;
 }
 
+/* Once: what no rule keeps, and then the oldest, goes. False: nothing was to be done. */
+static bool make_room(struct saver *s)
+{
+    struct prune_order order = {.config = s->cli->config,
+                                .repo = s->repo,
+                                .room = repo_free_missing(s->repo),
+                                .cancel = interrupt_watch()};
+    struct error e = ERROR_INIT;
+    json_t *lines = NULL;
+
+    if (order.room == 0 || s->made_room)
+        return false;
+    s->made_room = true;
+    out_note(s->cli, "old snapshots are dropped to make room");
+    int rc = prune_work(&order, &lines, &e);
+    json_decref(lines);
+    if (rc != 0)
+        out_note(s->cli, "%s", e.message);
+    return true;
+}
+
 /* The exit code for this watch; its error, if any, is told when there are several. */
 static int save_one(struct saver *s, const struct save_target *t, struct error *e)
 {
@@ -201,6 +224,11 @@ static int save_one(struct saver *s, const struct save_target *t, struct error *
 
     if (rc == 0)
         rc = save_spec(s, &spec.spec, &result, e);
+    if (rc == ERR_NOSPACE && make_room(s)) {
+        save_result_release(&result);
+        error_clear(e);
+        rc = save_spec(s, &spec.spec, &result, e);
+    }
     int code = rc != 0 ? error_exit_code(rc) : result.incomplete_total > 0 ? 3 : 0;
     if (rc != 0 && s->several)
         out_error(s->cli, e);

@@ -29,7 +29,7 @@ const struct config_key config_keys[] = {
     {"service", "log_level", VALUE_CHOICE, 0, 0, "info", "error|warn|info|debug", LIVE, "what is logged"},
     {"service", "log_format", VALUE_CHOICE, 0, 0, "text", "text|json", LIVE, "how it is logged"},
     {"service", "codec", VALUE_CHOICE, 0, 0, "zstd", "zstd|zlib|none", FIXED, "compression in the packs"},
-    {"service", "min_free", VALUE_SHARE, 0, 0, "5%", NULL, KEY_OFF | KEY_RELOAD, "free space of the repository's file system below which saves stop"},
+    {"service", "min_free", VALUE_SHARE, 0, 0, "5%", NULL, KEY_OFF | LIVE, "free space of the repository's file system below which saves stop"},
 
     {"watch", "path", VALUE_PATH, 0, 0, "", NULL, LIVE | KEY_REQUIRED, "the folder to watch"},
     {"watch", "include", VALUE_PATTERNS, 0, 0, "", NULL, LIVE, "what to keep; empty: everything"},
@@ -43,8 +43,8 @@ const struct config_key config_keys[] = {
     {"archive", "format", VALUE_CHOICE, 0, 0, "tar.gz", "tar.gz|directory", LIVE, "what an archive is"},
     {"archive", "path", VALUE_PATH, 0, 0, "", NULL, LIVE, "where archives are written"},
     {"archive", "level", VALUE_COUNT, 1, 12, "6", NULL, LIVE, "compression level"},
-    {"archive", "keep_days", VALUE_COUNT, 1, 36500, "30", NULL, KEY_OFF | KEY_RELOAD, "archives of the last N days are kept"},
-    {"archive", "keep_last", VALUE_COUNT, 1, COUNT_MAX, "off", NULL, KEY_OFF | KEY_RELOAD, "the last N archives are kept"},
+    {"archive", "keep_days", VALUE_COUNT, 1, 36500, "30", NULL, KEY_OFF | LIVE, "archives of the last N days are kept"},
+    {"archive", "keep_last", VALUE_COUNT, 1, COUNT_MAX, "off", NULL, KEY_OFF | LIVE, "the last N archives are kept"},
 
     {"retention", "prune_at", VALUE_CALENDAR, 0, 0, "04:00", NULL, LIVE | KEY_OFF, "when retention is applied"},
     {"retention", "keep_min", VALUE_COUNT, 3, COUNT_MAX, "3", NULL, LIVE, "never fewer good snapshots than this"},

@@ -497,11 +497,11 @@ static int press_watch(struct pruning *p, struct prune_watch *w, const char *why
 }
 
 /* Until what lives is small enough, or nothing may go any more. */
-static int press(struct pruning *p, struct error *e)
+static int press(struct pruning *p, uint64_t room, struct error *e)
 {
     uint64_t live = 0, gone;
     int rc = repo_live_bytes(p->q->repo, &live, e);
-    uint64_t target = p->q->room ? (live > p->q->room ? live - p->q->room : 1) : UINT64_MAX;
+    uint64_t target = room ? (live > room ? live - room : 1) : UINT64_MAX;
 
     do {
         gone = 0;
@@ -583,17 +583,46 @@ static int load_unshared(struct pruning *p, struct error *e)
     return rc;
 }
 
-static int tidy(struct pruning *p, struct error *e)
+static int upkeep(struct pruning *p, bool all, struct error *e)
 {
     bool pressed = p->q->pressed || p->q->room > 0;
-    const struct upkeep u = {
-        .keep_s = pressed ? 0 : UPKEEP_KEEP_S, .all = pressed, .cancel = p->q->cancel};
+    const struct upkeep u = {.keep_s = pressed ? 0 : UPKEEP_KEEP_S,
+                             .all = all,
+                             .pressed = pressed,
+                             .cancel = p->q->cancel};
     int rc = repo_upkeep(p->q->repo, &u, NULL, e);
 
-    if (rc == ERR_BUSY) { /* somebody is at it */
+    if (rc != ERR_BUSY) /* else somebody is at it */
+        return rc;
+    error_clear(e);
+    return 0;
+}
+
+/* Packs that are dead, or mostly, go first: that takes hardly any room. */
+static int tidy(struct pruning *p, struct error *e)
+{
+    int rc = upkeep(p, p->q->pressed && p->q->room == 0, e);
+
+    if (rc == 0 && p->q->room > 0 && repo_free_missing(p->q->repo) > 0)
+        rc = upkeep(p, true, e);
+    return rc;
+}
+
+/* What lives in large packs moves only where there is room for all of it: then more has to go. */
+static int make_room(struct pruning *p, struct error *e)
+{
+    uint64_t room = p->q->room, before;
+    int rc;
+
+    do {
+        before = p->result->dropped;
+        rc = press(p, room, e);
+        if (rc != 0)
+            return rc;
         error_clear(e);
-        rc = 0;
-    }
+        rc = tidy(p, e);
+        room = repo_free_missing(p->q->repo);
+    } while ((rc == 0 || rc == ERR_NOSPACE) && room > 0 && p->result->dropped > before);
     return rc;
 }
 
@@ -610,11 +639,7 @@ static int run(struct pruning *p, struct error *e)
         rc = load_unshared(p, e);
     for (size_t i = 0; rc == 0 && i < p->watch_count; i++)
         rc = prune_watch(p, &p->watches[i], e);
-    if (rc == 0 && !q->dry_run)
-        rc = press(p, e);
-    if (rc == 0 && !q->dry_run)
-        rc = tidy(p, e);
-    return rc;
+    return rc == 0 && !q->dry_run ? make_room(p, e) : rc;
 }
 
 int prune_run(const struct prune_request *q, struct prune_result *result, struct error *e)

@@ -26,7 +26,8 @@ struct prune_policy {
 };
 
 struct prune_archive {
-    void *item; /* of who listed it */
+    void *item;        /* of who listed it */
+    uint64_t snapshot; /* it was made of */
     char name[PRUNE_NAME_MAX];
     int64_t time;
     int32_t utc_offset;

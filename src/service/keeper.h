@@ -31,6 +31,7 @@ enum keeper_problem {
     PROBLEM_POLLED, /* no inotify watches left */
     PROBLEM_SAVE,   /* the last save failed */
     PROBLEM_INCOMPLETE,
+    PROBLEM_VACANT, /* an empty folder stands where the root was */
     PROBLEM_COUNT
 };
 

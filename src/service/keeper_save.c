@@ -134,7 +134,7 @@ static void saved(struct keeper *k, const struct save_job *j)
         log_info("%s: saving works again", k->spec.name);
     k->failures = 0;
     k->retry_at = 0;
-    k->since[PROBLEM_SAVE] = (struct wall_time){0};
+    k->since[PROBLEM_SAVE] = k->since[PROBLEM_VACANT] = (struct wall_time){0};
     k->last_checked = clock_wall();
     k->checked_ns = clock_boot_ns();
     k->poll_cost_ns = (uint64_t)(j->result.seconds * 1e9);
@@ -160,6 +160,18 @@ static void rest_after_failure(struct keeper *k)
     k->retry_at = clock_mono_ns() + (pause < PAUSE_MAX_MS ? pause : PAUSE_MAX_MS) * MS;
 }
 
+/* What stands at the root's path is not the root: tried again, for nobody tells when it is. */
+static void vacant(struct keeper *k, const struct save_job *j)
+{
+    if (k->since[PROBLEM_VACANT].s == 0) {
+        k->since[PROBLEM_VACANT] = clock_wall();
+        log_warn("%s: %s", k->spec.name, j->error.message);
+    }
+    k->failure = j->error;
+    if (!j->ask)
+        rest_after_failure(k);
+}
+
 static void failed(struct keeper *k, struct save_job *j)
 {
     bool told = k->failures > 0 && strcmp(k->failure.message, j->error.message) == 0;
@@ -172,6 +184,12 @@ static void failed(struct keeper *k, struct save_job *j)
         return; /* as asked */
     if (j->rc == ERR_NOTFOUND && k->root && !watch_root_check(k->root))
         return; /* a vanished source is not a change: `missing` says it all */
+    if (j->rc == ERR_NOTFOUND) {
+        vacant(k, j);
+        return;
+    }
+    if (j->rc == ERR_NOSPACE)
+        service_make_room(s);
     if (j->ask)
         return; /* told to who asked; what is dirty is tried again as ever */
     rest_after_failure(k);

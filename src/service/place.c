@@ -5,6 +5,7 @@
 #include "io/fileops.h"
 #include "io/safe_path.h"
 #include "service/client.h"
+#include "service/policy.h"
 #include "service/remember.h"
 
 #include <errno.h>
@@ -109,8 +110,10 @@ int place_open(const struct config *c, bool may_init, struct repo **out, struct 
         return rc;
     }
     rc = repo_open(c->repository, REPO_WRITE, &opt, out, e);
-    if (rc == 0)
+    if (rc == 0) {
+        policy_min_free(c, *out);
         remember(*out);
+    }
     return rc;
 }
 

@@ -1,33 +1,19 @@
 #include "service/policy.h"
 
 #include "base/parse.h"
-#include "config/values.h"
 
-#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 
 #include "base/banned.h"
 
-static const char *text_of(const struct config *c, const char *word, const char *watch,
-                           const char *key)
-{
-    char section[128];
-
-    snprintf(section, sizeof(section), "%s %s", word, watch);
-    const struct config_value *v = values_find(c, section, key);
-    return v ? v->text : values_text(c, word, key);
-}
-
 /* 0: off. */
 static uint32_t count_of(const struct config *c, const char *word, const char *watch,
                          const char *key)
 {
-    struct error ignored = ERROR_INIT;
-    const char *text = text_of(c, word, watch, key);
-    uint64_t n = 0;
+    uint64_t n = config_number(c, word, watch, key);
 
-    if (strcmp(text, "off") == 0 || parse_u64(text, &n, &ignored) != 0)
+    if (n == CONFIG_OFF)
         return 0;
     return n < UINT32_MAX ? (uint32_t)n : UINT32_MAX;
 }
@@ -57,16 +43,22 @@ int policy_of(const struct config *c, const char *watch, struct prune_policy *ou
                       .keep_yearly = count_of(c, kept, watch, "keep_yearly")},
         .archives = {.keep_days = count_of(c, archived, watch, "keep_days"),
                      .keep_last = count_of(c, archived, watch, "keep_last")},
-        .max_size = size_of(text_of(c, kept, watch, "max_size")),
+        .max_size = size_of(config_text(c, kept, watch, "max_size")),
     };
     return 0;
 }
 
-uint64_t policy_min_free(const struct config *c, uint64_t file_system_bytes)
+uint64_t policy_max_size(const struct config *c)
+{
+    return size_of(config_text(c, "retention", NULL, "max_size"));
+}
+
+void policy_min_free(const struct config *c, struct repo *r)
 {
     size_t len = strlen(c->min_free);
 
     if (len > 1 && c->min_free[len - 1] == '%')
-        return file_system_bytes / 100 * (uint64_t)strtoul(c->min_free, NULL, 10);
-    return size_of(c->min_free);
+        repo_min_free(r, 0, (unsigned)strtoul(c->min_free, NULL, 10));
+    else
+        repo_min_free(r, size_of(c->min_free), 0);
 }

@@ -9,7 +9,10 @@
  * details): it is not configured, though others are. */
 int policy_of(const struct config *c, const char *watch, struct prune_policy *out);
 
-/* Bytes of the file system (of that size) that saves leave free. */
-uint64_t policy_min_free(const struct config *c, uint64_t file_system_bytes);
+/* Of the repository, by the plain section; 0: off. */
+uint64_t policy_max_size(const struct config *c);
+
+/* Tell the writer's handle how much space saves leave to others. */
+void policy_min_free(const struct config *c, struct repo *r);
 
 #endif

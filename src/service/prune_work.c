@@ -1,10 +1,13 @@
 #include "service/prune_work.h"
 
+#include "service/archives.h"
 #include "service/policy.h"
 #include "snapshot/report.h"
 
 #include <inttypes.h>
 #include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
 
 #include "base/banned.h"
 
@@ -38,6 +41,85 @@ static void tell(void *ctx, const struct prune_line *line)
         json_object_set_new(w->decisions, key, o);
 }
 
+/* ---- archives ---- */
+
+struct archive_list {
+    struct prune_archive *list;
+    size_t count, cap;
+};
+
+/* One that nobody can say anything about is left alone. */
+static int add_archive(void *ctx, const struct archive_item *item, struct error *e)
+{
+    struct archive_list *l = ctx;
+
+    if (l->count == l->cap) {
+        size_t cap = l->cap ? 2 * l->cap : 32;
+        struct prune_archive *list = reallocarray(l->list, cap, sizeof(*list));
+        if (!list)
+            return error_set(e, ERR_FAILED, "out of memory");
+        l->list = list;
+        l->cap = cap;
+    }
+    struct prune_archive *a = &l->list[l->count];
+    *a = (struct prune_archive){.item = strdup(item->path),
+                                .snapshot = item->snapshot,
+                                .time = item->time.s,
+                                .utc_offset = item->utc_offset,
+                                .verified =
+                                    item->verified.s != 0 && !item->damaged && !item->suspect,
+                                .manual = item->manual || !item->told,
+                                .size = item->stored_bytes};
+    if (!a->item)
+        return error_set(e, ERR_FAILED, "out of memory");
+    snprintf(a->name, sizeof(a->name), "%s", item->name);
+    l->count++;
+    return 0;
+}
+
+static int by_age(const void *a, const void *b)
+{
+    const struct prune_archive *x = a, *y = b;
+
+    if (x->snapshot != y->snapshot) /* the clock may have been anywhere */
+        return x->snapshot < y->snapshot ? -1 : 1;
+    if (x->time != y->time)
+        return x->time < y->time ? -1 : 1;
+    return strcmp(x->name, y->name);
+}
+
+static int list_archives(void *ctx, const char *watch, struct prune_archive **list, size_t *count,
+                         struct error *e)
+{
+    const struct prune_order *o = ctx;
+    struct archive_list l = {0};
+    int rc = archives_each(o->config, watch, add_archive, &l, e);
+
+    if (l.count > 0)
+        qsort(l.list, l.count, sizeof(*l.list), by_age);
+    *list = l.list;
+    *count = l.count;
+    return rc;
+}
+
+static int remove_archive(void *ctx, const struct prune_archive *a, struct error *e)
+{
+    char name[PRUNE_NAME_MAX];
+    const struct archive_item item = {.path = a->item, .name = name};
+
+    snprintf(name, sizeof(name), "%s", a->name);
+    return archive_remove(&item, e);
+}
+
+static void release_archives(void *ctx, struct prune_archive *list, size_t count)
+{
+    for (size_t i = 0; i < count; i++)
+        free(list[i].item);
+    free(list);
+}
+
+/* ---- telling ---- */
+
 static json_t *frozen_list(const struct prune_result *r)
 {
     json_t *list = json_array();
@@ -65,7 +147,11 @@ int prune_work(const struct prune_order *o, json_t **lines, struct error *e)
     struct prune_result result;
     const char *key;
     json_t *line;
+    struct prune_order same = *o;
+    const struct prune_archives archives = {
+        .list = list_archives, .remove = remove_archive, .release = release_archives, .ctx = &same};
     const struct prune_request q = {.repo = o->repo,
+                                    .archives = &archives,
                                     .reader = o->reader,
                                     .watch = o->watch,
                                     .dry_run = o->dry_run,

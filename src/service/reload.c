@@ -1,5 +1,6 @@
 #include "base/log.h"
 #include "service/keeper.h"
+#include "service/policy.h"
 #include "service/problems.h"
 #include "service/supervisor.h"
 #include "service/systemd.h"
@@ -92,6 +93,7 @@ static int apply(struct service *s, struct error *e)
     keep_string(&s->config->socket, &fresh->socket);
     apply_to_old(s, fresh);
     service_set_config(s, fresh);
+    policy_min_free(fresh, s->repo);
     log_setup(fresh->log_level, fresh->log_format);
     rc = add_new(s, e);
     timed_configure(s);

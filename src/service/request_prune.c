@@ -1,5 +1,7 @@
 #include "service/requests.h"
 
+#include "base/log.h"
+#include "service/keeper.h"
 #include "service/prune_work.h"
 #include "snapshot/report.h"
 
@@ -7,6 +9,8 @@
 #include <string.h>
 
 #include "base/banned.h"
+
+#define PAUSE_NS (UINT64_C(60) * 1000000000) /* between two prunes to make room */
 
 struct prune_ask {
     struct job job;
@@ -16,6 +20,7 @@ struct prune_ask {
     struct request_progress telling; /* nothing is told; it frees us from the loop */
     char *watch, *repo_path;
     bool dry_run, thaw;
+    bool room; /* to make room, asked for by nobody: no peer */
     json_t *lines;
     struct error error;
     int rc;
@@ -31,16 +36,18 @@ static void ask_free(void *ctx)
     free(q);
 }
 
-/* What is verified is read by a handle of our own, beside the saves. */
+/* What is verified is read by a handle of our own, beside the saves; but while one is open no pack
+ * is removed. */
 static void run_prune(struct job *job)
 {
     struct prune_ask *q = (struct prune_ask *)job;
     struct service *s = q->service;
     struct repo_options opt = {0};
-    struct repo *reader;
+    struct repo *reader = NULL;
 
     pthread_rwlock_rdlock(&s->store_lock);
-    q->rc = repo_open(q->repo_path, REPO_READ, &opt, &reader, &q->error);
+    if (!q->room)
+        q->rc = repo_open(q->repo_path, REPO_READ, &opt, &reader, &q->error);
     if (q->rc == 0) {
         const struct prune_order order = {.config = q->config,
                                           .repo = s->repo,
@@ -48,6 +55,8 @@ static void run_prune(struct job *job)
                                           .watch = q->watch,
                                           .dry_run = q->dry_run,
                                           .thaw = q->thaw,
+                                          .pressed = q->room,
+                                          .room = q->room ? repo_free_missing(s->repo) : 0,
                                           .cancel = &s->cancel_verify};
         q->rc = prune_work(&order, &q->lines, &q->error);
         repo_close(reader);
@@ -76,28 +85,78 @@ static void on_pruned(struct job *job)
     service_rearm(s);
 }
 
-void request_prune(struct service *s, struct peer *peer, const json_t *request)
+static struct prune_ask *ask_new(struct service *s, const char *watch, void (*done)(struct job *))
 {
     struct prune_ask *q = calloc(1, sizeof(*q));
-    const char *watch = request_text(request, "watch");
 
-    if (q) {
-        q->watch = watch ? strdup(watch) : NULL;
-        q->repo_path = strdup(s->config->repository);
+    if (!q)
+        return NULL;
+    q->job = (struct job){.rank = JOB_VERIFY, .run = run_prune, .done = done};
+    q->service = s;
+    q->config = s->config;
+    q->watch = watch ? strdup(watch) : NULL;
+    q->repo_path = strdup(s->config->repository);
+    if ((watch && !q->watch) || !q->repo_path) {
+        ask_free(q);
+        return NULL;
     }
-    if (!q || (watch && !q->watch) || !q->repo_path) {
-        if (q)
-            ask_free(q);
+    return q;
+}
+
+void request_prune(struct service *s, struct peer *peer, const json_t *request)
+{
+    struct prune_ask *q = ask_new(s, request_text(request, "watch"), on_pruned);
+
+    if (!q) {
         peer_fail(peer, ERR_FAILED, "out of memory");
         return;
     }
-    q->job = (struct job){.rank = JOB_VERIFY, .run = run_prune, .done = on_pruned};
-    q->service = s;
-    q->config = s->config;
     q->peer = peer;
     q->dry_run = json_is_true(json_object_get(request, "dry_run"));
     q->thaw = json_is_true(json_object_get(request, "thaw"));
     q->telling = (struct request_progress){.peer = peer, .ctx = q};
     request_progress_start(s, &q->telling, false);
+    jobs_push(s->background, &q->job);
+}
+
+/* ---- when space is short ---- */
+
+/* Saves that failed for it are tried again at once. */
+static void on_room_made(struct job *job)
+{
+    struct prune_ask *q = (struct prune_ask *)job;
+    struct service *s = q->service;
+    const json_t *summary = json_array_get(q->lines, json_array_size(q->lines) - 1);
+    json_int_t dropped = json_integer_value(json_object_get(summary, "dropped"));
+    struct keeper *k;
+
+    if (dropped > 0)
+        log_warn("%" JSON_INTEGER_FORMAT " snapshots were dropped to make room", dropped);
+    if (q->rc != 0)
+        log_warn("making room: %s", q->error.message);
+    s->making_room = false;
+    s->make_room_at = clock_mono_ns() + PAUSE_NS;
+    ask_free(q);
+    LIST_FOREACH(k, &s->keepers, link)
+    {
+        if (dropped > 0 && k->failures > 0 && k->failure.code == ERR_NOSPACE)
+            k->retry_at = 0;
+        keeper_pump(k, clock_mono_ns());
+    }
+    service_store_used(s);
+    service_stop_on(s);
+    service_rearm(s);
+}
+
+void service_make_room(struct service *s)
+{
+    if (s->making_room || s->stopping || clock_mono_ns() < s->make_room_at ||
+        repo_free_missing(s->repo) == 0)
+        return;
+    struct prune_ask *q = ask_new(s, NULL, on_room_made);
+    if (!q)
+        return; /* the next save that fails asks again */
+    q->room = true;
+    s->making_room = true;
     jobs_push(s->background, &q->job);
 }

@@ -125,7 +125,10 @@ static void tell_upkeep(const struct upkeep_result *done)
 static void run_upkeep(struct job *job)
 {
     struct service *s = (struct service *)((char *)job - offsetof(struct service, upkeep_job));
-    const struct upkeep u = {.keep_s = UPKEEP_KEEP_S, .cancel = &s->cancel_verify};
+    bool short_of_space = repo_free_missing(s->repo) > 0;
+    const struct upkeep u = {.keep_s = short_of_space ? 0 : UPKEEP_KEEP_S,
+                             .pressed = short_of_space,
+                             .cancel = &s->cancel_verify};
     struct upkeep_result done;
     struct error e = ERROR_INIT;
 
@@ -161,6 +164,7 @@ static void on_idle_done(struct job *job)
     struct service *s = (struct service *)((char *)job - offsetof(struct service, idle_job));
 
     s->idling = false;
+    service_make_room(s);
     begin_upkeep(s);
     service_stop_on(s);
     service_rearm(s);

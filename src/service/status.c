@@ -23,7 +23,7 @@
 #define NS_A_SECOND UINT64_C(1000000000)
 
 /* An unsaved change that is older than this many times max_delay is a problem. */
-enum { LAG_FACTOR = 10, LAG_MIN_MS = 60000 };
+enum { LAG_FACTOR = 10, LAG_MIN_MS = 60000, FULL_PERCENT = 80 };
 
 static json_t *time_or_null(struct wall_time t)
 {
@@ -93,7 +93,7 @@ static const char *state_word(const struct keeper *k)
 {
     enum watch_state state = watch_root_state(k->root);
 
-    if (state == WATCH_MISSING)
+    if (state == WATCH_MISSING || k->since[PROBLEM_VACANT].s)
         return "missing";
     if (keeper_scanning(k))
         return "scanning";
@@ -196,6 +196,9 @@ static void keeper_problems(json_t *doc, const struct keeper *k, uint64_t lag_ms
     if (k->since[PROBLEM_MISSING].s)
         status_problem(doc, "missing", k->spec.name, k->since[PROBLEM_MISSING],
                        watch_root_problem(k->root), STATUS_DO_MISSING);
+    else if (k->since[PROBLEM_VACANT].s)
+        status_problem(doc, "missing", k->spec.name, k->since[PROBLEM_VACANT], k->failure.message,
+                       STATUS_DO_MISSING);
     if (k->since[PROBLEM_POLLED].s)
         status_problem(doc, watch_root_state(k->root) == WATCH_POLLING ? "polling" : "degraded",
                        k->spec.name, k->since[PROBLEM_POLLED], watch_root_problem(k->root),
@@ -494,7 +497,35 @@ static int add_rows(json_t *doc, struct repo *r, struct count *all, struct error
     return rc;
 }
 
-static void add_space(json_t *o, const char *path)
+/* Told in time: saves stop later, at min_free. */
+static void nearly_full(json_t *doc, const struct statvfs *fs)
+{
+    uint64_t used = fs->f_blocks - fs->f_bfree;
+    uint64_t percent = used + fs->f_bavail > 0 ? used * 100 / (used + fs->f_bavail) : 0;
+    char message[96];
+
+    if (percent < FULL_PERCENT)
+        return;
+    snprintf(message, sizeof(message), "the repository's file system is %d %% full", (int)percent);
+    status_problem(doc, "space", NULL, (struct wall_time){0}, message,
+                   "make room there, or keep less ([retention]); below min_free saves stop");
+}
+
+static void nearly_too_large(json_t *doc, uint64_t bytes, uint64_t max_size)
+{
+    char message[128], size[24], limit[24];
+
+    if (max_size == 0 || bytes < max_size / 100 * FULL_PERCENT)
+        return;
+    text_size(bytes, size, sizeof(size));
+    text_size(max_size, limit, sizeof(limit));
+    snprintf(message, sizeof(message), "the repository has %s of the %s of max_size", size, limit);
+    status_problem(doc, "space", NULL, (struct wall_time){0}, message,
+                   "beyond it the oldest snapshots are pruned, down to the floor: raise max_size "
+                   "or keep less ([retention])");
+}
+
+static void add_space(json_t *doc, json_t *o, const char *path)
 {
     struct statvfs fs;
 
@@ -504,10 +535,12 @@ static void add_space(json_t *o, const char *path)
     uint64_t total = (uint64_t)fs.f_blocks * fs.f_frsize;
     json_object_set_new(o, "free_bytes", json_integer((json_int_t)free_bytes));
     json_object_set_new(o, "free_percent", json_real((double)(free_bytes * 1000 / total) / 10));
+    nearly_full(doc, &fs);
 }
 
-static int add_opened(json_t *doc, struct repo *r, struct error *e)
+static int add_opened(json_t *doc, struct repo *r, uint64_t max_size, struct error *e)
 {
+    uint64_t bytes = repo_bytes(r);
     json_t *o = json_object_get(doc, "repository");
     struct count all = {0};
     char id[33];
@@ -517,24 +550,25 @@ static int add_opened(json_t *doc, struct repo *r, struct error *e)
         rc = status_add_events(doc, repo_catalog(r), e);
     text_hex(repo_id(r), 16, id);
     json_object_set_new(o, "id", json_string(id));
-    json_object_set_new(o, "bytes", json_integer((json_int_t)repo_bytes(r)));
+    json_object_set_new(o, "bytes", json_integer((json_int_t)bytes));
+    nearly_too_large(doc, bytes, max_size);
     json_object_set_new(o, "snapshots", json_integer((json_int_t)all.snapshots));
     json_object_set_new(o, "last_verify", time_or_null(all.last_verify));
     return rc;
 }
 
-int status_add_repository(json_t *doc, const char *repo_path, struct error *e)
+int status_add_repository(json_t *doc, const char *repo_path, uint64_t max_size, struct error *e)
 {
     struct repo_options opt = {0};
     struct repo *r = NULL;
 
     if (!doc)
         return error_sys(e, ENOMEM, "cannot tell the status");
-    add_space(json_object_get(doc, "repository"), repo_path);
+    add_space(doc, json_object_get(doc, "repository"), repo_path);
     add_archives(doc);
     int rc = repo_open(repo_path, REPO_READ, &opt, &r, e);
     if (rc == 0) {
-        rc = add_opened(doc, r, e);
+        rc = add_opened(doc, r, max_size, e);
         repo_close(r);
     }
     if (rc != 0)

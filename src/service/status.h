@@ -17,8 +17,8 @@ json_t *status_live(struct service *s);
 
 /* Add what the repository at path says: its own object, and counts and the last snapshot of each
  * watch in the document. What is wrong becomes a problem. Any thread, with its own handle. 0, or
- * ERR_FAILED without memory. */
-int status_add_repository(json_t *doc, const char *repo_path, struct error *e);
+ * ERR_FAILED without memory. max_size: of the repository, 0: off. */
+int status_add_repository(json_t *doc, const char *repo_path, uint64_t max_size, struct error *e);
 
 /* Add {"code","watch","since","message","do"}; watch may be NULL, since.s == 0: not known. A '@' in
  * what_to_do stands for the watch's name. */

@@ -55,6 +55,8 @@ struct service {
     uint64_t new_at, new_since; /* when what is new is verified, and since when there is some;
                                    UINT64_MAX: nothing is */
     bool idling, keeping_up, verifying_new;
+    bool making_room;      /* a prune for want of space is at work */
+    uint64_t make_room_at; /* not again before that */
     struct wall_time since;
     struct wall_time config_bad_since; /* s = 0: the running configuration is the newest */
     struct error config_error;
@@ -80,6 +82,8 @@ bool service_quiet(struct service *s);
 void service_store_used(struct service *s);
 /* What is wrong may not be what it was: whoever is to be told will be. */
 void service_problems_changed(struct service *s);
+/* A save found too little space: prune down to what is needed, or to the floor. */
+void service_make_room(struct service *s);
 /* SIGTERM, or the stop request; the second time: at once. */
 void service_stop(struct service *s);
 /* While stopping: end the loop when nothing is left to do. */

@@ -75,6 +75,7 @@ static int compare_devices(struct save *s, struct error *e)
         return rc == ERR_NOTFOUND ? 0 : rc;
     if (!signature_decode(s->sig.data, s->sig.len, &cached))
         return 0;
+    s->root_replaced = cached.ino != s->root_st.st_ino;
     s->old_dev = cached.dev;
     s->new_dev = s->root_st.st_dev;
     s->dev_moved = cached.ino == s->root_st.st_ino && s->old_dev != s->new_dev;
@@ -541,6 +542,8 @@ static int run_once(const struct save_request *req, struct save_result *result, 
     int rc = open_root(s, e);
     if (rc == 0)
         rc = begin(s, e);
+    if (rc == 0)
+        rc = guard_vacant(s, e);
     if (rc == 0)
         rc = scan(s, e);
     if (rc == 0)

@@ -4,7 +4,14 @@
 #include "snapshot/freeze.h"
 #include "snapshot/save_state.h"
 
+#include "base/text.h"
+
+#include <dirent.h>
+#include <errno.h>
+#include <fcntl.h>
 #include <inttypes.h>
+#include <string.h>
+#include <unistd.h>
 
 #include "base/banned.h"
 
@@ -35,6 +42,39 @@ static int look_back(void *ctx, const struct snapshot_row *row)
 static bool most_of(const struct save *s, uint64_t gone, uint64_t files)
 {
     return gone > files / 2 && (gone >= GONE_MIN || s->databases_removed > 0);
+}
+
+static bool is_empty(int dirfd)
+{
+    const struct dirent *d;
+    int fd = openat(dirfd, ".", O_RDONLY | O_DIRECTORY | O_CLOEXEC);
+    DIR *dir = fd >= 0 ? fdopendir(fd) : NULL;
+    bool empty = dir != NULL;
+
+    errno = 0;
+    while (empty && (d = readdir(dir)))
+        empty = strcmp(d->d_name, ".") == 0 || strcmp(d->d_name, "..") == 0;
+    empty &= errno == 0;
+    if (dir)
+        closedir(dir);
+    else if (fd >= 0)
+        close(fd);
+    return empty;
+}
+
+int guard_vacant(struct save *s, struct error *e)
+{
+    uint64_t files = txn_watch_row(s->txn)->files;
+    char shown[300];
+
+    if (s->fresh || !s->root_replaced || files == 0 || s->req->accept || s->req->watch->moved ||
+        !is_empty(s->rootfd))
+        return 0;
+    text_escape(s->req->watch->root, shown, sizeof(shown));
+    return error_set(e, ERR_NOTFOUND,
+                     "root '%s' is another folder than before, and empty: it had %" PRIu64
+                     " files (not mounted?)",
+                     shown, files);
 }
 
 static bool files_are_back(struct save *s, const struct watch_row *before)

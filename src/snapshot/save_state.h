@@ -85,6 +85,7 @@ struct save {
     int rootfd;
     struct stat root_st;
     bool fresh;         /* no snapshot yet */
+    bool root_replaced; /* the root is another folder than at the last save */
     bool rules_changed; /* the watch's rules, or an ignore file */
     bool rehash;        /* trust no signature */
     bool must_commit;   /* whatever is found */
@@ -212,6 +213,9 @@ void batch_release(struct save *s); /* waits for the threads */
 int save_retry(struct save *s, const char *path, struct error *e);
 
 /* ---- save_guard.c ---- */
+/* ERR_NOTFOUND: another folder stands where the root was, with nothing in it (a disk that is not
+ * mounted); it is nobody's state. */
+int guard_vacant(struct save *s, struct error *e);
 /* Before the commit of c: freeze pruning when most files went at once. */
 int guard_emptied(struct save *s, const struct commit *c, bool suspect, struct error *e);
 /* After the save, `before` it: lift that freeze when the files are back, and that of a missing

@@ -90,9 +90,19 @@ static int add_pack(struct compacting *k, const struct catalog_pack *row)
     return 0;
 }
 
+/* What it takes to move what lives there, about; a little more for the records. */
+static uint64_t cost_of(const struct compacting *k, const struct catalog_pack *row)
+{
+    const struct pack_use use = use_of(k, row->id);
+    double share = use.all ? (double)use.live / (double)use.all : 0;
+
+    return (uint64_t)(share * (double)row->len) + use.live_count * RECORD_COST;
+}
+
 /* Newest first, so that deltas come before their bases. */
 static int choose(struct compacting *k, uint64_t folded)
 {
+    uint64_t room = k->upkeep->pressed ? repo_upkeep_room(k->repo) : UINT64_MAX;
     struct catalog_pack *rows;
     uint64_t bytes = 0;
     size_t count;
@@ -101,8 +111,9 @@ static int choose(struct compacting *k, uint64_t folded)
     for (size_t i = count; rc == 0 && i-- > 0;) {
         if (k->pack_count > 0 && bytes + rows[i].len > BATCH_BYTES)
             break;
-        if (!is_worth_it(k, &rows[i], folded))
+        if (!is_worth_it(k, &rows[i], folded) || cost_of(k, &rows[i]) > room)
             continue;
+        room -= cost_of(k, &rows[i]);
         rc = add_pack(k, &rows[i]);
         bytes += rows[i].len;
     }

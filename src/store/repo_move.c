@@ -242,7 +242,9 @@ static int put_body(struct compacting *k, const struct buffer *body,
         rc = repo_no_memory(k->e);
     if (rc == 0) {
         pthread_mutex_lock(&r->write_lock);
-        rc = repo_data_put(r, &record, &place, k->e);
+        rc = repo_room_for(r, record.len, true, k->e);
+        if (rc == 0)
+            rc = repo_data_put(r, &record, &place, k->e);
         repo_fences_flush(r);
         pthread_mutex_unlock(&r->write_lock);
     }

@@ -104,6 +104,9 @@ struct repo {
     uint64_t *gone; /* snapshots that were lost with them, rising */
     size_t gone_count;
 
+    atomic_uint_least64_t min_free; /* bytes, or 0 */
+    atomic_uint min_free_percent;
+
     /* Everything below is the writer's, under write_lock. */
     pthread_mutex_t write_lock;
     pthread_cond_t flushed; /* `flushing` fell */
@@ -207,6 +210,10 @@ void repo_reserve_keep(struct repo *r); /* make it where there is room, and what
                                            of one that was given */
 bool repo_reserve_give(struct repo *r); /* true: there was one, and its space is free now */
 bool repo_space_is_short(const struct repo *r);
+/* 0, or ERR_NOSPACE: with these bytes taken less than min_free (upkeep: a quarter) were left. */
+int repo_room_for(struct repo *r, uint64_t bytes, bool upkeep, struct error *e);
+/* Bytes that upkeep may take; UINT64_MAX: there is no bound. */
+uint64_t repo_upkeep_room(struct repo *r);
 /* Cut data packs behind what is needed of them. Does nothing while a save is open, or a reader
  * holds a lease. */
 int repo_give_back(struct repo *r, struct error *e);

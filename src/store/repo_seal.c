@@ -185,7 +185,8 @@ static bool has_ended(struct repo *r, const struct catalog_pack *row)
 }
 
 /* Packs that have ended without a seal, into *list. */
-static int list_ended(struct repo *r, struct catalog_pack **list, size_t *count, struct error *e)
+static int list_ended(struct repo *r, bool pressed, struct catalog_pack **list, size_t *count,
+                      struct error *e)
 {
     size_t kept = 0;
 
@@ -194,7 +195,7 @@ static int list_ended(struct repo *r, struct catalog_pack **list, size_t *count,
     pthread_mutex_lock(&r->write_lock);
     int rc = repo_catalog_mend(r, e);
     if (rc == 0 && !r->txns && r->data && r->data->len > PACK_HEADER_LEN &&
-        clock_wall().s - r->data->created_s >= DAY_S)
+        (pressed || clock_wall().s - r->data->created_s >= DAY_S))
         rc = repo_data_end(r, e);
     if (rc == 0 && !r->txns)
         rc = repo_data_index_now(r, e);
@@ -218,7 +219,7 @@ int repo_seal_ended(struct repo *r, const struct upkeep *u, struct upkeep_result
     int rc = log_is_old(r) ? repo_log_switch(r, u, e) : 0;
     if (rc < 0)
         return rc;
-    rc = list_ended(r, &list, &count, e);
+    rc = list_ended(r, u->pressed, &list, &count, e);
     for (size_t i = 0; rc == 0 && i < count; i++) {
         if (repo_upkeep_stopped(u, e))
             rc = e->code;

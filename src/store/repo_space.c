@@ -10,6 +10,7 @@
  * in between is found by the next writer, as a pack that is shorter than its row says. */
 #include "store/repo_private.h"
 
+#include "base/text.h"
 #include "io/fileops.h"
 #include "io/lock.h"
 
@@ -21,7 +22,14 @@
 
 #include "base/banned.h"
 
-enum { RESERVE_MAX = 16 * 1024 * 1024, RESERVE_SHARE = 64, RESERVE_ROOM = 2, PAGE = 4096 };
+enum {
+    RESERVE_MAX = 16 * 1024 * 1024,
+    RESERVE_SHARE = 64,
+    RESERVE_ROOM = 2,
+    FREE_SLACK = 4,
+    UPKEEP_SHARE = 4,
+    PAGE = 4096
+};
 
 /* ---- the reserve ---- */
 
@@ -102,6 +110,60 @@ bool repo_space_is_short(const struct repo *r)
     uint64_t available, wanted;
 
     return look_at_space(r, &available, &wanted) && available < wanted;
+}
+
+/* ---- what is left to others ---- */
+
+void repo_min_free(struct repo *r, uint64_t bytes, unsigned percent)
+{
+    atomic_store(&r->min_free, bytes);
+    atomic_store(&r->min_free_percent, percent);
+}
+
+/* 0 where nothing is asked for, or it cannot be told. */
+static uint64_t wanted_free(struct repo *r, uint64_t *available)
+{
+    uint64_t bytes = atomic_load(&r->min_free);
+    unsigned percent = atomic_load(&r->min_free_percent);
+    struct statvfs fs;
+
+    if ((bytes == 0 && percent == 0) || fstatvfs(r->dirfd, &fs) < 0 || fs.f_blocks == 0)
+        return 0;
+    *available = (uint64_t)fs.f_bavail * fs.f_frsize;
+    return bytes ? bytes : (uint64_t)fs.f_blocks * fs.f_frsize / 100 * percent;
+}
+
+uint64_t repo_free_missing(struct repo *r)
+{
+    uint64_t available = 0;
+    uint64_t wanted = wanted_free(r, &available);
+
+    wanted += wanted / FREE_SLACK;
+    return available < wanted ? wanted - available : 0;
+}
+
+uint64_t repo_upkeep_room(struct repo *r)
+{
+    uint64_t available = 0;
+    uint64_t left = wanted_free(r, &available) / UPKEEP_SHARE;
+
+    return left == 0 ? UINT64_MAX : available > left ? available - left : 0;
+}
+
+int repo_room_for(struct repo *r, uint64_t bytes, bool upkeep, struct error *e)
+{
+    uint64_t available = 0;
+    uint64_t wanted = wanted_free(r, &available);
+    char left[24], kept[24];
+
+    if (wanted == 0 || available >= (upkeep ? wanted / UPKEEP_SHARE : wanted) + bytes)
+        return 0;
+    text_size(available, left, sizeof(left));
+    text_size(wanted, kept, sizeof(kept));
+    return error_set(e, ERR_NOSPACE,
+                     "only %s are free on the repository's file system; %s are left to others "
+                     "(min_free)",
+                     left, kept);
 }
 
 /* ---- what is needed of each data pack ---- */

@@ -221,10 +221,15 @@ static bool begin(struct repo *r)
     return mine;
 }
 
-static void end(struct repo *r)
+static void end(struct repo *r, int rc)
 {
+    struct error ignored = ERROR_INIT;
+
     pthread_mutex_lock(&r->write_lock);
     r->upkeeping = false;
+    r->short_of_space |= rc == ERR_NOSPACE;
+    if (r->short_of_space && !r->txns)
+        repo_give_back(r, &ignored); /* what it moved in vain */
     pthread_mutex_unlock(&r->write_lock);
 }
 
@@ -240,7 +245,11 @@ static int keep_up(struct repo *r, const struct upkeep *u, struct upkeep_result 
     if (rc == 0)
         rc = repo_compact(r, u, done, e);
     if (rc == 0)
-        rc = remove_emptied(r, u, done, e);
+        return remove_emptied(r, u, done, e);
+    if (rc == ERR_NOSPACE) { /* what was emptied before makes some */
+        struct error ignored = ERROR_INIT;
+        (void)remove_emptied(r, u, done, &ignored);
+    }
     return rc;
 }
 
@@ -257,6 +266,6 @@ int repo_upkeep(struct repo *r, const struct upkeep *u, struct upkeep_result *do
     if (!begin(r))
         return error_set(e, ERR_BUSY, "the repository is being put in order already");
     rc = keep_up(r, u, done, e);
-    end(r);
+    end(r, rc);
     return rc;
 }

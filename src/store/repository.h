@@ -190,6 +190,7 @@ int repo_idle(struct repo *r, struct error *e);
 struct upkeep {
     uint64_t keep_s; /* how long an emptied pack stays, for copies of the folder under way */
     bool all;        /* also what does not pay yet */
+    bool pressed;    /* space is short: also out of the data pack in use, as far as there is room */
     const atomic_bool *cancel;
 };
 #define UPKEEP_KEEP_S 86400
@@ -206,6 +207,15 @@ bool repo_upkeep_due(struct repo *r);
 
 /* Make the catalog anew from the packs. Writer only. */
 int repo_rebuild(struct repo *r, struct error *e);
+
+/* How much of its file system saves leave free: bytes or, where they are 0, hundredths of it; both
+ * 0 (so it is at first): nothing. A save that would take more is ERR_NOSPACE and gives back what it
+ * took; upkeep, which gives back more than it takes, may go on down to a quarter; what drops or
+ * marks is not held up. Any thread. */
+void repo_min_free(struct repo *r, uint64_t bytes, unsigned percent);
+/* Bytes that are missing for that and a quarter more, so that saves can go on; 0: enough is free.
+ */
+uint64_t repo_free_missing(struct repo *r);
 
 /* ---- for verify and status ---- */
 struct pack_row {

@@ -334,8 +334,10 @@ static int touch(struct txn *t, uint64_t pack_id, uint64_t end, struct error *e)
 static int put_in_data(struct txn *t, struct buffer *record, struct block_place *place,
                        struct error *e)
 {
-    int rc = repo_data_put(t->repo, record, place, e);
+    int rc = repo_room_for(t->repo, record->len, false, e);
 
+    if (rc == 0)
+        rc = repo_data_put(t->repo, record, place, e);
     return rc == 0 ? touch(t, place->pack_id, place->end, e) : rc;
 }
 

@@ -470,7 +470,9 @@ int txn_commit(struct txn *t, struct commit *c, struct error *e)
     t->claims_catalog = NULL;
     id_map_release(&t->claims);
     pthread_mutex_lock(&r->write_lock);
-    int rc = commit_locked(&s, c, e);
+    int rc = repo_room_for(r, txn_bytes_stored(t), false, e);
+    if (rc == 0)
+        rc = commit_locked(&s, c, e);
     r->short_of_space |= rc == ERR_NOSPACE;
     pthread_mutex_unlock(&r->write_lock);
     repo_batch_release(&s.batch);

@@ -1,0 +1,281 @@
+"""prune as people use it: here and through the service, frozen and thawed, beside everything else,
+and when space is short."""
+import json
+import os
+import random
+import subprocess
+import threading
+import time
+
+import wk
+
+MIB = 1 << 20
+# How long the four loops run; a long run: WK_SECONDS=60.
+SECONDS = float(os.environ.get("WK_SECONDS", "6"))
+
+
+def ids(repo):
+    return [s["id"] for s in wk.wk("-r", repo, "--json", "list", "--all").json["snapshots"]]
+
+
+def config(scratch, text, name="wk.conf"):
+    path = os.path.join(scratch, name)
+    wk.write(path, text)
+    return path
+
+
+def kept_and_dropped(scratch):
+    root, repo = os.path.join(scratch, "data"), os.path.join(scratch, "repo")
+    os.mkdir(root)
+    conf = config(scratch, "[service]\nrepository = %s\n[watch data]\npath = %s\n[retention]\n"
+                  "keep_days = off\nkeep_daily = off\nkeep_monthly = off\nkeep_last = 1\n"
+                  % (repo, root))
+    wk.wk("-c", conf, "init")
+    trees = {}
+    for i in range(8):
+        wk.write(os.path.join(root, "a%d" % (i % 3)), os.urandom(5000))
+        wk.wk("-c", conf, "save", *(["--name", "kept"] if i == 1 else []))
+        trees[i + 1] = wk.tree(root)
+    dry = wk.wk("-c", conf, "--json", "prune", "--dry-run")
+    assert ids(repo) == list(range(1, 9))
+    assert {d["id"] for d in dry.lines[:-1] if not d["keep"]} == {1, 3, 4, 5}, dry
+    assert dry.summary["dry_run"] and dry.summary["exit"] == 0
+    text = wk.wk("-c", conf, "prune").out
+    assert "named" in text and "drop  3" in text, text
+    assert ids(repo) == [2, 6, 7, 8]
+    again = wk.wk("-c", conf, "--json", "prune").summary
+    assert again["dropped"] == 0 and again["kept"] == 4, again
+    for i in ids(repo):
+        wk.same(trees[i], wk.restored(repo, i, scratch), "snapshot %d" % i)
+    assert "no snapshot 3" in wk.wk("-r", repo, "show", "3", code=6).err
+    codes = [p["code"] for p in wk.wk("-c", conf, "--json", "status", code=8).json["problems"]]
+    assert "space" not in codes, codes
+    small = config(scratch, open(conf).read() + "max_size = 64K\n", "small.conf")
+    told = [p for p in wk.wk("-c", small, "--json", "status", code=8).json["problems"]
+            if p["code"] == "space"]
+    assert told and "max_size" in told[0]["message"], told
+    wk.wk("-c", conf, "unpin", "kept")
+    wk.wk("-c", conf, "prune")
+    wk.wk("-c", conf, "rebuild")
+    assert ids(repo) == [6, 7, 8]
+    assert "no watch 'x'" in wk.wk("-c", conf, "-w", "x", "prune", code=6).err
+    wk.wk("-r", os.path.join(scratch, "none"), "prune", code=10)
+
+
+def rules_that_are_refused(scratch):
+    root = os.path.join(scratch, "data")
+    os.mkdir(root)
+    base = "[service]\nrepository = %s/repo\n[watch data]\npath = %s\n[retention]\n" % (scratch, root)
+    for value in ("0", "1", "2", "-1"):
+        conf = config(scratch, base + "keep_last = 5\nkeep_min = %s\n" % value)
+        for command in (["config", "check"], ["prune"], ["save"]):
+            r = wk.wk("-c", conf, *command, code=2)
+            assert conf + ":7: " in r.err and "keep_min" in r.err, r
+    conf = config(scratch, base + "keep_days = off\nkeep_daily = off\nkeep_monthly = off\n")
+    r = wk.wk("-c", conf, "prune", code=2)
+    assert conf + ":5: " in r.err and "no rule keeps anything" in r.err, r
+
+
+def through_the_service(scratch):
+    root = os.path.join(scratch, "data")
+    os.mkdir(root)
+    s = wk.Service(scratch, {"data": {"path": root}}, start=False)
+    with open(s.conf, "a") as f:
+        f.write("[retention]\nkeep_days = off\nkeep_daily = off\nkeep_monthly = off\nkeep_last = 1\n")
+    s.start()
+    for i in range(7):
+        wk.write(os.path.join(root, "a"), str(i))
+        s.save("data")
+    before = ids(s.repo)
+    r = s.cli("--json", "prune")
+    assert r.summary["dropped"] == len(before) - 3, r
+    assert ids(s.repo) == before[-3:]
+    for n in range(30):
+        wk.write(os.path.join(root, "f%d" % n), "x" * n)
+    s.save("data")
+    whole = ids(s.repo)[-1]
+    for n in os.listdir(root):
+        os.remove(os.path.join(root, n))
+    wk.until(lambda: [p for p in s.status()["problems"] if p["code"] == "frozen"],
+             "status to tell that it is frozen")
+    for i in range(6):
+        wk.write(os.path.join(root, "left"), str(i))
+        s.save("data")
+    kept = ids(s.repo)
+    r = s.cli("prune", code=5)
+    assert "is frozen" in r.err and "prune --thaw" in r.err, r
+    assert ids(s.repo) == kept and whole in kept
+    assert s.cli("status", code=7).code == 7
+    s.cli("save", "data", "--accept")
+    r = s.cli("--json", "-w", "data", "prune", "--thaw")
+    assert r.summary["frozen"] == [] and r.summary["dropped"] > 0, r
+    s.stop()
+
+
+def an_empty_mount_point(scratch):
+    """The disk with the data is not mounted: what is there instead is nobody's state."""
+    wk.need_root()
+    root = os.path.join(scratch, "mnt")
+    os.mkdir(root)
+    if subprocess.run(["mount", "-t", "tmpfs", "none", root]).returncode:
+        wk.skip("cannot mount a tmpfs here")
+    mounted = True
+    try:
+        s = wk.Service(scratch, {"data": {"path": root}}, start=False)
+        with open(s.conf, "a") as f:
+            f.write("[retention]\nkeep_days = off\nkeep_daily = off\nkeep_monthly = off\n"
+                    "keep_last = 1\n")
+        s.start()
+        for i in range(5):
+            wk.write(os.path.join(root, "a"), str(i))
+            s.save("data")
+        good = ids(s.repo)
+        state = wk.tree(root)
+        content = {n: open(os.path.join(root, n), "rb").read() for n in os.listdir(root)}
+        subprocess.run(["umount", "-l", root], check=True)
+        mounted = False
+        s.cli("save", "data", code=6)
+        for _ in range(5):
+            s.cli("prune", code=5)
+        assert ids(s.repo) == good, "what was left was saved, or something was pruned"
+        status = s.status()
+        assert status["watches"][0]["state"] == "missing", status
+        assert {"missing", "frozen"} <= {p["code"] for p in status["problems"]}, status
+        assert s.cli("status", code=7).code == 7
+        wk.same(state, wk.restored(s.repo, "latest", scratch))
+        subprocess.run(["mount", "-t", "tmpfs", "none", root], check=True)
+        mounted = True
+        for n, data in content.items():
+            wk.write(os.path.join(root, n), data)
+        wk.until(lambda: s.status()["ok"], "all to be well when the disk is back")
+        s.cli("prune")
+        s.stop()
+    finally:
+        if mounted:
+            subprocess.run(["umount", "-l", root], check=True)
+
+
+def beside_everything(scratch):
+    """Saves, restores, verifications and prunes at once: what remains can all be restored."""
+    root = os.path.join(scratch, "data")
+    os.mkdir(root)
+    s = wk.Service(scratch, {"data": {"path": root, "settle": "5ms"}}, start=False)
+    with open(s.conf, "a") as f:
+        f.write("[retention]\nkeep_days = off\nkeep_daily = off\nkeep_monthly = off\nkeep_last = 5\n")
+    s.start()
+    trees, failures, counts = {}, [], {}
+    lock = threading.Lock()
+    end = time.monotonic() + SECONDS
+
+    def loop(what):
+        rng = random.Random("%s %s" % (what.__name__, os.environ.get("WK_SEED", "1")))
+        while time.monotonic() < end and not failures:
+            try:
+                what(rng)
+                counts[what.__name__] = counts.get(what.__name__, 0) + 1
+            except Exception as e:
+                failures.append("%s: %s" % (what.__name__, e))
+
+    def saves(rng):
+        with lock:
+            for _ in range(3):
+                wk.write(os.path.join(root, "f%d" % rng.randrange(20)),
+                         rng.randbytes(rng.randrange(60000)))
+            number = s.save("data")["current"]
+            trees[number] = wk.tree(root)
+
+    def restores(rng):
+        known = ids(s.repo)
+        if not known:
+            return
+        number = rng.choice(known)
+        target = os.path.join(scratch, "back")
+        r = wk.wk("-r", s.repo, "restore", number, "--to", target, code=None)
+        if r.code == 0 and number in trees:
+            wk.same(trees[number], wk.tree(target), "snapshot %d beside prunes" % number)
+        # It may have gone between the list and the restore, and only then.
+        assert r.code == 0 or (r.code == 6 and number not in ids(s.repo)), r
+        wk.remove(target)
+
+    def verifies(rng):
+        r = s.cli("--json", "verify", *(["--quick"] if rng.random() < 0.5 else []))
+        assert r.summary["errors"] == 0, r
+
+    def prunes(rng):
+        s.cli("--json", "prune")
+
+    threads = [threading.Thread(target=loop, args=(f,)) for f in (saves, restores, verifies, prunes)]
+    for t in threads:
+        t.start()
+    for t in threads:
+        t.join()
+    assert not failures, failures
+    assert all(counts.get(n, 0) > 1 for n in ("saves", "restores", "verifies", "prunes")), counts
+    s.cli("prune")
+    s.stop()
+    left = ids(s.repo)
+    assert 3 <= len(left) <= 12, left
+    for number in left:
+        back = wk.restored(s.repo, number, scratch)
+        if number in trees:
+            wk.same(trees[number], back, "snapshot %d" % number)
+    assert wk.wk("-r", s.repo, "--json", "verify", "--full").summary["errors"] == 0
+    print("  loops:", json.dumps(counts), "snapshots left:", len(left))
+
+
+def app_and_repository_on_one_disk(scratch):
+    """The app never finds the disk full because of us: saves stop before, and go on by themselves."""
+    wk.need_root()
+    at = os.path.join(scratch, "disk")
+    os.mkdir(at)
+    if subprocess.run(["mount", "-t", "tmpfs", "-o", "size=%d" % (100 * MIB), "none", at]).returncode:
+        wk.skip("cannot mount a tmpfs here")
+    try:
+        root = os.path.join(at, "data")
+        os.mkdir(root)
+        s = wk.Service(scratch, {"data": {"path": root, "settle": "5ms"}},
+                       repo=os.path.join(at, "repo"), service={"min_free": "20%"}, start=False)
+        with open(s.conf, "a") as f:
+            f.write("[retention]\nkeep_days = 7\n")
+        s.start()
+
+        def free():
+            st = os.statvfs(at)
+            return st.f_bavail * st.f_frsize
+        # The app rewrites 10 MiB again and again: every save stores all of it.
+        refused = 0
+        for i in range(30):
+            for n in range(10):
+                wk.write(os.path.join(root, "f%d" % n), os.urandom(MIB))  # no ENOSPC, ever
+            r = s.cli("save", "data", code=None)
+            assert r.code in (0, 13), r
+            refused += r.code == 13
+            assert free() > 4 * MIB, (i, free())
+        assert refused > 0, "the disk was never short"
+        assert len(ids(s.repo)) >= 3
+        # By itself the app takes what is left; saves stop and say so.
+        ballast = os.path.join(at, "ballast")
+        wk.write(ballast, bytes(max(0, free() - 5 * MIB)))
+        wk.write(os.path.join(root, "more"), os.urandom(2 * MIB))
+        r = s.cli("save", "data", code=13)
+        assert "min_free" in r.err, r
+        wk.until(lambda: any(p["code"] == "no-space" for p in s.status()["problems"]),
+                 "status to tell that saves have stopped")
+        assert any(p["code"] == "space" and "% full" in p["message"].replace(" %", "%")
+                   for p in s.status()["problems"]), s.status()
+        newest = ids(s.repo)[-1]
+        os.remove(ballast)
+        for n in range(5):
+            os.remove(os.path.join(root, "f%d" % n))
+        wk.until(lambda: ids(s.repo)[-1] > newest, "saves to resume by themselves")
+        state = wk.tree(root)
+        wk.until(lambda: s.cli("save", "data", code=None).code == 0, "a save of all")
+        wk.same(state, wk.restored(s.repo, "latest", scratch))
+        s.stop()
+        assert wk.wk("-r", s.repo, "--json", "verify").summary["errors"] == 0
+    finally:
+        subprocess.run(["umount", "-l", at], check=True)
+
+
+wk.main(kept_and_dropped, rules_that_are_refused, through_the_service, an_empty_mount_point,
+        beside_everything, app_and_repository_on_one_disk)
