@@ -62,6 +62,34 @@ def kept_and_dropped(scratch):
     wk.wk("-r", os.path.join(scratch, "none"), "prune", code=10)
 
 
+def archives_too(scratch):
+    root, repo = os.path.join(scratch, "data"), os.path.join(scratch, "repo")
+    os.mkdir(root)
+    conf = config(scratch, "[service]\nrepository = %s\n[watch data]\npath = %s\n[archive]\n"
+                  "format = directory\nkeep_days = off\nkeep_last = 2\n" % (repo, root))
+    wk.wk("-c", conf, "init")
+
+    def names():
+        return [a["name"] for a in wk.wk("-c", conf, "--json", "list", "--archives").json["archives"]]
+    for i in range(6):
+        wk.write(os.path.join(root, "a"), str(i))
+        wk.wk("-c", conf, "save")
+        wk.wk("-c", conf, "archive", *(["--name", "mine"] if i == 1 else []))
+    before = names()
+    assert len(before) == 6 and "backup_mine" in before, before
+    manual = [a for a in before if a == "backup_mine"]
+    r = wk.wk("-c", conf, "--json", "prune")
+    told = {d["archive"]: d["keep"] for d in r.lines[:-1] if d["archive"]}
+    assert set(told) == set(before), told
+    left = names()
+    assert set(left) == {a for a, keep in told.items() if keep}, (told, left)
+    assert set(manual) <= set(left)
+    assert r.summary["archives_kept"] == len(left)
+    assert len(left) == 4, left  # the named one, and the floor of three above keep_last
+    folders = {n for d, sub, _ in os.walk(os.path.join(repo, "archives")) for n in sub}
+    assert {n for n in folders if n.startswith("backup_")} == set(left), folders
+
+
 def rules_that_are_refused(scratch):
     root = os.path.join(scratch, "data")
     os.mkdir(root)
@@ -277,5 +305,5 @@ def app_and_repository_on_one_disk(scratch):
         subprocess.run(["umount", "-l", at], check=True)
 
 
-wk.main(kept_and_dropped, rules_that_are_refused, through_the_service, an_empty_mount_point,
+wk.main(kept_and_dropped, archives_too, rules_that_are_refused, through_the_service, an_empty_mount_point,
         beside_everything, app_and_repository_on_one_disk)
