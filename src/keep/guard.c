@@ -101,6 +101,14 @@ static int look_at_root(struct repo *r, struct catalog *c, bool dry, struct watc
     return w->frozen & FREEZE_MISSING ? lift(r, dry, w, FREEZE_MISSING, e) : 0;
 }
 
+static int look_for_files(struct repo *r, struct catalog *c, bool dry, struct watch_row *w,
+                          enum freeze_cause cause, struct error *e)
+{
+    int back = w->frozen & cause ? freeze_files_back(c, w, cause, e) : 0;
+
+    return back == 1 ? lift(r, dry, w, cause, e) : back;
+}
+
 /* ---- damage ---- */
 
 static int visit_damaged(void *ctx, const struct snapshot_row *row)
@@ -122,9 +130,10 @@ int guard_look(struct repo *r, struct catalog *c, bool thaw, bool dry, struct wa
     if (thaw)
         return w->frozen ? lift(r, dry, w, 0, e) : 0;
     int rc = look_at_root(r, c, dry, w, e);
-    int back = rc == 0 && (w->frozen & FREEZE_EMPTIED) ? freeze_files_back(c, w, e) : 0;
-    if (back != 0)
-        rc = back < 0 ? back : lift(r, dry, w, FREEZE_EMPTIED, e);
+    if (rc == 0)
+        rc = look_for_files(r, c, dry, w, FREEZE_EMPTIED, e);
+    if (rc == 0)
+        rc = look_for_files(r, c, dry, w, FREEZE_SCRAMBLED, e);
     if (rc == 0 && (w->frozen & FREEZE_DAMAGED))
         rc = look_for_damage(r, c, dry, w, e);
     return rc;

@@ -15,6 +15,7 @@
  *   suspect has files (an empty mount point). A root that cannot be looked at says nothing.
  * - emptied: gone when more than half of the files that were there are there again, and every
  *   database.
+ * - scrambled: gone when more than half of the files that were text, JSON or SQLite are so again.
  * - damaged: gone when no snapshot of the watch is marked so. */
 int guard_look(struct repo *r, struct catalog *c, bool thaw, bool dry, struct watch_row *w,
                struct error *e);

@@ -101,36 +101,65 @@ int freeze_why(struct catalog *c, const struct watch_row *w, unsigned causes,
 struct still {
     struct catalog *c;
     int64_t watch;
+    unsigned cause;
     uint64_t files, gone;
     bool database_gone;
 };
+
+static bool has_class(uint8_t flags)
+{
+    enum content_class class = node_class(flags);
+
+    return class == CONTENT_TEXT || class == CONTENT_JSON || class == CONTENT_SQLITE;
+}
+
+/* 1: what stands at the path now is something again, 0: it is not. */
+static int is_back(struct still *s, const char *path, struct error *e)
+{
+    struct buffer meta = BUFFER_INIT;
+    struct node_brief b = {0};
+    uint64_t node;
+    int rc = tree_find(s->c, s->watch, CATALOG_OPEN, path, &node, e);
+
+    if (rc == 0 && s->cause == FREEZE_SCRAMBLED) {
+        rc = catalog_node(s->c, s->watch, node, CATALOG_OPEN, &meta, e);
+        if (rc == 0)
+            rc = node_brief_decode(meta.data, meta.len, &b, e);
+        if (rc == 0 && !has_class(b.flags))
+            rc = ERR_NOTFOUND;
+    }
+    buffer_release(&meta);
+    if (rc < 0 && rc != ERR_NOTFOUND)
+        return rc;
+    error_clear(e);
+    return rc == 0;
+}
 
 static int visit_old(void *ctx, const struct tree_entry *t, struct error *e)
 {
     struct still *s = ctx;
     struct node_brief b;
-    uint64_t now;
 
     int rc = node_brief_decode(t->meta, t->meta_len, &b, e);
-    if (rc < 0 || b.type == NODE_FOLDER)
+    if (rc < 0 || b.type == NODE_FOLDER || (s->cause == FREEZE_SCRAMBLED && !has_class(b.flags)))
         return rc;
-    rc = tree_find(s->c, s->watch, CATALOG_OPEN, t->path, &now, e);
-    if (rc < 0 && rc != ERR_NOTFOUND)
+    rc = is_back(s, t->path, e);
+    if (rc < 0)
         return rc;
-    error_clear(e);
     s->files++;
-    s->gone += rc != 0;
-    s->database_gone |= rc != 0 && (b.flags & NODE_SQLITE);
+    s->gone += rc == 0;
+    s->database_gone |= rc == 0 && (b.flags & NODE_SQLITE);
     return 0;
 }
 
-int freeze_files_back(struct catalog *c, const struct watch_row *w, struct error *e)
+int freeze_files_back(struct catalog *c, const struct watch_row *w, enum freeze_cause cause,
+                      struct error *e)
 {
-    struct still s = {.c = c, .watch = w->serial};
+    struct still s = {.c = c, .watch = w->serial, .cause = cause};
     struct freeze_reason why;
     struct snapshot_row before;
 
-    int rc = freeze_why(c, w, FREEZE_EMPTIED, &why, e);
+    int rc = freeze_why(c, w, cause, &why, e);
     if (rc < 0 || why.before == 0)
         return rc;
     rc = catalog_snapshot(c, why.before, &before, e);
@@ -142,5 +171,7 @@ int freeze_files_back(struct catalog *c, const struct watch_row *w, struct error
         return rc;
     snapshot_row_release(&before);
     rc = tree_walk(c, w->serial, (int64_t)why.before, "", UINT_MAX, visit_old, &s, e);
-    return rc < 0 ? rc : s.gone * 2 < s.files && !s.database_gone;
+    if (rc < 0)
+        return rc;
+    return s.gone * 2 < s.files && !(cause == FREEZE_EMPTIED && s.database_gone);
 }

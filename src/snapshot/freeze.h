@@ -25,8 +25,10 @@ struct freeze_reason {
 int freeze_why(struct catalog *c, const struct watch_row *w, unsigned causes,
                struct freeze_reason *why, struct error *e);
 
-/* Whether the cause "emptied" is gone: 1 when more than half of the files that were there before,
- * and every database, have their names again. Reads the tree as it was. */
-int freeze_files_back(struct catalog *c, const struct watch_row *w, struct error *e);
+/* Whether the cause is gone: 1 when, of what there was before, more than half of the files (and
+ * every database) have their names again (FREEZE_EMPTIED), or more than half of the text, JSON and
+ * SQLite files are such again (FREEZE_SCRAMBLED). Reads the tree as it was. */
+int freeze_files_back(struct catalog *c, const struct watch_row *w, enum freeze_cause cause,
+                      struct error *e);
 
 #endif

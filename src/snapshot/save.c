@@ -388,6 +388,8 @@ static int commit(struct save *s, struct before *before, uint64_t started, struc
     r->spoilt_total = c.spoilt;
     fill_result(s, c.files, c.bytes);
     rc = guard_emptied(s, &c, r->suspect && !before->suspect, e);
+    if (rc == 0)
+        rc = guard_scrambled(s, &c, e);
     if (rc == 0) {
         rc = txn_commit(s->txn, &c, e);
         s->txn = NULL;

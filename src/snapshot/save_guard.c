@@ -3,6 +3,7 @@
  * by how many files there are; what one save finds gone, also where others came in its place. */
 #include "snapshot/freeze.h"
 #include "snapshot/save_state.h"
+#include "snapshot/spoilt.h"
 
 #include "base/text.h"
 
@@ -15,7 +16,7 @@
 
 #include "base/banned.h"
 
-enum { WINDOW_S = 3600, WINDOW_MAX = 256, GONE_MIN = 100 };
+enum { WINDOW_S = 3600, WINDOW_MAX = 256, GONE_MIN = 100, SCRAMBLED_MIN = 2 };
 
 struct past {
     int64_t now;
@@ -23,6 +24,8 @@ struct past {
     uint64_t last_files; /* in the newest snapshot */
     uint64_t most;       /* files in any of the last hour's, and in the one before them */
     uint64_t most_in;    /* the newest that had so many */
+    uint64_t declassed;  /* files that in the last hour stopped being what they were */
+    uint64_t whole_in;   /* the last snapshot before that */
 };
 
 static int look_back(void *ctx, const struct snapshot_row *row)
@@ -35,6 +38,9 @@ static int look_back(void *ctx, const struct snapshot_row *row)
         p->most = row->commit.files;
         p->most_in = row->commit.number;
     }
+    p->whole_in = row->commit.number;
+    if (p->now - row->commit.time.s <= WINDOW_S)
+        p->declassed += row->commit.declassed;
     return p->now - row->commit.time.s > WINDOW_S || (row->commit.flags & COMMIT_RULES) ||
            p->seen == WINDOW_MAX;
 }
@@ -77,7 +83,7 @@ int guard_vacant(struct save *s, struct error *e)
                      shown, files);
 }
 
-static bool files_are_back(struct save *s, const struct watch_row *before)
+static bool files_are_back(struct save *s, const struct watch_row *before, enum freeze_cause cause)
 {
     struct error ignored = ERROR_INIT;
     struct catalog *c = NULL;
@@ -87,7 +93,7 @@ static bool files_are_back(struct save *s, const struct watch_row *before)
     if (repo_catalog_open(s->req->repo, &c, &ignored) < 0)
         return false;
     if (catalog_watch_by_id(c, before->id, &w, &ignored) == 0) {
-        back = (w.frozen & FREEZE_EMPTIED) && freeze_files_back(c, &w, &ignored) == 1;
+        back = (w.frozen & cause) && freeze_files_back(c, &w, cause, &ignored) == 1;
         watch_row_release(&w);
     }
     repo_catalog_close(s->req->repo, c);
@@ -96,12 +102,44 @@ static bool files_are_back(struct save *s, const struct watch_row *before)
 
 void guard_refilled(struct save *s, const struct watch_row *before)
 {
+    const struct save_result *r = s->res;
     struct error ignored = ERROR_INIT;
 
-    if ((before->frozen & FREEZE_MISSING) && s->res->files > 0)
+    if ((before->frozen & FREEZE_MISSING) && r->files > 0)
         freeze_lift(s->req->repo, before->id, FREEZE_MISSING, &ignored);
-    if ((before->frozen & FREEZE_EMPTIED) && s->res->files_new > 0 && files_are_back(s, before))
+    if ((before->frozen & FREEZE_EMPTIED) && r->files_new > 0 &&
+        files_are_back(s, before, FREEZE_EMPTIED))
         freeze_lift(s->req->repo, before->id, FREEZE_EMPTIED, &ignored);
+    if ((before->frozen & FREEZE_SCRAMBLED) && r->files_new + r->files_changed > 0 &&
+        files_are_back(s, before, FREEZE_SCRAMBLED))
+        freeze_lift(s->req->repo, before->id, FREEZE_SCRAMBLED, &ignored);
+}
+
+/* What malware that encrypts leaves: files that are there, and are no longer what they were. One
+ * alone is an accident. */
+int guard_scrambled(struct save *s, const struct commit *c, struct error *e)
+{
+    const struct watch_row *w = txn_watch_row(s->txn);
+    struct past p = {.now = c->time.s};
+    uint64_t left = 0;
+
+    if (s->req->accept && (w->frozen & FREEZE_SCRAMBLED))
+        return freeze_lift(s->req->repo, w->id, FREEZE_SCRAMBLED, e);
+    if (s->fresh || s->req->accept || (w->frozen & FREEZE_SCRAMBLED) || c->declassed == 0)
+        return 0;
+    int rc = catalog_snapshots(s->cat, s->watch, 1, UINT64_MAX, true, look_back, &p, e);
+    if (rc < 0 || p.declassed + c->declassed < SCRAMBLED_MIN)
+        return rc < 0 ? rc : 0;
+    rc = spoilt_count_classed(s->cat, s->watch, &left, e);
+    if (rc < 0)
+        return rc;
+    uint64_t all = left + p.declassed, gone = p.declassed + c->declassed;
+    if (gone <= all / 2)
+        return 0;
+    return freeze_set(s->req->repo, w->id, FREEZE_SCRAMBLED, p.whole_in, e,
+                      "%" PRIu64 " of %" PRIu64
+                      " text, JSON and SQLite files are no longer such since snapshot %" PRIu64,
+                      gone, all, p.whole_in);
 }
 
 int guard_emptied(struct save *s, const struct commit *c, bool suspect, struct error *e)

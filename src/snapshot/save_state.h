@@ -218,6 +218,8 @@ int save_retry(struct save *s, const char *path, struct error *e);
 int guard_vacant(struct save *s, struct error *e);
 /* Before the commit of c: freeze pruning when most files went at once. */
 int guard_emptied(struct save *s, const struct commit *c, bool suspect, struct error *e);
+/* The same when most files are no longer text, JSON or SQLite. */
+int guard_scrambled(struct save *s, const struct commit *c, struct error *e);
 /* After the save, `before` it: lift that freeze when the files are back, and that of a missing
  * root.
  */

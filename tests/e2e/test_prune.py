@@ -140,6 +140,40 @@ def through_the_service(scratch):
     s.stop()
 
 
+def encrypted(scratch):
+    """Files that are all there and no longer what they were, as malware leaves them."""
+    root, repo = os.path.join(scratch, "data"), os.path.join(scratch, "repo")
+    os.mkdir(root)
+    conf = config(scratch, "[service]\nrepository = %s\n[watch data]\npath = %s\n[retention]\n"
+                  "keep_days = off\nkeep_daily = off\nkeep_monthly = off\nkeep_last = 1\n"
+                  % (repo, root))
+    wk.wk("-c", conf, "init")
+    names = ["settings%d.json" % i for i in range(6)] + ["notes%d.txt" % i for i in range(4)]
+    whole = {n: json.dumps({"name": n, "list": list(range(50))}) for n in names}
+
+    def put(some, content):
+        for n in some:
+            wk.write(os.path.join(root, n), content(n))
+        wk.wk("-c", conf, "save", code=None)
+    for i in range(5):
+        put(names, lambda n: whole[n])
+        put(["counter"], lambda n: str(i))
+    put(names[:3], lambda n: os.urandom(400))  # three of eleven: not yet
+    wk.wk("-c", conf, "prune")
+    good = ids(repo)
+    put(names[3:5], lambda n: os.urandom(400))
+    put(names[5:8], lambda n: os.urandom(400))  # by now eight
+    for _ in range(4):
+        put(["counter"], lambda n: os.urandom(8).hex())
+    kept = ids(repo)
+    r = wk.wk("-c", conf, "prune", code=5)
+    assert "no longer such" in r.err, r
+    assert ids(repo) == kept and set(good) <= set(kept)
+    put(names, lambda n: whole[n])
+    wk.wk("-c", conf, "prune")
+    assert len(ids(repo)) < len(kept)
+
+
 def an_empty_mount_point(scratch):
     """The disk with the data is not mounted: what is there instead is nobody's state."""
     wk.need_root()
@@ -305,5 +339,5 @@ def app_and_repository_on_one_disk(scratch):
         subprocess.run(["umount", "-l", at], check=True)
 
 
-wk.main(kept_and_dropped, archives_too, rules_that_are_refused, through_the_service, an_empty_mount_point,
+wk.main(kept_and_dropped, archives_too, rules_that_are_refused, through_the_service, encrypted, an_empty_mount_point,
         beside_everything, app_and_repository_on_one_disk)
