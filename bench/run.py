@@ -5,6 +5,7 @@
     WK_BIN=... python3 bench/run.py latency --count 300
     WK_BIN=... python3 bench/run.py growth --count 1000
     WK_BIN=... python3 bench/run.py prune --scale 0.1
+    WK_BIN=... python3 bench/run.py archive --scale 0.2
 
 Each round runs every tool once, one after the other (ours, theirs, ours, ...); the table shows the
 median, the lowest and the highest, and how many times longer than ours the others take. The first
@@ -25,6 +26,7 @@ import time
 
 sys.dont_write_bytecode = True  # the tree stays as git has it
 sys.path.insert(0, os.path.dirname(os.path.abspath(__file__)))
+import archive  # noqa: E402
 import growth  # noqa: E402
 import latency  # noqa: E402
 import pruning  # noqa: E402
@@ -238,6 +240,18 @@ def bench_latency(args, results):
         shutil.rmtree(base)
 
 
+def bench_archive(args, results):
+    base = os.path.join(args.work, "archive")
+    shutil.rmtree(base, ignore_errors=True)
+    os.makedirs(base)
+    source = os.path.join(base, "source")
+    workload.make("W1", source, args.scale, args.seed, args.synthetic)
+    settle_stamps(source)
+    archive.measure(base, source, args.rounds, results, check_equal)
+    if not args.keep:
+        shutil.rmtree(base)
+
+
 def bench_growth(args, results, chosen):
     """Peers keep what they save in few large files and are slow: they get fewer saves."""
     source = os.path.join(args.work, "growth", "source")
@@ -292,7 +306,7 @@ def print_machine(chosen):
 def main():
     p = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
     p.add_argument("what", nargs="+",
-                   choices=sorted(workload.MAKE) + ["latency", "growth", "prune"])
+                   choices=sorted(workload.MAKE) + ["archive", "latency", "growth", "prune"])
     p.add_argument("--scale", type=float, default=1.0)
     p.add_argument("--seed", type=int, default=1)
     p.add_argument("--rounds", type=int, default=3)
@@ -323,6 +337,8 @@ def main():
     for what in a.what:
         if what == "latency":
             bench_latency(a, results)
+        elif what == "archive":
+            bench_archive(a, results)
         elif what == "growth":
             bench_growth(a, results, chosen)
         elif what == "prune":

@@ -42,7 +42,7 @@ const struct config_key config_keys[] = {
     {"archive", "at", VALUE_CALENDAR, 0, 0, "03:00", NULL, LIVE | KEY_OFF, "when archives are written"},
     {"archive", "format", VALUE_CHOICE, 0, 0, "tar.gz", "tar.gz|directory", LIVE, "what an archive is"},
     {"archive", "path", VALUE_PATH, 0, 0, "", NULL, LIVE, "where archives are written"},
-    {"archive", "level", VALUE_COUNT, 1, 12, "6", NULL, LIVE, "compression level"},
+    {"archive", "level", VALUE_COUNT, 1, 12, "6", NULL, LIVE, "compression of archives; up to 9 packs about as well as gzip there"},
     {"archive", "keep_days", VALUE_COUNT, 1, 36500, "30", NULL, KEY_OFF | LIVE, "archives of the last N days are kept"},
     {"archive", "keep_last", VALUE_COUNT, 1, COUNT_MAX, "off", NULL, KEY_OFF | LIVE, "the last N archives are kept"},
 
