@@ -137,12 +137,13 @@ static int count_database(struct archive_meta *m, struct repo *r, const char *sc
 int archive_meta_databases(struct archive_meta *m, struct repo *r, const char *scratch,
                            struct error *e)
 {
-    const char *at = (const char *)m->databases.data;
-    const char *end = at + m->databases.len;
     int rc = buffer_ok(&m->databases) ? 0 : no_memory(e);
 
-    for (; rc == 0 && m->order->helper && at < end; at += strlen(at) + 1)
-        rc = count_database(m, r, scratch, at, e);
+    for (size_t at = 0; rc == 0 && m->order->helper && at < m->databases.len;) {
+        const char *path = (const char *)m->databases.data + at;
+        rc = count_database(m, r, scratch, path, e);
+        at += strlen(path) + 1;
+    }
     return rc;
 }
 

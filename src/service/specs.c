@@ -9,11 +9,23 @@
 
 #include "base/banned.h"
 
+static bool add_own_path(struct watch_spec_owned *s, const char *path)
+{
+    return string_list_add(&s->own_paths, path, strlen(path));
+}
+
+/* The archives of any watch may lie in this one. */
 static bool add_own_paths(const struct config *c, struct watch_spec_owned *s)
 {
-    return string_list_add(&s->own_paths, c->repository, strlen(c->repository)) &&
-           string_list_add(&s->own_paths, c->archives, strlen(c->archives)) &&
-           string_list_add(&s->own_paths, c->socket, strlen(c->socket));
+    bool ok = add_own_path(s, c->repository) && add_own_path(s, c->archives) &&
+              add_own_path(s, c->socket);
+
+    for (size_t i = 0; ok && i < c->watch_count; i++) {
+        const char *path = config_text(c, "archive", c->watches[i].name, "path");
+        if (strcmp(path, c->archives) != 0)
+            ok = add_own_path(s, path);
+    }
+    return ok;
 }
 
 static int finish(struct watch_spec_owned *s, bool sqlite, bool kept, struct error *e)

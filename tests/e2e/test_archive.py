@@ -248,6 +248,26 @@ def names_and_places(scratch):
     assert open(os.path.join(back, "a")).read() == "a"
 
 
+def archives_inside_the_watch(scratch):
+    """Another watch's archives lie in this one: they are not saved with it."""
+    a, b = os.path.join(scratch, "a"), os.path.join(scratch, "b")
+    for d in (a, b):
+        os.mkdir(d)
+        wk.write(os.path.join(d, "file"), d)
+    conf = os.path.join(scratch, "c.conf")
+    wk.write(conf, "[service]\nrepository = %s/repo\nsocket = %s/s\n[watch a]\npath = %s\n"
+             "[watch b]\npath = %s\n[archive b]\npath = %s/kept\nformat = directory\n"
+             % (scratch, scratch, a, b, a))
+    wk.wk("-c", conf, "init")
+    lines = wk.wk("-c", conf, "--json", "archive").lines
+    assert [x["watch"] for x in lines[:2]] == ["a", "b"] and lines[2]["archives"] == 2, lines
+    assert lines[1]["path"].startswith(os.path.join(a, "kept", "b", "automatic")), lines
+    assert wk.wk("-c", conf, "--json", "save", "a").summary["snapshot"] is None
+    listed = wk.wk("-c", conf, "--json", "list", "--archives").json["archives"]
+    assert sorted(x["watch"] for x in listed) == ["a", "b"], listed
+    assert wk.wk("-c", conf, "cat", lines[1]["name"] + ":file", "-w", "b").out == b
+
+
 def what_is_refused(scratch):
     root, conf = ready(scratch)
     os.mkdir(root)
@@ -409,5 +429,5 @@ def left_by_a_kill(scratch):
 
 
 wk.main(odd_with_stock_tools, odd_as_a_folder, metadata, own_metadata, names_and_places,
-        what_is_refused, damage_makes_no_archive, damage_in_an_archive, hostile,
+        archives_inside_the_watch, what_is_refused, damage_makes_no_archive, damage_in_an_archive, hostile,
         through_the_service, left_by_a_kill)
