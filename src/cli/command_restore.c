@@ -283,13 +283,10 @@ const struct command command_restore = {
     .flags = flags,
     .lines = true,
     .about =
-        "What the watch's root (or PATH) held comes straight into DIR. With --in-place it goes "
-        "over\n"
-        "the live data: what stands there is saved first, and 'watchkeep undo' takes it back. "
-        "What\n"
-        "the rules leave out is never touched. While a process has a file open there it is "
-        "refused.\n"
-        "A DIR that is where it stood is the same as --in-place; any other DIR that is, holds or\n"
-        "lies in the root of a watch is refused.",
+        "What the watch's root (or PATH) held comes straight into DIR. With --in-place it goes\n"
+        "over the live data: what stands there is saved first, and 'watchkeep undo' takes it\n"
+        "back. What the rules leave out is never touched. While a process has a file open there\n"
+        "it is refused. A DIR that is where it stood is the same as --in-place; any other DIR\n"
+        "that is, holds or lies in the root of a watch is refused.",
     .run = run,
 };
