@@ -347,6 +347,50 @@ def immutable(scratch):
     assert open(os.path.join(root, "fixed")).read() == "1"
 
 
+def not_root(scratch):
+    """What may be done is done, the rest is told."""
+    wk.need_root()
+    os.chmod(scratch, 0o755)
+    mine = os.path.join(scratch, "mine")
+    os.mkdir(mine)
+    root, repo = make(mine)
+    put(root, "ours", "1")
+    put(root, "closed/in", "1")
+    put(root, "closed/gone", "1")
+    wk.remove(repo)
+    for at, _, names in os.walk(mine):
+        os.chown(at, 65534, 65534)
+        for name in names:
+            os.chown(os.path.join(at, name), 65534, 65534)
+    os.chown(os.path.join(root, "ours"), 0, 0)
+    os.chmod(os.path.join(root, "closed"), 0o555)
+
+    def nobody():
+        os.setgroups([])
+        os.setgid(65534)
+        os.setuid(65534)
+
+    def as_nobody(*args, code=0):
+        return wk.wk("-r", repo, *args, preexec=nobody, code=code)
+    as_nobody("init")
+    as_nobody("save", root)
+    first = wk.tree(root)
+    os.remove(os.path.join(root, "ours"))
+    os.chmod(os.path.join(root, "closed"), 0o755)
+    put(root, "closed/in", "2")
+    os.remove(os.path.join(root, "closed", "gone"))
+    os.chmod(os.path.join(root, "closed"), 0o555)
+    second = wk.tree(root)
+    r = as_nobody("restore", "1", "--in-place", "--delete", "--confirm")
+    assert "owner could not be set" in r.err and "'ours'" in r.err, r
+    now = wk.tree(root)
+    assert now.pop(b"ours")["owner"] == (65534, 65534)
+    assert first.pop(b"ours")["owner"] == (0, 0)
+    wk.same(first, now, "the rest, in a folder that may not be written too")
+    as_nobody("undo", "--confirm")
+    wk.same(second, wk.tree(root), "taken back")
+
+
 def healed(scratch):
     root, repo = make(scratch)
     put(root, "settings.json", '{"a": [1, 2, 3], "b": null}')
@@ -403,4 +447,4 @@ def healed(scratch):
 
 if __name__ == "__main__":
     wk.main(there_and_back, what_others_made_stays, a_part, left_out, database, in_use,
-            with_the_service, nothing_to_undo, immutable, healed)
+            with_the_service, nothing_to_undo, immutable, not_root, healed)

@@ -2,8 +2,28 @@
 import grp
 import os
 import pwd
+import socket
 
 import wk
+
+
+def ask(path, request, become):
+    """What the socket answers to another user."""
+    out, answer = os.pipe()
+    pid = os.fork()
+    if pid == 0:
+        become()
+        s = socket.socket(socket.AF_UNIX)
+        s.connect(path)
+        s.sendall(request.encode() + b"\n")
+        for piece in iter(lambda: s.recv(4096), b""):
+            os.write(answer, piece)
+        os._exit(0)
+    os.close(answer)
+    with os.fdopen(out) as f:
+        text = f.read()
+    os.waitpid(pid, 0)
+    return text
 
 
 def group_member(scratch):
@@ -37,9 +57,17 @@ def group_member(scratch):
     as_member("status")
     for args in (["verify"], ["rebuild"], ["cat", "latest:a"], ["ls", "latest"],
                  ["restore", "latest", "--to", os.path.join(scratch, "stolen")],
-                 ["history", "a"]):
+                 ["restore", "latest", "--in-place", "--confirm"], ["undo", "--confirm"],
+                 ["heal", "data", "--confirm"], ["history", "a"]):
         r = as_member(*args, code=12)
         assert r.err.strip(), r
+    # Nor by speaking to the socket itself: what a restore in place asks for.
+    known = len(s.snapshots())
+    for request in ('{"command":"save","watches":["data"],"safety":true}',
+                    '{"command":"record","watch":"data","text":"restored 1\\nback 1\\nbase 1\\npath \\n"}'):
+        r = ask(s.socket, request, member)
+        assert '"code":12' in r.replace(" ", ""), r
+    assert len(s.snapshots()) == known
     # A path of the caller's choice would be read with the service's rights.
     as_member("save", "/root", code=12)
     for args in (["list"], ["save", "data"], ["status"]):
