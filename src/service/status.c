@@ -8,6 +8,7 @@
 #include "service/timed.h"
 #include "snapshot/freeze.h"
 #include "snapshot/report.h"
+#include "snapshot/restore_record.h"
 #include "snapshot/selector.h"
 #include "snapshot/spoilt.h"
 
@@ -441,12 +442,36 @@ static int add_spoilt(json_t *doc, struct catalog *c, const struct watch_row *ro
                         text_escape(buffer_cstr(&path), quoted, sizeof(quoted)), reason, others);
         status_problem(doc, "spoilt", row->name, (struct wall_time){0},
                        message ? message : "a file is spoilt",
-                       "watchkeep restore good brings it back; if it is right: watchkeep save @ "
+                       "watchkeep heal @ puts it back from the newest good one; if it is right: "
+                       "watchkeep save @ "
                        "--accept");
         free(message);
     }
     buffer_release(&path);
     return rc == ERR_NOTFOUND ? 0 : rc;
+}
+
+/* It may still be at work: who reads this knows. */
+static int add_cut_off(json_t *doc, struct catalog *c, const struct watch_row *row, struct error *e)
+{
+    struct restore_record rec;
+    char message[200];
+    int rc = restore_record_last(c, row->id, &rec, e);
+
+    if (rc == 0 && !rec.done) {
+        snprintf(message, sizeof(message),
+                 "%s of snapshot %llu over the folder has begun and not ended",
+                 rec.undo ? "an undo, the restore" : "a restore", (unsigned long long)rec.restored);
+        status_problem(doc, "restore", row->name, rec.time, message,
+                       "if it is not at work any more: watchkeep -w @ undo --confirm, or give the "
+                       "same command again");
+    }
+    if (rc == 0)
+        restore_record_release(&rec);
+    if (rc != ERR_NOTFOUND)
+        return rc;
+    error_clear(e);
+    return 0;
 }
 
 static int add_row(json_t *doc, struct catalog *c, const struct watch_row *row, struct count *all,
@@ -479,7 +504,8 @@ static int add_row(json_t *doc, struct catalog *c, const struct watch_row *row, 
                        "the folder was almost empty at the newest snapshot, which is not taken for "
                        "latest",
                        "bring back what is missing, or if it is right: watchkeep save @ --accept");
-    return add_spoilt(doc, c, row, count.newest_spoilt, e);
+    rc = add_cut_off(doc, c, row, e);
+    return rc == 0 ? add_spoilt(doc, c, row, count.newest_spoilt, e) : rc;
 }
 
 static int add_rows(json_t *doc, struct repo *r, struct count *all, struct error *e)

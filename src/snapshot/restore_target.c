@@ -333,6 +333,33 @@ int restore_target_open(const struct restore_request *req, bool single, struct r
     return t->folder >= 0 ? open_existing(req, single, t, e) : open_missing(req, single, t, e);
 }
 
+/* Whether another restore in place is at work in this root: its scratch folder is locked. */
+static bool other_at_work(const struct restore_target *t)
+{
+    int fd = openat(t->folder, ".", O_RDONLY | O_DIRECTORY | O_CLOEXEC);
+    DIR *d = fd >= 0 ? fdopendir(fd) : NULL;
+    const struct dirent *entry;
+    bool inside, found = false;
+
+    if (!d) {
+        if (fd >= 0)
+            close(fd);
+        return false;
+    }
+    while (!found && (entry = readdir(d)) != NULL) {
+        const char *name = entry->d_name;
+        if (!is_scratch_name(name, &inside) || strcmp(name, t->scratch_name) == 0 ||
+            !strstr(name, SCRATCH_LIVE))
+            continue;
+        int other = openat(t->folder, name, O_RDONLY | O_DIRECTORY | O_NOFOLLOW | O_CLOEXEC);
+        found = other >= 0 && flock(other, LOCK_EX | LOCK_NB) != 0 && errno == EWOULDBLOCK;
+        if (other >= 0)
+            close(other);
+    }
+    closedir(d);
+    return found;
+}
+
 int restore_target_live(const char *root, struct restore_target *t, struct error *e)
 {
     *t = (struct restore_target){
@@ -341,7 +368,11 @@ int restore_target_live(const char *root, struct restore_target *t, struct error
     if (t->folder < 0)
         return t->folder;
     restore_target_clear(t->folder);
-    return scratch_inside(t, root, e);
+    int rc = scratch_inside(t, root, e);
+    /* After ours stands, so that of two that begin at once one sees the other. */
+    if (rc == 0 && other_at_work(t))
+        rc = error_set(e, ERR_BUSY, "another restore in place is at work there");
+    return rc;
 }
 
 /* ---- putting in place ---- */

@@ -1,5 +1,5 @@
 """Restores over the live data, and taking them back."""
-import json
+import glob
 import os
 import signal
 import sqlite3
@@ -310,6 +310,36 @@ def with_the_service(scratch):
     s.stop()
 
 
+def two_at_once(scratch):
+    root = os.path.join(scratch, "data")
+    os.mkdir(root)
+    for i in range(2000):
+        wk.write(os.path.join(root, "f%d" % i), os.urandom(2000))
+    s = wk.Service(scratch, {"data": {"path": root}})
+    s.save("--name", "one")
+    one = wk.tree(root)
+    for i in range(2000):
+        wk.write(os.path.join(root, "f%d" % i), "two")
+    restore = ["restore", "one", "--in-place", "--confirm"]
+    while True:
+        p = subprocess.Popen([wk.BIN, "-c", s.conf, *restore], stdout=subprocess.DEVNULL,
+                             stderr=subprocess.DEVNULL, env=wk.environment())
+        written = os.path.join(root, ".watchkeep-restore-*", "new", "*")
+        wk.until(lambda: p.poll() is not None or glob.glob(written), "it to write", pace=0)
+        p.send_signal(signal.SIGSTOP)
+        if p.poll() is None and glob.glob(written):
+            break
+        p.send_signal(signal.SIGCONT)
+        p.wait(wk.PATIENCE)
+        s.cli("undo", "--confirm")
+    r = s.cli(*restore, "--force", code=11)
+    assert "another restore in place" in r.err, r
+    p.send_signal(signal.SIGCONT)
+    assert p.wait(wk.PATIENCE) == 0
+    wk.same(one, wk.tree(root), "the first was left alone")
+    s.stop()
+
+
 def nothing_to_undo(scratch):
     root, repo = make(scratch)
     put(root, "a", "1")
@@ -447,4 +477,4 @@ def healed(scratch):
 
 if __name__ == "__main__":
     wk.main(there_and_back, what_others_made_stays, a_part, left_out, database, in_use,
-            with_the_service, nothing_to_undo, immutable, not_root, healed)
+            with_the_service, two_at_once, nothing_to_undo, immutable, not_root, healed)

@@ -110,8 +110,15 @@ def kill_them(scratch):
                                                                          code=5).err:
             break
         wk.wk("-r", repo, "restore", "two", "--in-place", "--delete", "--confirm")
+    else:
+        raise AssertionError("no restore was cut off on its way")
+
+    def problems():
+        return [p["code"] for p in wk.wk("-r", repo, "--json", "status", code=8).json["problems"]]
+    assert "restore" in problems()
     wk.wk("-r", repo, *restore)
     wk.same(one, wk.tree(root), "finished by giving it again")
+    assert "restore" not in problems()
     wk.wk("-r", repo, *undo)
     wk.same(two, wk.tree(root), "taken back to before the one that was cut off")
     for name, tree in (("one", one), ("two", two)):
