@@ -46,11 +46,7 @@ static void saving_free(void *ctx)
         free(w->parts[i].name);
         free(w->parts[i].path);
     }
-    for (size_t i = 0; i < w->sum.incomplete_count; i++) {
-        free(w->sum.incomplete[i].path);
-        free(w->sum.incomplete[i].reason);
-    }
-    free(w->sum.incomplete);
+    save_result_release(&w->sum);
     free(w->parts);
     free(w->name);
     free(w->note);

@@ -313,12 +313,12 @@ def with_the_service(scratch):
 def two_at_once(scratch):
     root = os.path.join(scratch, "data")
     os.mkdir(root)
-    for i in range(2000):
+    for i in range(700):
         wk.write(os.path.join(root, "f%d" % i), os.urandom(2000))
     s = wk.Service(scratch, {"data": {"path": root}})
     s.save("--name", "one")
     one = wk.tree(root)
-    for i in range(2000):
+    for i in range(700):
         wk.write(os.path.join(root, "f%d" % i), "two")
     restore = ["restore", "one", "--in-place", "--confirm"]
     while True:
