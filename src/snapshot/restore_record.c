@@ -144,7 +144,7 @@ static int take_line(struct restore_record *r, char *line)
 
 int restore_record_parse(const char *text, struct restore_record *r, struct error *e)
 {
-    char *copy = strdup(text), *save = NULL;
+    char *copy = strlen(text) <= TEXT_BYTES_MAX ? strdup(text) : NULL, *save = NULL;
     int bad = copy ? 0 : -1;
 
     *r = (struct restore_record){0};

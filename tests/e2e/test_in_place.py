@@ -277,6 +277,49 @@ def in_use(scratch):
     assert open(os.path.join(root, "a")).read() == "2"
 
 
+MAPPER = """
+import ctypes, os, sys
+fd = os.open(sys.argv[1], os.O_RDONLY)
+libc = ctypes.CDLL(None)
+libc.mmap.restype = ctypes.c_void_p
+assert libc.mmap(None, 1, 1, 1, fd, 0) != ctypes.c_void_p(-1).value
+os.close(fd)
+print("mapped", flush=True)
+sys.stdin.read()
+"""
+
+
+def in_use_otherwise(scratch):
+    """Mapped, and opened by another name, as in a container."""
+    wk.need_root()
+    root, repo = make(scratch)
+    path = os.path.join(root, "sub", "a")
+    put(root, "sub/a", "1")
+    wk.wk("-r", repo, "save", root)
+    put(root, "sub/a", "2")
+    p = subprocess.Popen([sys.executable, "-c", MAPPER, path], stdin=subprocess.PIPE,
+                         stdout=subprocess.PIPE)
+    p.stdout.readline()
+    r = wk.wk("-r", repo, "restore", "1", "--in-place", "--confirm", code=5)
+    assert "process %d" % p.pid in r.err and "mapped" in r.err, r
+    p.kill()
+    p.communicate()
+    other = os.path.join(scratch, "other")
+    os.mkdir(other)
+    subprocess.run(["mount", "--bind", os.path.join(root, "sub"), other], check=True)
+    try:
+        with open(os.path.join(other, "a")) as f:
+            p = subprocess.Popen(["sleep", "1000"], stdin=f)
+        r = wk.wk("-r", repo, "restore", "1", "--in-place", "--confirm", code=5)
+        assert "process %d (sleep)" % p.pid in r.err and "sub/a" not in r.err, r
+        p.kill()
+        p.wait()
+    finally:
+        subprocess.run(["umount", other], check=True)
+    wk.wk("-r", repo, "restore", "1", "--in-place", "--confirm")
+    assert open(path).read() == "1"
+
+
 def with_the_service(scratch):
     root = os.path.join(scratch, "data")
     os.mkdir(root)
@@ -476,5 +519,5 @@ def healed(scratch):
 
 
 if __name__ == "__main__":
-    wk.main(there_and_back, what_others_made_stays, a_part, left_out, database, in_use,
+    wk.main(there_and_back, what_others_made_stays, a_part, left_out, database, in_use, in_use_otherwise,
             with_the_service, two_at_once, nothing_to_undo, immutable, not_root, healed)
