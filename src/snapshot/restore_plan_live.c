@@ -497,14 +497,30 @@ static int no_such_path(const struct live_plan *p, struct error *e)
                      (unsigned long long)p->req->snapshot->commit.number);
 }
 
-int live_plan_make(struct live_plan *p, struct error *e)
+/* What a lost part of its file list named would look as if it had not been there. */
+static int check_whole(const struct live_plan *p, struct error *e)
 {
     const struct snapshot_row *s = p->req->snapshot;
 
+    if (s->whole || p->req->remove == LIVE_KEEP)
+        return 0;
+    return error_set(e, ERR_DAMAGED,
+                     "snapshot %llu is not whole: part of its file list is lost, so nobody knows "
+                     "what it did not have; restore it without --delete",
+                     (unsigned long long)s->commit.number);
+}
+
+int live_plan_make(struct live_plan *p, struct error *e)
+{
+    const struct snapshot_row *s = p->req->snapshot;
+    int rc = check_whole(p, e);
+
+    if (rc != 0)
+        return rc;
     while (p->req->only && p->req->only[p->only_count])
         p->only_count++;
     rules_look(p->req->rules);
-    int rc = repo_catalog_open(p->req->repo, &p->cat, e);
+    rc = repo_catalog_open(p->req->repo, &p->cat, e);
     if (rc == 0)
         rc = tree_walk(p->cat, s->watch_serial, (int64_t)s->commit.number, "", UINT_MAX,
                        visit_target, p, e);

@@ -136,6 +136,11 @@ def not_whole(scratch):
     # Also a single file: whether it is the one of that snapshot cannot be known.
     wk.wk("-r", repo, "restore", "2:f0001", "--to", os.path.join(scratch, "f"), code=4)
     wk.same(one, wk.restored(repo, "1", scratch))
+    # What its list does not have any more may have been there.
+    before = wk.tree(root)
+    r = wk.wk("-r", repo, "restore", "2", "--in-place", "--delete", "--confirm", code=4)
+    assert "not whole" in r.err and "without --delete" in r.err, r
+    wk.same(before, wk.tree(root))
 
 
 wk.main(killed, full_target, not_whole)
