@@ -128,7 +128,7 @@ static void saved(struct keeper *k, const struct save_job *j)
     uint64_t now = clock_mono_ns();
     bool other = k->failures > 0 || problems_told(k->service) ||
                  (k->incomplete > 0) != (j->result.incomplete_total > 0) ||
-                 k->suspect != j->result.suspect;
+                 k->suspect != j->result.suspect || j->result.files_removed > 0;
 
     if (k->failures > 0)
         log_info("%s: saving works again", k->spec.name);

@@ -1,6 +1,7 @@
 #include "keep/archive_report.h"
 #include "service/archives.h"
 #include "service/requests.h"
+#include "service/timed.h"
 #include "snapshot/report.h"
 
 #include "base/parse.h"
@@ -111,6 +112,11 @@ static void on_archived(struct job *job)
     json_t *line;
 
     json_array_foreach(q->lines, i, line) peer_line(q->peer, json_incref(line));
+    json_array_foreach(q->written, i, line)
+    {
+        if (q->exit == 0)
+            timed_settled(s, TIMED_ARCHIVE, json_string_value(json_object_get(line, "watch")));
+    }
     peer_line(q->peer, archive_report_summary(q->written, q->exit));
     peer_end(q->peer);
     request_progress_end(&q->telling, archiving_free);

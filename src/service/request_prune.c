@@ -3,6 +3,7 @@
 #include "base/log.h"
 #include "service/keeper.h"
 #include "service/prune_work.h"
+#include "service/timed.h"
 #include "snapshot/report.h"
 
 #include <stdlib.h>
@@ -79,6 +80,9 @@ static void on_pruned(struct job *job)
                  : json_pack("{s:s,s:i}", "type", "summary", "exit", error_exit_code(q->rc));
     peer_line(q->peer, line);
     peer_end(q->peer);
+    if (q->rc == 0 && !q->dry_run)
+        timed_settled(s, TIMED_PRUNE, q->watch);
+    service_problems_changed(s);
     request_progress_end(&q->telling, ask_free);
     service_store_used(s);
     service_stop_on(s);

@@ -1,5 +1,6 @@
 #include "service/proof.h"
 #include "service/requests.h"
+#include "service/timed.h"
 
 #include "keep/pin.h"
 #include "snapshot/report.h"
@@ -180,6 +181,8 @@ static void on_verified(struct job *job)
     peer_line(q->peer, q->has_result ? report_verify_summary(&q->result, error_exit_code(code))
                                      : json_pack("{s:s,s:i}", "type", "summary", "exit",
                                                  error_exit_code(code)));
+    if (code == 0)
+        timed_settled(q->service, TIMED_VERIFY, NULL);
     finish(q);
 }
 

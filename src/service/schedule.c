@@ -324,6 +324,14 @@ bool schedule_ended(struct schedule *s, struct timed *t, int rc, const struct er
     return again;
 }
 
+bool schedule_settled(struct timed *t)
+{
+    if (!t->failed || t->running)
+        return false;
+    succeeded(t);
+    return true;
+}
+
 int64_t schedule_due(const struct schedule *s)
 {
     int64_t at = INT64_MAX, now = wall(s);

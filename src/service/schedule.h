@@ -94,6 +94,9 @@ void schedule_tick(struct schedule *s);
 /* A job that was begun has ended: 0, ERR_CANCELLED (as if not begun), or why it failed. true: it
  * will be tried again for this slot. */
 bool schedule_ended(struct schedule *s, struct timed *t, int rc, const struct error *why);
+/* Somebody has done t's work besides: where it has failed it is well again, and owes nothing. true:
+ * it had, and timed_state has changed. */
+bool schedule_settled(struct timed *t);
 /* The wall clock's second of the next tick, INT64_MAX: none. */
 int64_t schedule_due(const struct schedule *s);
 /* When t runs next; false: it is not known. */

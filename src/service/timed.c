@@ -57,7 +57,9 @@ static void on_ended(struct job *job)
     struct timed_run *run = (struct timed_run *)job;
     struct service *s = run->service;
 
-    if (!run->only_state) {
+    if (run->only_state) {
+        service_problems_changed(s);
+    } else {
         bool again = schedule_ended(s->timed->schedule, run->timed, run->rc, &run->error);
         tell_end(run, again);
         service_store_used(s);
@@ -235,6 +237,18 @@ void timed_saved(struct service *s, const char *watch)
     }
     if (look)
         timed_look(s);
+}
+
+void timed_settled(struct service *s, enum timed_kind kind, const char *watch)
+{
+    struct timed *t;
+
+    for (t = schedule_first(s->timed->schedule); t; t = LIST_NEXT(t, link)) {
+        if (t->kind == kind && !t->gone && (!watch || !t->watch || strcmp(t->watch, watch) == 0) &&
+            schedule_settled(t))
+            moved(s, t);
+    }
+    service_problems_changed(s);
 }
 
 /* ---- rules ---- */

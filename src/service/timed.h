@@ -24,6 +24,8 @@ void timed_rearm(struct service *s);
 void timed_look(struct service *s);
 /* A save of the watch has ended well: from the first one on its jobs are due. */
 void timed_saved(struct service *s, const char *watch);
+/* The job's work was done on request: what has failed is well again. watch NULL: of all. */
+void timed_settled(struct service *s, enum timed_kind kind, const char *watch);
 /* When it runs next; s = 0: never. */
 struct wall_time timed_next(struct service *s, enum timed_kind kind, const char *watch);
 /* Problems of jobs that have failed for good. */

@@ -141,6 +141,7 @@ def an_archive_that_fails(scratch):
     os.remove(target)
     s.set("archive", at=soon(4))
     wk.until(lambda: "archive-failed" not in s.codes(), "the archive")
+    assert s.status()["watches"][0]["last_archive"], s.status()
     told = wk.until(lambda: len(s.told()) >= 2 and s.told(), "the recovery to be told")
     assert [t["event"] for t in told] == ["problem", "recovered"], told
     assert all(t["code"] == "archive-failed" and t["watch"] == "bot" for t in told), told
@@ -148,6 +149,27 @@ def an_archive_that_fails(scratch):
     assert status["repository"]["archives"] == 1 and status["watches"][0]["last_archive"], status
     assert status["watches"][0]["next_archive"] > status["watches"][0]["last_archive"], status
     assert s.cli("status").code == 0
+    s.stop()
+
+
+def an_archive_by_hand_settles_it(scratch):
+    """What a failed job owes is done by the command that status names."""
+    s = Service(scratch, {"retry": {"attempts": "1"}}, start=False)
+    target = os.path.join(scratch, "archives")
+    wk.write(target, "no folder")
+    s.sections["archive"] = {"at": soon(4), "path": target}
+    s.write_config()
+    s.start()
+    wk.until(lambda: "archive-failed" in s.codes(), "the archive to fail")
+    s.cli("archive", "bot", code=None)
+    assert "archive-failed" in s.codes()
+    os.remove(target)
+    s.cli("archive", "bot")
+    wk.until(lambda: s.codes() == [], "all to be well")
+    s.stop()
+    s.start()
+    s.save()
+    assert s.codes() == [] and s.status()["repository"]["archives"] == 1, s.status()
     s.stop()
 
 
@@ -331,6 +353,6 @@ def restore_test_on_request(scratch):
 
 if __name__ == "__main__":
     wk.main(verify_at_its_time, missed_run_is_made_up, verified_by_itself, an_archive_that_fails,
-            alert_is_as_documented, alert_that_fails, alert_that_hangs, unchecked_for_too_long,
+            an_archive_by_hand_settles_it, alert_is_as_documented, alert_that_fails, alert_that_hangs, unchecked_for_too_long,
             reload_changes_the_times, restore_test_on_request, alert_to_a_webhook,
             prune_at_its_time)
