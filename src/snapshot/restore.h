@@ -45,9 +45,9 @@ struct restore_result {
 /* 0; ERR_DAMAGED: some content is damaged or lost: those files are not there (named in problems),
  * the rest is; ERR_INCOMPLETE: the same for what could not be read when it was saved; another code
  * when finished: entries that could not be made or put in place, the rest is there. When not
- * finished nothing was put in place, or with overwrite only a part: ERR_REFUSED: target not empty;
- * ERR_NOTFOUND: no such path; ERR_NOSPACE; ERR_CANCELLED; ... The metadata of a folder restored
- * goes to the target itself. */
+ * finished nothing was put in place (or all of it, and then could not be flushed), or with
+ * overwrite only a part: ERR_REFUSED: target not empty; ERR_NOTFOUND: no such path; ERR_NOSPACE;
+ * ERR_CANCELLED; ... The metadata of a folder restored goes to the target itself. */
 int restore_run(const struct restore_request *req, struct restore_result *result, struct error *e);
 void restore_result_release(struct restore_result *r);
 

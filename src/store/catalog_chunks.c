@@ -330,6 +330,8 @@ static int child_refs(struct catalog *c, const struct hash *id, unsigned depth, 
     if (!c->read_list)
         return error_set(e, ERR_NOTFOUND, "lists of chunks cannot be read here");
     int rc = c->read_list(c->read_list_ctx, id, &refs, &count, e);
+    if (rc == ERR_FAILED && sign < 0) /* it is asked for the last time: see last_list_ref */
+        rc = c->read_list(c->read_list_ctx, id, &refs, &count, e);
     if (rc < 0)
         return rc;
     rc = catalog_ref_list(c, id, refs, count, sign, e);
@@ -386,7 +388,8 @@ static int last_list_ref(struct catalog *c, const struct hash *id, unsigned dept
     int rc = counted ? child_refs(c, id, depth, -1, e) : 0;
 
     if (rc < 0 && !content_is_lost(rc) && rc != ERR_FAILED)
-        return rc; /* else the children keep too many references, which loses nothing */
+        return rc; /* else the children keep too many references, which loses nothing; one bad
+                      sector must not keep old snapshots from going */
     if (!counted && c->uncounted > 0)
         c->uncounted--;
     return cat_run(c, e, CAT_LIST_DELETE, "bi", id->b, (size_t)HASH_LEN, (int64_t)depth);

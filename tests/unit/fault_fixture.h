@@ -219,7 +219,7 @@ static inline int fault_base_end(void **state)
 
 struct fault_run {
     const char *path;  /* of the repository */
-    const char *aside; /* a path beside it, with nothing there */
+    const char *aside; /* an empty folder beside it */
     unsigned kinds;
     enum mode mode;
     unsigned at;
@@ -263,6 +263,7 @@ static inline bool run_with_fault(struct fault_base *b, const struct fault_plan 
     snprintf(path, sizeof(path), "%s/run", b->scratch->path);
     snprintf(aside, sizeof(aside), "%s/aside", b->scratch->path);
     copy_repo(b->path, path);
+    assert_int_equal(mkdir(aside, 0700), 0);
     faults_on(kinds, mode, error, at);
     if (mode == MODE_CUT)
         all_is_flushed(path);
@@ -281,6 +282,7 @@ static inline bool run_with_fault(struct fault_base *b, const struct fault_plan 
         assert_true(f.opened && f.failed == 0 && f.dropped == f.drop_tried);
     plan->check(&f);
     OK(remove_tree(b->scratch->fd, "run", &e), e);
+    OK(remove_tree(b->scratch->fd, "aside", &e), e);
     return f.hit;
 }
 

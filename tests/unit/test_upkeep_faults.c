@@ -92,7 +92,8 @@ static void check_after(struct fault_run *o)
     repo_close(r);
     OK(open_repo(o->path, REPO_WRITE, NULL, &r, &e), e);
     check_model(r, &o->model);
-    check_rebuild(r, o->path);
+    if (o->at % 4 == 0) /* it costs most of the time */
+        check_rebuild(r, o->path);
     /* What was broken off is done now, and nothing is left over. */
     OK(repo_upkeep(r, &everything, NULL, &e), e);
     OK(repo_upkeep(r, &everything, NULL, &e), e);
@@ -130,14 +131,23 @@ static void test_power_cut_anywhere(void **state)
     every_place(*state, &upkeeps, OF_CHANGES, MODE_CUT, EIO);
 }
 
+static void test_a_read_error_anywhere(void **state)
+{
+    every_place(*state, &upkeeps, OF_READS, MODE_FAIL, EIO);
+}
+
+static void test_short_and_interrupted_transfers(void **state)
+{
+    every_place(*state, &upkeeps, 0, MODE_RAGGED, EIO);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
 #define T(name) cmocka_unit_test_setup_teardown(name, setup, fault_base_end)
-        T(test_an_error_anywhere),
-        T(test_no_write_from_anywhere_on),
-        T(test_killed_anywhere),
-        T(test_power_cut_anywhere),
+        T(test_an_error_anywhere),     T(test_no_write_from_anywhere_on),
+        T(test_killed_anywhere),       T(test_power_cut_anywhere),
+        T(test_a_read_error_anywhere), T(test_short_and_interrupted_transfers),
     };
 
     return cmocka_run_group_tests(tests, NULL, NULL);
