@@ -459,6 +459,7 @@ static void test_an_open_save_is_waited_for(void **state)
 static struct {
     struct repo *repo;
     struct txn *t;
+    void (*begun)(void);
 } beside;
 
 static ssize_t pread_beside(int fd, void *p, size_t n, off_t off)
@@ -466,21 +467,20 @@ static ssize_t pread_beside(int fd, void *p, size_t n, off_t off)
     struct error e = ERROR_INIT;
     struct hash any = {{1}};
 
-    if (beside.repo && !beside.t) {
+    if (beside.repo && !beside.t && n > PACK_HEADER_LEN) { /* a header is read under a lock */
         OK(begin_save(beside.repo, "late", &beside.t, &e), e);
         OK(txn_claim(beside.t, &any, &e), e); /* what it knows is fixed here */
+        if (beside.begun)
+            beside.begun();
     }
     return fileops_system.pread(fd, p, n, off);
 }
 
-static void test_a_save_that_begins_meanwhile(void **state)
+static void empty_a_pack_beside_a_save(struct world *w, void (*begun)(void))
 {
-    struct world *w = *state;
-    struct error e = ERROR_INIT;
-    struct model_tree a = {.count = 0}, late = {.count = 0};
+    struct model_tree a = {.count = 0};
     struct fileops ops = fileops_system;
     const uint64_t doomed[] = {1, 2, 3};
-    uint64_t number;
 
     for (uint64_t i = 0; i < 4; i++) {
         tree_set(&a, "film", 2 * i + 1, 25 * 1024 * 1024);
@@ -490,18 +490,100 @@ static void test_a_save_that_begins_meanwhile(void **state)
     drop(w, doomed, 3);
     beside.repo = w->repo;
     beside.t = NULL;
+    beside.begun = begun;
     ops.pread = pread_beside;
     fileops = &ops;
     struct upkeep_result done = keep_up(w, false, DAY);
     fileops = &fileops_system;
     assert_non_null(beside.t);
     assert_int_equal(done.packs_emptied, 1);
+}
+
+static void test_a_save_that_begins_meanwhile(void **state)
+{
+    struct world *w = *state;
+    struct error e = ERROR_INIT;
+    struct model_tree late = {.count = 0};
+    uint64_t number;
+
+    empty_a_pack_beside_a_save(w, NULL);
     /* In the state that this save reads by, the first film stands where it stood. */
     tree_set(&late, "film", 1, 25 * 1024 * 1024);
     OK(put_changes(beside.t, &(struct model_tree){.count = 0}, &late, &e), e);
     OK(end_save(beside.t, NULL, &late, &number, &e), e);
     model_add(&w->model, "late", number, &late);
     check_rebuild(w);
+}
+
+/* A version of a chunk of the first film, as a delta on it if that may be. Whether it is one. */
+static bool put_version_of_film(unsigned version)
+{
+    const struct model_file film = {.seed = 1, .len = 25 * 1024 * 1024};
+    struct block_chunk chunk = {.raw_len = CHUNK};
+    struct chunk_ref ref = {.len = CHUNK};
+    struct node n = {.type = NODE_FILE, .mode = 0644, .size = CHUNK, .refs = &ref, .ref_count = 1};
+    struct chunk_source *source = NULL;
+    struct error e = ERROR_INIT;
+    uint8_t raw[CHUNK];
+    struct hash old;
+    char name[16];
+
+    memcpy(raw, kept_content(&film), CHUNK);
+    hash_sha256(raw, CHUNK, &old);
+    raw[100 * version] ^= 1;
+    hash_sha256(raw, CHUNK, &chunk.id);
+    ref.id = chunk.id;
+    assert_int_equal(txn_claim(beside.t, &chunk.id, &e), 1);
+    int rc = txn_put_version(beside.t, &source, &chunk, raw, false, &old, true, &e);
+    OK(rc, e);
+    chunk_source_close(source);
+    uint64_t id = txn_new_node(beside.t);
+    snprintf(name, sizeof(name), "version %u", version);
+    OK(txn_name_put(beside.t, NODE_ROOT, name, strlen(name), id, &e), e);
+    OK(txn_node_put(beside.t, id, &n, &e), e);
+    return rc == 1;
+}
+
+static void put_version_meanwhile(void)
+{
+    const struct node root = {.type = NODE_FOLDER, .mode = 0755};
+    struct error e = ERROR_INIT;
+
+    OK(txn_node_put(beside.t, NODE_ROOT, &root, &e), e);
+    assert_false(put_version_of_film(1));
+}
+
+/* What stands in a pack that is being emptied, or was, is no base: it has no reference of its own
+ * there, and goes with the pack. */
+static void test_no_delta_stands_on_what_goes(void **state)
+{
+    struct world *w = *state;
+    const struct model_tree none = {.count = 0};
+    struct error e = ERROR_INIT;
+    struct chunk_source *s;
+    const uint8_t *p;
+    uint64_t number;
+    size_t len;
+
+    empty_a_pack_beside_a_save(w, put_version_meanwhile);
+    assert_false(put_version_of_film(2));
+    OK(end_save(beside.t, NULL, &none, &number, &e), e);
+    for (int rebuilt = 0; rebuilt < 2; rebuilt++) {
+        OK(chunk_source_open(w->repo, &s, &e), e);
+        for (unsigned version = 1; version <= 2; version++) {
+            const struct model_file film = {.seed = 1, .len = 25 * 1024 * 1024};
+            uint8_t raw[CHUNK];
+            struct hash id;
+            memcpy(raw, kept_content(&film), CHUNK);
+            raw[100 * version] ^= 1;
+            hash_sha256(raw, CHUNK, &id);
+            OK(chunk_source_get(s, &id, &p, &len, &e), e);
+            assert_memory_equal(p, raw, CHUNK);
+        }
+        chunk_source_close(s);
+        OK(repo_rebuild(w->repo, &e), e);
+    }
+    check_refs(w->repo);
 }
 
 static void test_leases_and_open_readers_hold_packs(void **state)
@@ -833,6 +915,7 @@ int main(void)
         T(test_a_damaged_pack_is_not_emptied),
         T(test_an_open_save_is_waited_for),
         T(test_a_save_that_begins_meanwhile),
+        T(test_no_delta_stands_on_what_goes),
         T(test_leases_and_open_readers_hold_packs),
         T(test_emptied_packs_stay_for_a_day),
         T(test_a_copy_made_while_packs_come_and_go),

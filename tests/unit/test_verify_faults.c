@@ -153,7 +153,7 @@ static void test_no_read_from_anywhere_on(void **state)
     every_place(*state, &full, OF_READS, MODE_STICKY, EIO);
     told = 0;
     every_place(*state, &full, OF_FILES, MODE_STICKY, EIO);
-    assert_true(told > 10);
+    assert_true(told > 0);
 }
 
 static void test_a_quick_look_with_a_read_error(void **state)
