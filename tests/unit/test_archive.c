@@ -200,7 +200,7 @@ static bool one_failure(struct fx *f, uint64_t number, enum archive_format forma
     struct archive_result result;
     struct error e = ERROR_INIT;
 
-    faults_on(mode, error, at);
+    faults_on(OF_CHANGES, mode, error, at);
     int rc = write_one(f, number, format, NULL, &result, &e);
     bool hit = fault.hit;
     bool verified = result.item.verified.s != 0;
@@ -264,7 +264,7 @@ static void a_removal_cut_off_is_ended(void **state)
     uint64_t number = make_snapshot(&f, 100);
     for (unsigned at = 1, hit = 1; hit; at++) {
         FX_OK(write_one(&f, number, ARCHIVE_DIRECTORY, "one", &result, &e), e);
-        faults_on(MODE_KILL, EIO, at);
+        faults_on(OF_CHANGES, MODE_KILL, EIO, at);
         int rc = archive_remove(&result.item, &e);
         hit = fault.hit;
         faults_off();

@@ -2,8 +2,8 @@
 #include "base/random.h"
 #include "base/text.h"
 #include "config/config.h"
-#include "config/keys.h"
 #include "config/ini_file.h"
+#include "config/keys.h"
 
 #include <fcntl.h>
 #include <setjmp.h>

@@ -198,7 +198,7 @@ static void headers_that_do_not_match_are_noticed(void **state)
 
     put_all(&tar);
     for (size_t at = 0; at < TAR_BLOCK; at++) { /* of the first header, an extended one */
-        if (at == 155) /* behind the checksum's own end */
+        if (at == 155)                          /* behind the checksum's own end */
             continue;
         tar.data[at] ^= 1;
         int rc = read_all(tar.data, tar.len, &count, &e);

@@ -514,7 +514,7 @@ static void lists_as_the_contract_says(void **state)
     static const char *const keys[] = {"id",      "watch",    "time",     "kind",    "name",
                                        "note",    "files",    "bytes",    "changed", "stored_bytes",
                                        "seconds", "complete", "verified", "damaged", "good",
-                                       "suspect", "pinned"};
+                                       "spoilt",  "suspect",  "pinned"};
     struct fx *f = *state;
     struct error e = ERROR_INIT;
     json_t *out;
