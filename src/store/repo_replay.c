@@ -474,6 +474,28 @@ static int take_place(struct replay *p, const struct compaction *c)
     return rc;
 }
 
+/* A copy made meanwhile has the packs that were emptied. Where they are gone, what should stand in
+ * their place is missed. */
+static int name_missing(struct replay *p, const struct compaction *c)
+{
+    bool copy = true;
+    int rc = 0;
+
+    for (uint32_t i = 0; i < c->count; i++)
+        copy &= repo_file_known(p->repo, c->packs[i], NULL);
+    for (uint32_t i = 0; rc == 0 && !copy && i < c->need_count; i++) {
+        struct catalog_pack row = {.id = c->needs[i].pack_id, .kind = PACK_DATA};
+        if (repo_file_known(p->repo, row.id, NULL) ||
+            (rc = catalog_pack(p->catalog, row.id, &row, p->e)) != ERR_NOTFOUND)
+            continue;
+        error_clear(p->e);
+        rc = replay_ensure_write(p);
+        if (rc == 0)
+            rc = catalog_pack_put(p->catalog, &row, p->e);
+    }
+    return rc;
+}
+
 static int fold_compaction(struct replay *p, const struct record_header *h, const uint8_t *body)
 {
     struct error why = ERROR_INIT;
@@ -482,7 +504,8 @@ static int fold_compaction(struct replay *p, const struct record_header *h, cons
     int rc = compaction_decode(body, h->body_len, &gone, &why);
     if (rc < 0)
         return rc == ERR_NOREPO ? error_set(p->e, rc, "%s", why.message) : 0;
-    rc = replay_needs_met(p, gone.needs, gone.need_count) ? take_place(p, &gone) : 0;
+    rc = replay_needs_met(p, gone.needs, gone.need_count) ? take_place(p, &gone)
+                                                          : name_missing(p, &gone);
     compaction_release(&gone);
     return rc;
 }

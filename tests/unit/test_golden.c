@@ -2,6 +2,8 @@
  * says. `test_golden --make DIR` writes them anew. */
 #include "repo_fixture.h"
 
+#include "snapshot/verify.h"
+
 #include <dirent.h>
 #include <fcntl.h>
 
@@ -102,11 +104,12 @@ static void list_file(struct listing *l, const struct name_row *row)
     OK(node_decode(row->meta, row->meta_len, &n, &e), e);
     l->hash = hash_stream_new();
     assert_non_null(l->hash);
-    OK(content_walk(l->source, &n, hash_chunk, l, &e), e);
+    int rc = content_walk(l->source, &n, hash_chunk, l, &e);
     hash_stream_final(l->hash, &sum);
     hash_stream_free(l->hash);
     text_hex(&sum, sizeof(sum), hex);
-    buffer_printf(l->out, "  %s %" PRIu64 " %s\n", row->name, (uint64_t)n.size, hex);
+    buffer_printf(l->out, "  %s %" PRIu64 " %s\n", row->name, (uint64_t)n.size,
+                  rc < 0 ? error_word(rc) : hex);
     node_release(&n);
 }
 
@@ -240,7 +243,45 @@ static void log_name(const char *repo, char name[300])
     assert_true(name[0]);
 }
 
-enum feature { INCOMPAT, RO_COMPAT, COMPAT, RECORD_KNOW, RECORD_SKIP, TORN };
+/* The same after upkeep: a fence behind a torn tail, seals, a checkpoint twice, a data pack with
+ * what lived, and a log that goes on. */
+static void make_upkept(const char *base, const char *path)
+{
+    static const struct upkeep everything = {.all = true, .keep_s = 0};
+    struct model_tree tree = {.count = 0};
+    struct model *m = calloc(1, sizeof(*m));
+    struct error e = ERROR_INIT;
+    char name[300];
+    struct repo *r;
+
+    assert_non_null(m);
+    copy_repo(base, path);
+    OK(open_repo(path, REPO_WRITE, NULL, &r, &e), e);
+    OK(repo_upkeep(r, &everything, NULL, &e), e);
+    repo_close(r);
+    log_name(path, name);
+    struct buffer b = load(path, name);
+    buffer_append_str(&b, "torn off in the middle of a write");
+    store(path, name, &b);
+    buffer_release(&b);
+    OK(open_repo(path, REPO_WRITE, NULL, &r, &e), e);
+    tree_set(&tree, "later", 10, 500);
+    OK(save(r, m, "second", &tree, &e), e);
+    repo_close(r);
+    free(m);
+}
+
+enum feature {
+    INCOMPAT,
+    RO_COMPAT,
+    COMPAT,
+    RECORD_KNOW,
+    RECORD_SKIP,
+    TORN,
+    DAMAGED_HEADER,
+    FOREIGN,
+    MISSING
+};
 
 static void change_log(const char *repo, int what)
 {
@@ -264,6 +305,53 @@ static void change_log(const char *repo, int what)
     buffer_release(&b);
 }
 
+static void change_pack(const char *repo, const char *pack, int what)
+{
+    struct error e = ERROR_INIT;
+    struct pack_header h;
+    char name[300], path[1024];
+
+    snprintf(name, sizeof(name), "packs/%s", pack);
+    snprintf(path, sizeof(path), "%s/%s", repo, name);
+    if (what == MISSING) {
+        assert_int_equal(unlink(path), 0);
+        return;
+    }
+    struct buffer b = load(repo, name);
+    OK(pack_header_decode(b.data, b.len, &h, false, &e), e);
+    if (what == FOREIGN)
+        h.repo_id[0] ^= 1;
+    pack_header_encode(&h, b.data);
+    if (what == DAMAGED_HEADER)
+        b.data[50] ^= 1;
+    store(repo, name, &b);
+    buffer_release(&b);
+}
+
+/* The log that goes on behind the checkpoint, or what the checkpoint moved blocks to. */
+static void change_second_log(const char *repo, int what)
+{
+    char name[300];
+
+    log_name(repo, name);
+    change_pack(repo, name + sizeof("packs/") - 1, what);
+}
+
+static void change_data(const char *repo, int what)
+{
+    char path[1024], name[300] = "";
+    struct dirent *entry;
+
+    snprintf(path, sizeof(path), "%s/packs", repo);
+    DIR *dir = opendir(path);
+    assert_non_null(dir);
+    while ((entry = readdir(dir)))
+        if (strncmp(entry->d_name, "1-data-", 7) == 0)
+            snprintf(name, sizeof(name), "%s", entry->d_name);
+    closedir(dir);
+    change_pack(repo, name, what);
+}
+
 static void change_format(const char *repo, int what)
 {
     static const char *const words[] = {"\nincompat 0", "\nro-compat 0", "\ncompat 0"};
@@ -282,20 +370,45 @@ static void change_format(const char *repo, int what)
 
 static const struct golden {
     const char *name;
+    bool upkept;
     void (*change)(const char *repo, int what);
     int what, read, write; /* codes of opening */
 } all[] = {
-    {"good", NULL, 0, 0, 0},
-    {"torn-tail", change_log, TORN, 0, 0},
-    {"compat-format", change_format, COMPAT, 0, 0},
-    {"compat-pack", change_log, COMPAT, 0, 0},
-    {"record-may-skip", change_log, RECORD_SKIP, 0, 0},
-    {"ro-compat-format", change_format, RO_COMPAT, 0, ERR_NOREPO},
-    {"ro-compat-pack", change_log, RO_COMPAT, 0, ERR_NOREPO},
-    {"incompat-format", change_format, INCOMPAT, ERR_NOREPO, ERR_NOREPO},
-    {"incompat-pack", change_log, INCOMPAT, ERR_NOREPO, ERR_NOREPO},
-    {"record-must-know", change_log, RECORD_KNOW, ERR_NOREPO, ERR_NOREPO},
+    {"good", false, NULL, 0, 0, 0},
+    {"torn-tail", false, change_log, TORN, 0, 0},
+    {"compat-format", false, change_format, COMPAT, 0, 0},
+    {"compat-pack", false, change_log, COMPAT, 0, 0},
+    {"record-may-skip", false, change_log, RECORD_SKIP, 0, 0},
+    {"ro-compat-format", false, change_format, RO_COMPAT, 0, ERR_NOREPO},
+    {"ro-compat-pack", false, change_log, RO_COMPAT, 0, ERR_NOREPO},
+    {"incompat-format", false, change_format, INCOMPAT, ERR_NOREPO, ERR_NOREPO},
+    {"incompat-pack", false, change_log, INCOMPAT, ERR_NOREPO, ERR_NOREPO},
+    {"record-must-know", false, change_log, RECORD_KNOW, ERR_NOREPO, ERR_NOREPO},
+    {"upkept", true, NULL, 0, 0, 0},
+    {"log-header-damaged", true, change_second_log, DAMAGED_HEADER, 0, 0},
+    {"log-foreign", true, change_second_log, FOREIGN, 0, 0},
+    {"log-missing", true, change_second_log, MISSING, 0, 0},
+    {"data-header-damaged", true, change_data, DAMAGED_HEADER, 0, 0},
+    {"data-foreign", true, change_data, FOREIGN, 0, 0},
+    {"data-missing", true, change_data, MISSING, 0, 0},
 };
+
+/* What verify names. */
+static void verify(struct repo *r, struct buffer *out)
+{
+    const struct verify_request req = {.repo = r, .level = VERIFY_FULL, .workers = 1};
+    struct verify_result result;
+    struct error e = ERROR_INIT;
+
+    OK(verify_run(&req, &result, &e), e);
+    buffer_printf(out, "verify: %" PRIu64 " errors\n", result.errors);
+    for (size_t i = 0; i < result.damaged_count; i++) {
+        const struct verify_damage *d = &result.damaged[i];
+        buffer_printf(out, "  %s %s: %s\n", d->pack ? d->pack : "-", d->path ? d->path : "-",
+                      d->reason);
+    }
+    verify_result_release(&result);
+}
 
 /* Open and tell; a writer also makes the catalog anew and must still hold the same. */
 static void describe(const char *path, enum repo_mode mode, int want, struct buffer *out)
@@ -313,6 +426,8 @@ static void describe(const char *path, enum repo_mode mode, int want, struct buf
         return;
     size_t from = out->len;
     list_repo(r, out);
+    if (mode == REPO_READ)
+        verify(r, out);
     if (mode == REPO_WRITE) {
         OK(repo_rebuild(r, &e), e);
         list_repo(r, &again);
@@ -361,14 +476,16 @@ static const char *make_into;
 static void make_golden(void **state)
 {
     struct scratch *s = *state;
-    char base[128], to[512];
+    char base[128], upkept[128], to[512];
 
     snprintf(base, sizeof(base), "%s/base", s->path);
     make_base(base);
+    snprintf(upkept, sizeof(upkept), "%s/upkept", s->path);
+    make_upkept(base, upkept);
     for (size_t i = 0; i < sizeof(all) / sizeof(all[0]); i++) {
         struct buffer expect = BUFFER_INIT;
         snprintf(to, sizeof(to), "%s/%s", make_into, all[i].name);
-        copy_repo(base, to);
+        copy_repo(all[i].upkept ? upkept : base, to);
         if (all[i].change)
             all[i].change(to, all[i].what);
         outcome(&all[i], to, s->path, &expect);
