@@ -442,9 +442,8 @@ static int add_spoilt(json_t *doc, struct catalog *c, const struct watch_row *ro
                         text_escape(buffer_cstr(&path), quoted, sizeof(quoted)), reason, others);
         status_problem(doc, "spoilt", row->name, (struct wall_time){0},
                        message ? message : "a file is spoilt",
-                       "watchkeep heal @ puts it back from the newest good one; if it is right: "
-                       "watchkeep save @ "
-                       "--accept");
+                       "bring it back (watchkeep heal @, or restore good), or if it is right: "
+                       "watchkeep save @ --accept");
         free(message);
     }
     buffer_release(&path);

@@ -54,8 +54,9 @@ def tour(scratch):
                 wk.replace(settings, '{"theme": "dark"}')
                 wk.until(lambda: count() == 2, "the second snapshot")
                 continue
-            # status finds the emptied file wrong.
-            r = wk.wk(*words[1:], env=env, code=7 if words[1] == "status" else 0)
+            wrong = [x for x in shown if x.startswith("  do: ")]
+            r = wk.wk(*words[1:], env=env, code=7 if wrong else 0)
+            assert all(x in r.out.splitlines() for x in wrong), (r, wrong)
             assert r.out.strip() or r.err.strip(), "%s says nothing" % line
             if words[1] == "cat":
                 assert r.out.strip() == "\n".join(shown).strip(), (r, shown)
