@@ -288,7 +288,7 @@ static void succeeded(struct timed *t)
     t->done = t->slot;
     has_run(t, t->slot);
     t->attempt = 0;
-    t->failed = false;
+    t->failed = t->given_up = false;
 }
 
 static bool failed(struct schedule *s, struct timed *t, const struct error *why)
@@ -303,6 +303,7 @@ static bool failed(struct schedule *s, struct timed *t, const struct error *why)
     }
     t->done = t->slot;
     t->attempt = 0;
+    t->given_up = true;
     return false;
 }
 

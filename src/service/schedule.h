@@ -46,6 +46,7 @@ struct timed { /* one job; read it, change it by the calls below */
     unsigned attempt;  /* of that slot, from 1; 0: none begun */
     uint64_t retry_at; /* boot clock, ms; while attempt > 0 and it does not run */
     bool failed;       /* its last run did, and it has not succeeded since */
+    bool given_up;     /* so did the last try for some slot, and it has not succeeded since */
     int64_t failed_since;
     struct error failure;
 };

@@ -139,7 +139,9 @@ static bool begin(void *ctx, struct timed *t)
 static void moved(void *ctx, const struct timed *t)
 {
     struct service *s = ctx;
-    struct timed_run *run = s->stopping ? NULL : new_run(s, t);
+    /* One that has failed still owes its slot: a restart tries it, and until then the log says that
+     * it failed. */
+    struct timed_run *run = s->stopping || t->failed ? NULL : new_run(s, t);
 
     if (!run)
         return;
@@ -391,7 +393,7 @@ void timed_status(struct service *s, json_t *doc)
     struct timed *t;
 
     for (t = s->timed ? schedule_first(s->timed->schedule) : NULL; t; t = LIST_NEXT(t, link)) {
-        if (t->failed && t->attempt == 0 && !t->gone)
+        if (t->given_up && !t->gone)
             status_job_problem(doc, timed_word(t->kind), t->watch,
                                (struct wall_time){.s = t->failed_since}, t->failure.message);
     }
