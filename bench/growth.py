@@ -21,10 +21,17 @@ import sqlite3
 import subprocess
 import zlib
 
-from workload import WORDS, make_database, record, scaled, text_pool
+from workload import WORDS, make_database, scaled, text_pool
 
 PAGE = 16384
 GIB = 1 << 30
+
+
+def record(rng, i):
+    return {"id": i, "name": "user%d" % i, "active": bool(i % 3), "balance": rng.randrange(10**6),
+            "token": "%032x" % rng.getrandbits(128), "tags": rng.choices(WORDS, k=8),
+            "history": [{"at": 1700000000 + rng.randrange(10**7), "what": rng.choice(WORDS),
+                         "n": rng.randrange(1000)} for _ in range(12)]}
 
 
 class WrongVersion(Exception):

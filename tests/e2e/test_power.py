@@ -529,7 +529,12 @@ class Shrunk(Ext4):
 
     def gave_up(self):
         """A block of ext4's own was lost too (of a folder, or of a file in many pieces): it takes
-        no more writes until it is mounted again."""
+        no more writes until it is mounted again, though not every kernel shows that in its flags."""
+        try:
+            fd = os.open(os.path.join(self.at, "probe"), os.O_CREAT | os.O_WRONLY)
+        except OSError as e:
+            return e.errno == errno.EROFS
+        os.close(fd)
         return bool(os.statvfs(self.at).f_flag & os.ST_RDONLY)
 
     def make_room(self):
