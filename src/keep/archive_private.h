@@ -6,9 +6,11 @@
  * archive_folder.c  the tree as plain files
  * archive_meta.c    metadata.json and NAME.json: written, and their head read
  * archive_hash.c    SHA-256 of files as people count it: holes are zeros
- * archive_read.c    an archive of either form, entry by entry
+ * archive_read.c    an archive of either form, entry by entry (tar_read.c, archive_walk.c)
+ * archive_use.c     restore, cat, ls of one
  * archive_verify.c  reading back
- * archive_list.c    what there is */
+ * archive_list.c    what there is, and which one is meant
+ * archive_report.c  as JSON */
 #ifndef WK_KEEP_ARCHIVE_PRIVATE_H
 #define WK_KEEP_ARCHIVE_PRIVATE_H
 
