@@ -3,16 +3,11 @@ import datetime
 import http.server
 import json
 import os
+import signal
 import threading
 import time
 
 import wk
-
-
-def soon(seconds=3):
-    """A time of day in so many seconds, and never one that another day has to wait for."""
-    at = datetime.datetime.now(datetime.timezone.utc) + datetime.timedelta(seconds=seconds)
-    return at.strftime("%H:%M:%S")
 
 
 class Service(wk.Service):
@@ -56,7 +51,19 @@ class Service(wk.Service):
     def set(self, section, **settings):
         self.sections.setdefault(section, {}).update(settings)
         self.write_config()
-        os.kill(self.pid(), 1)
+        loaded = self.log_text().count("configuration loaded")
+        os.kill(self.pid(), signal.SIGHUP)
+        wk.until(lambda: self.log_text().count("configuration loaded") > loaded, "the reload")
+
+    def due(self, section, key="at", **more):
+        """Have the job run a few seconds from now, however slow this machine is."""
+        seconds = 3
+        while True:
+            at = datetime.datetime.now(datetime.timezone.utc) + datetime.timedelta(seconds=seconds)
+            self.set(section, **{key: at.strftime("%H:%M:%S")}, **more)
+            if datetime.datetime.now(datetime.timezone.utc) < at - datetime.timedelta(seconds=1):
+                return at
+            seconds *= 2
 
 
 def verified_by_itself(scratch):
@@ -72,7 +79,8 @@ def verified_by_itself(scratch):
 
 def verify_at_its_time(scratch):
     """The nightly verification reads its share and restores the latest for a test."""
-    s = Service(scratch, {"verify": {"at": soon(4), "sample": "100%"}})
+    s = Service(scratch, {"verify": {"at": "off", "sample": "100%"}})
+    s.due("verify")
     wk.until(lambda: s.status()["repository"]["restore_seconds"] is not None,
              "the test of a restore")
     status = s.status()
@@ -95,11 +103,11 @@ def verify_at_its_time(scratch):
 
 def missed_run_is_made_up(scratch):
     """A slot that passed while the service was off is run once at the start."""
-    at = soon(6)
-    s = Service(scratch, {"verify": {"at": at}})
+    s = Service(scratch, {"verify": {"at": "off"}})
+    slot = s.due("verify")
     s.stop()
-    slot = datetime.datetime.combine(datetime.date.today(), datetime.time.fromisoformat(at))
-    wk.until(lambda: datetime.datetime.utcnow() > slot, "the time to pass", pace=0.2)
+    wk.until(lambda: datetime.datetime.now(datetime.timezone.utc) > slot, "the time to pass",
+             pace=0.2)
     s.start()
     wk.until(lambda: "verify done" in s.log_text(), "the run that was missed")
     s.stop()
@@ -114,10 +122,11 @@ def an_archive_that_fails(scratch):
     s = Service(scratch, {"retry": {"delay": "1s"}}, start=False)
     target = os.path.join(scratch, "archives")
     wk.write(target, "no folder")
-    s.sections.update({"archive": {"at": soon(4), "path": target},
+    s.sections.update({"archive": {"at": "off", "path": target},
                        "alert": {"command": s.alert_command()}})
     s.write_config()
     s.start()
+    s.due("archive")
     wk.until(lambda: "archive-failed" in s.codes(), "the last try to fail")
     events = [e for e in s.status()["events"] if e["event"] == "job-failed"]
     assert [e["attempt"] for e in events] == [1, 2, 3], events
@@ -139,8 +148,7 @@ def an_archive_that_fails(scratch):
     wk.until(lambda: "archive-failed" in s.codes(), "the problem again")
     # Another time makes nothing well; working again at that time does.
     os.remove(target)
-    s.set("archive", at=soon(4))
-    wk.until(lambda: s.log_text().count("configuration loaded") == 1, "the reload")
+    s.due("archive")
     assert "archive-failed" in s.codes()
     wk.until(lambda: "archive-failed" not in s.codes(), "the archive")
     assert s.status()["watches"][0]["last_archive"], s.status()
@@ -159,9 +167,10 @@ def an_archive_by_hand_settles_it(scratch):
     s = Service(scratch, {"retry": {"attempts": "1"}}, start=False)
     target = os.path.join(scratch, "archives")
     wk.write(target, "no folder")
-    s.sections["archive"] = {"at": soon(4), "path": target}
+    s.sections["archive"] = {"at": "off", "path": target}
     s.write_config()
     s.start()
+    s.due("archive")
     wk.until(lambda: "archive-failed" in s.codes(), "the archive to fail")
     s.cli("archive", "bot", code=None)
     assert "archive-failed" in s.codes()
@@ -254,7 +263,7 @@ def unchecked_for_too_long(scratch):
 def reload_changes_the_times(scratch):
     s = Service(scratch, {"archive": {"at": "off"}, "verify": {"at": "off"}})
     assert s.status()["watches"][0]["next_archive"] is None
-    s.set("archive", at=soon(4))
+    s.due("archive")
     wk.until(lambda: s.status()["repository"]["archives"] == 1, "the archive")
     s.set("archive bot", at="off")
     wk.until(lambda: s.status()["watches"][0]["next_archive"] is None, "it to be off for bot")
@@ -310,18 +319,18 @@ def prune_at_its_time(scratch):
         wk.replace(os.path.join(s.root, "a.json"), '{"n": %d}' % i)
         s.save()
     assert len(s.snapshots()) >= 8
-    s.set("retention", prune_at=soon(4))
+    s.due("retention", "prune_at")
     wk.until(lambda: len(s.snapshots()) == 4, "the older ones to go")
     assert s.codes() == [], s.status()
     os.rename(s.root, s.root + ".away")
     wk.until(lambda: "missing" in s.codes(), "the folder to be missed")
-    s.set("retention", prune_at=soon(4), keep_last="3")
+    s.due("retention", "prune_at", keep_last="3")
     wk.until(lambda: "frozen" in s.codes(), "pruning to freeze")
     wk.until(lambda: "frozen" in [t["code"] for t in s.told()], "the freeze to be told")
     assert len(s.snapshots()) == 4
     os.rename(s.root + ".away", s.root)
     s.save()
-    s.set("retention", prune_at=soon(4))
+    s.due("retention", "prune_at")
     wk.until(lambda: len(s.snapshots()) == 3, "pruning to go on")
     wk.until(lambda: ("recovered", "frozen") in [(t["event"], t["code"]) for t in s.told()],
              "its end to be told")
