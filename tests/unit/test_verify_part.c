@@ -163,7 +163,7 @@ static void many_packs(struct fx *f, int count)
 {
     const struct upkeep u = {.keep_s = UPKEEP_KEEP_S};
     struct wall_time now = {.s = 1600000000};
-    char name[8];
+    char name[16];
 
     for (int i = 0; i < count; i++, now.s += 90000) {
         clock_fake(&now);
