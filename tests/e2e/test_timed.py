@@ -11,24 +11,16 @@ import wk
 
 
 class Service(wk.Service):
-    """With further sections: {"verify": {"at": ...}}."""
+    """One watch, and an alert program of our own."""
 
     def __init__(self, scratch, sections=None, start=True):
-        self.sections = sections or {}
         self.root = os.path.join(scratch, "data")
         self.told_file = os.path.join(scratch, "told")
         self.breaker = os.path.join(scratch, "alert-is-broken")
         os.mkdir(self.root)
         wk.write(os.path.join(self.root, "a.json"), '{"n": 1}')
-        super().__init__(scratch, {"bot": {"path": self.root, "settle": "50ms"}}, start=start)
-
-    def write_config(self):
-        super().write_config()
-        with open(self.conf, "a") as f:
-            for section, settings in self.sections.items():
-                f.write("[%s]\n" % section)
-                for k, v in settings.items():
-                    f.write("%s = %s\n" % (k, v))
+        super().__init__(scratch, {"bot": {"path": self.root, "settle": "50ms"}}, start=start,
+                         sections=sections)
 
     def alert_command(self):
         """A program that keeps what it is given, unless it is told to fail."""
@@ -44,26 +36,6 @@ class Service(wk.Service):
             return []
         with open(self.told_file) as f:
             return [json.loads(line) for line in f.read().splitlines()]
-
-    def codes(self):
-        return [p["code"] for p in self.status()["problems"]]
-
-    def set(self, section, **settings):
-        self.sections.setdefault(section, {}).update(settings)
-        self.write_config()
-        loaded = self.log_text().count("configuration loaded")
-        os.kill(self.pid(), signal.SIGHUP)
-        wk.until(lambda: self.log_text().count("configuration loaded") > loaded, "the reload")
-
-    def due(self, section, key="at", **more):
-        """Have the job run a few seconds from now, however slow this machine is."""
-        seconds = 3
-        while True:
-            at = datetime.datetime.now(datetime.timezone.utc) + datetime.timedelta(seconds=seconds)
-            self.set(section, **{key: at.strftime("%H:%M:%S")}, **more)
-            if datetime.datetime.now(datetime.timezone.utc) < at - datetime.timedelta(seconds=1):
-                return at
-            seconds *= 2
 
 
 def verified_by_itself(scratch):

@@ -4,6 +4,7 @@ Every test works in a scratch folder of its own, which is removed when it passes
 named) when it fails. Standard library only.
 """
 import atexit
+import datetime
 import hashlib
 import json
 import os
@@ -125,7 +126,7 @@ class Service:
     """`watchkeep run` over a configuration file written from keyword settings."""
 
     def __init__(self, scratch, watches, repo=None, wrapper=None, service=None, env=None, start=True,
-                 user=None, socket=None):
+                 user=None, socket=None, sections=None):
         self.dir = scratch
         self.repo = repo or os.path.join(scratch, "repo")
         self.socket = socket or os.path.join(scratch, "control.sock")
@@ -135,6 +136,7 @@ class Service:
         self.settings = dict(repository=self.repo, socket=self.socket, log_level="debug")
         self.settings.update(service or {})
         self.watches = watches
+        self.sections = sections or {}  # further ones: {"verify": {"at": ...}}
         self.env = env
         self.user = user
         self.process = None
@@ -152,6 +154,31 @@ class Service:
                 for k, v in settings.items():
                     for one in v if isinstance(v, list) else [v]:
                         f.write("%s = %s\n" % (k, one))
+            for section, settings in self.sections.items():
+                f.write("[%s]\n" % section)
+                for k, v in settings.items():
+                    f.write("%s = %s\n" % (k, v))
+
+    def set(self, section, **settings):
+        """Settings of a further section, in force when this returns."""
+        self.sections.setdefault(section, {}).update(settings)
+        self.write_config()
+        loaded = self.log_text().count("configuration loaded")
+        os.kill(self.pid(), signal.SIGHUP)
+        until(lambda: self.log_text().count("configuration loaded") > loaded, "the reload")
+
+    def due(self, section, key="at", **more):
+        """Have the job run a few seconds from now, however slow this machine is."""
+        seconds = 3
+        while True:
+            at = datetime.datetime.now(datetime.timezone.utc) + datetime.timedelta(seconds=seconds)
+            self.set(section, **{key: at.strftime("%H:%M:%S")}, **more)
+            if datetime.datetime.now(datetime.timezone.utc) < at - datetime.timedelta(seconds=1):
+                return at
+            seconds *= 2
+
+    def codes(self):
+        return [p["code"] for p in self.status()["problems"]]
 
     def environment(self):
         return self.env or environment(XDG_STATE_HOME=os.path.join(self.dir, "state"),
