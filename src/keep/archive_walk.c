@@ -201,29 +201,9 @@ static int parent_of(struct archive_walk *w, struct error *e)
 
 /* ---- one entry ---- */
 
-static uint8_t type_of(mode_t mode)
-{
-    switch (mode & S_IFMT) {
-    case S_IFREG:
-        return NODE_FILE;
-    case S_IFDIR:
-        return NODE_FOLDER;
-    case S_IFLNK:
-        return NODE_SYMLINK;
-    case S_IFIFO:
-        return NODE_FIFO;
-    case S_IFSOCK:
-        return NODE_SOCKET;
-    case S_IFCHR:
-        return NODE_CHAR_DEVICE;
-    default:
-        return NODE_BLOCK_DEVICE;
-    }
-}
-
 static void take_stat(struct node *n, const struct stat *st)
 {
-    *n = (struct node){.type = type_of(st->st_mode),
+    *n = (struct node){.type = node_type_of(st->st_mode),
                        .mode = (uint16_t)(st->st_mode & 07777),
                        .uid = st->st_uid,
                        .gid = st->st_gid,

@@ -1,6 +1,7 @@
 #include "keep/tar_read.h"
 
 #include "base/text.h"
+#include "keep/tar_header.h"
 #include "keep/tar_write.h"
 
 #include <stdlib.h>
@@ -9,23 +10,6 @@
 #include "base/banned.h"
 
 enum {
-    NAME_AT = 0,
-    NAME_CAP = 100,
-    MODE_AT = 100,
-    UID_AT = 108,
-    GID_AT = 116,
-    SIZE_AT = 124,
-    MTIME_AT = 136,
-    SUM_AT = 148,
-    TYPE_AT = 156,
-    LINK_AT = 157,
-    MAGIC_AT = 257,
-    MAJOR_AT = 329,
-    MINOR_AT = 337,
-    PREFIX_AT = 345,
-    PREFIX_CAP = 155,
-    SHORT_LEN = 8,
-    LONG_LEN = 12,
     PATH_BYTES_MAX = 64 * 1024,
 };
 static const uint64_t EXTENDED_MAX = 8 * 1024 * 1024, SIZE_LIMIT = INT64_MAX;

@@ -1,29 +1,14 @@
 #include "keep/tar_write.h"
 
+#include "keep/tar_header.h"
+
 #include <inttypes.h>
 #include <stdio.h>
 #include <string.h>
 
 #include "base/banned.h"
 
-/* Offsets and lengths of the ustar header (POSIX.1-2001, pax). */
-enum {
-    NAME_AT = 0,
-    NAME_CAP = 100,
-    MODE_AT = 100,
-    UID_AT = 108,
-    GID_AT = 116,
-    SIZE_AT = 124,
-    MTIME_AT = 136,
-    SUM_AT = 148,
-    TYPE_AT = 156,
-    LINK_AT = 157,
-    MAGIC_AT = 257,
-    MAJOR_AT = 329,
-    MINOR_AT = 337,
-    SHORT_DIGITS = 7,
-    LONG_DIGITS = 11,
-};
+enum { SHORT_DIGITS = SHORT_LEN - 1, LONG_DIGITS = LONG_LEN - 1 };
 static const uint64_t SHORT_MAX = 07777777, LONG_MAX_ = 077777777777;
 
 bool tar_can_hold(const struct node *n)

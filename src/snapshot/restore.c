@@ -315,7 +315,7 @@ int restore_flush(int fd, struct error *e)
 
 /* Folders get their modes before a single rename shows them, but after a merge: a folder that may
  * not be written cannot be moved or filled. */
-int restore_finish(struct restore_job *j, struct restore_target *t, struct error *e)
+static int finish(struct restore_job *j, struct restore_target *t, struct error *e)
 {
     if (!t->inside)
         restore_folders(j, t->tree);
@@ -362,22 +362,21 @@ static int is_single(const struct restore_request *req, bool *single, struct err
     return rc;
 }
 
-static int run(struct restore_job *j, struct error *e)
+int restore_into_target(struct restore_job *j,
+                        int (*write)(struct restore_job *j, const void *ctx, struct error *e),
+                        const void *ctx, struct error *e)
 {
     struct restore_target t;
 
-    int rc = is_single(j->req, &j->single, e);
-    if (rc != 0)
-        return rc;
-    rc = restore_target_open(j->req, j->single, &t, e);
+    int rc = restore_target_open(j->req, j->single, &t, e);
     bool of_target = rc != 0;
     if (rc == 0) {
         j->tree = t.tree;
-        rc = restore_write_tree(j, e);
+        rc = write(j, ctx, e);
         of_target = atomic_load(&j->target_failed);
     }
     if (rc == 0) {
-        rc = restore_finish(j, &t, e);
+        rc = finish(j, &t, e);
         of_target = rc != 0;
         j->result->finished = rc == 0;
     }
@@ -390,6 +389,18 @@ static int run(struct restore_job *j, struct error *e)
         close(t.parent);
     free(t.name);
     return rc;
+}
+
+static int write_snapshot(struct restore_job *j, const void *ctx, struct error *e)
+{
+    return restore_write_tree(j, e);
+}
+
+static int run(struct restore_job *j, struct error *e)
+{
+    int rc = is_single(j->req, &j->single, e);
+
+    return rc != 0 ? rc : restore_into_target(j, write_snapshot, NULL, e);
 }
 
 int restore_verdict(struct restore_job *j, struct error *e)

@@ -289,8 +289,9 @@ static int one_more(struct giving *g, struct error *e)
     return 1;
 }
 
-static int write_tree(struct restore_job *j, const struct restore_source *source, struct error *e)
+static int write_tree(struct restore_job *j, const void *ctx, struct error *e)
 {
+    const struct restore_source *source = ctx;
     struct giving g = {.job = j, .source = source, .dir = RESTORE_DIR_INIT};
 
     j->top = folder_new(j, NULL, "", 0);
@@ -304,34 +305,6 @@ static int write_tree(struct restore_job *j, const struct restore_source *source
     return rc;
 }
 
-static int run(struct restore_job *j, const struct restore_source *source, struct error *e)
-{
-    struct restore_target t;
-
-    j->single = source->single;
-    int rc = restore_target_open(j->req, j->single, &t, e);
-    bool of_target = rc != 0;
-    if (rc == 0) {
-        j->tree = t.tree;
-        rc = write_tree(j, source, e);
-        of_target = atomic_load(&j->target_failed);
-    }
-    if (rc == 0) {
-        rc = restore_finish(j, &t, e);
-        of_target = rc != 0;
-        j->result->finished = rc == 0;
-    }
-    if (of_target)
-        restore_tell_target(j, &t, e);
-    restore_target_close(&t);
-    if (t.folder >= 0)
-        close(t.folder);
-    if (t.parent >= 0)
-        close(t.parent);
-    free(t.name);
-    return rc;
-}
-
 int restore_given_run(const struct restore_request *req, const struct restore_source *source,
                       struct restore_result *result, struct error *e)
 {
@@ -339,7 +312,8 @@ int restore_given_run(const struct restore_request *req, const struct restore_so
     uint64_t begun = clock_mono_ns();
 
     restore_job_init(&j, req, result);
-    int rc = run(&j, source, e);
+    j.single = source->single;
+    int rc = restore_into_target(&j, write_tree, source, e);
     if (rc == 0) {
         restore_tell_warnings(&j);
         rc = restore_verdict(&j, e);

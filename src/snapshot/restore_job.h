@@ -206,12 +206,11 @@ void restore_split_free(struct restore_split *s);
 void restore_job_init(struct restore_job *j, const struct restore_request *req,
                       struct restore_result *result);
 void restore_job_release(struct restore_job *j);
-struct restore_target;
-/* Folders get their metadata, all is flushed and put in place; the target is closed. */
-int restore_finish(struct restore_job *j, struct restore_target *t, struct error *e);
-/* People see where it was to go, what they find there, and what helps. */
-void restore_tell_target(const struct restore_job *j, const struct restore_target *t,
-                         struct error *e);
+/* The target is opened, `write` puts everything beneath j->tree, folders get their metadata, all is
+ * flushed and put in place. j->single is set. */
+int restore_into_target(struct restore_job *j,
+                        int (*write)(struct restore_job *j, const void *ctx, struct error *e),
+                        const void *ctx, struct error *e);
 void restore_tell_warnings(struct restore_job *j);
 /* 0, or the code and message of what problems there were. */
 int restore_verdict(struct restore_job *j, struct error *e);

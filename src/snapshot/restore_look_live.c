@@ -21,26 +21,6 @@ static int no_memory(struct error *e)
     return error_set(e, ERR_FAILED, "out of memory");
 }
 
-static uint8_t type_of(mode_t mode)
-{
-    switch (mode & S_IFMT) {
-    case S_IFREG:
-        return NODE_FILE;
-    case S_IFDIR:
-        return NODE_FOLDER;
-    case S_IFLNK:
-        return NODE_SYMLINK;
-    case S_IFIFO:
-        return NODE_FIFO;
-    case S_IFSOCK:
-        return NODE_SOCKET;
-    case S_IFCHR:
-        return NODE_CHAR_DEVICE;
-    default:
-        return NODE_BLOCK_DEVICE;
-    }
-}
-
 /* ---- one entry ---- */
 
 /* A database with something in its side files is not what its own file says. */
@@ -105,7 +85,7 @@ int live_look(struct live_plan *p, const struct tree_entry *t, enum live_state *
     int rc = node_decode(t->meta, t->meta_len, &n, e);
     if (rc != 0)
         return rc;
-    if (n.type != type_of(st.st_mode))
+    if (n.type != node_type_of(st.st_mode))
         *state = LIVE_OTHER_TYPE;
     else
         *state = looks_same(p, t->path, &n, &st) ? LIVE_SAME : LIVE_DIFFERENT;
@@ -196,7 +176,7 @@ static int look_at(struct looking *l, int fd, const char *name, char *path, stru
     rc = type != 0 ? where == LIVE_IN : live_removes(p, where, path, dir, e);
     if (rc <= 0)
         return rc;
-    rc = live_tell(p, LIVE_DELETE, path, type_of(st.st_mode), 0, e);
+    rc = live_tell(p, LIVE_DELETE, path, node_type_of(st.st_mode), 0, e);
     return rc == 0 && dir ? push(l, strdup(path), e) : rc;
 }
 

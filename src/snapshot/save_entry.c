@@ -30,26 +30,6 @@ bool entry_signature(const struct save *s, const struct known *row, struct signa
     return true;
 }
 
-static uint8_t type_of(mode_t mode)
-{
-    switch (mode & S_IFMT) {
-    case S_IFREG:
-        return NODE_FILE;
-    case S_IFDIR:
-        return NODE_FOLDER;
-    case S_IFLNK:
-        return NODE_SYMLINK;
-    case S_IFIFO:
-        return NODE_FIFO;
-    case S_IFSOCK:
-        return NODE_SOCKET;
-    case S_IFCHR:
-        return NODE_CHAR_DEVICE;
-    default:
-        return NODE_BLOCK_DEVICE;
-    }
-}
-
 struct entry { /* what is there, and what it is taken for */
     struct folder *in;
     const char *name;
@@ -575,7 +555,7 @@ int entry_check(struct save *s, struct folder *f, const char *name, const struct
     s->listed = false;
     if (!st || !wanted(s, f, name, st))
         return gone(s, f, name, row, e);
-    n.type = type_of(st->st_mode);
+    n.type = node_type_of(st->st_mode);
     signature_of(st, &n.now);
     if (row) {
         n.has_cached = entry_signature(s, row, &n.cached);

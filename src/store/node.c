@@ -7,6 +7,7 @@
 #include <limits.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/stat.h>
 
 #include "base/banned.h"
 
@@ -34,6 +35,26 @@ enum node_tag {
 static int damaged(struct error *e)
 {
     return error_set(e, ERR_DAMAGED, "a node does not parse");
+}
+
+uint8_t node_type_of(mode_t mode)
+{
+    switch (mode & S_IFMT) {
+    case S_IFREG:
+        return NODE_FILE;
+    case S_IFDIR:
+        return NODE_FOLDER;
+    case S_IFLNK:
+        return NODE_SYMLINK;
+    case S_IFIFO:
+        return NODE_FIFO;
+    case S_IFSOCK:
+        return NODE_SOCKET;
+    case S_IFCHR:
+        return NODE_CHAR_DEVICE;
+    default:
+        return NODE_BLOCK_DEVICE;
+    }
 }
 
 bool node_name_ok(const char *name, size_t len)

@@ -12,6 +12,7 @@
 
 #include <stdbool.h>
 #include <stdint.h>
+#include <sys/types.h>
 
 #define NODE_ROOT 1 /* node id of a watch's root folder */
 #define NODE_NUMBER_MAX ((UINT64_C(1) << 40) - 1)
@@ -62,6 +63,9 @@ static inline uint8_t node_with_class(uint8_t flags, enum content_class class)
 {
     return (uint8_t)((flags & ~NODE_CLASS_MASK) | (unsigned)class << NODE_CLASS_SHIFT);
 }
+
+/* The node type of a file's st_mode. */
+uint8_t node_type_of(mode_t mode);
 
 struct chunk_ref {
     struct hash id;
