@@ -79,7 +79,7 @@ typedef void (*config_visit)(void *ctx, const char *section, const char *key, co
                              const char *origin);
 void config_show(const struct config *c, config_visit visit, void *ctx);
 
-/* Settings that were given but have no effect in this version (one line each). */
+/* What was given and means nothing (one line each). */
 void config_warnings(const struct config *c, void (*warn)(void *ctx, const char *text), void *ctx);
 
 /* "file:line" of a setting, or where else it came from; NULL when there is no such setting. */

@@ -1,4 +1,4 @@
-/* What is told about loaded settings: their values, each with its origin, what has no effect. */
+/* What is told about loaded settings: their values, each with its origin, what means nothing. */
 #include "config/config.h"
 
 #include "base/text.h"
@@ -45,16 +45,7 @@ static void warn_variable(void *ctx, const char *name)
 void config_warnings(const struct config *c, void (*warn)(void *ctx, const char *text), void *ctx)
 {
     struct teller t = {warn, ctx};
-    char text[1024];
 
-    for (size_t i = 0; i < c->value_count; i++) {
-        const struct config_value *v = &c->values[i];
-        if (v->level == LEVEL_DEFAULT || (v->key->flags & KEY_IN_EFFECT))
-            continue;
-        snprintf(text, sizeof(text), "'%s' in [%s] has no effect in this version (%s)", v->key->key,
-                 v->section, v->origin);
-        warn(ctx, text);
-    }
     for (char **note = c->notes; note && *note; note++)
         warn(ctx, *note);
     environment_unknown(c, warn_variable, &t);

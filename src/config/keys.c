@@ -17,8 +17,8 @@
 enum { PATH_TEXT_MAX = 32768, COUNT_MAX = 1000000 };
 static const uint64_t SECOND = 1000, HOUR = 3600000, DAY = 86400000;
 
-#define LIVE (KEY_RELOAD | KEY_IN_EFFECT)
-#define FIXED KEY_IN_EFFECT
+#define LIVE KEY_RELOAD
+#define FIXED 0 /* a restart brings it into effect */
 #define DAYS_365 (UINT64_C(365) * 86400000)
 
 /* clang-format off */

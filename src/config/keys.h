@@ -25,10 +25,9 @@ enum value_type {
 };
 
 enum key_flag {
-    KEY_OFF = 1 << 0,       /* "off" is a value */
-    KEY_RELOAD = 1 << 1,    /* a reload brings it into effect; else a restart does */
-    KEY_IN_EFFECT = 1 << 2, /* this version acts on it */
-    KEY_REQUIRED = 1 << 3,  /* no default: the section must give it */
+    KEY_OFF = 1 << 0,      /* "off" is a value */
+    KEY_RELOAD = 1 << 1,   /* a reload brings it into effect; else a restart does */
+    KEY_REQUIRED = 1 << 2, /* no default: the section must give it */
 };
 
 struct config_key {

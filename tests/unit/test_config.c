@@ -225,27 +225,6 @@ static void all_keys_of_later_sections_are_taken(void **state)
     config_free(c);
 }
 
-static void count_line(void *ctx, const char *text)
-{
-    int *lines = ctx;
-
-    if (strstr(text, "has no effect"))
-        ++*lines;
-}
-
-static void every_setting_has_an_effect(void **state)
-{
-    struct config *c = load_text("[service]\nmin_free = 2G\n[watch a]\npath = /a\n"
-                                 "[archive a]\nkeep_last = 2\n[alert]\nmax_age = 1d\n");
-    int lines = 0;
-
-    config_warnings(c, count_line, &lines);
-    assert_int_equal(lines, 0);
-    for (size_t i = 0; i < config_key_count; i++)
-        assert_true(config_keys[i].flags & KEY_IN_EFFECT);
-    config_free(c);
-}
-
 static void long_lines_and_nul_bytes_are_refused(void **state)
 {
     char text[600] = "[service]\n";
@@ -490,7 +469,6 @@ int main(void)
         cmocka_unit_test_setup_teardown(mistakes_are_named_with_their_line, set_up, tear_down),
         cmocka_unit_test_setup_teardown(a_policy_that_keeps_nothing_is_refused, set_up, tear_down),
         cmocka_unit_test_setup_teardown(all_keys_of_later_sections_are_taken, set_up, tear_down),
-        cmocka_unit_test_setup_teardown(every_setting_has_an_effect, set_up, tear_down),
         cmocka_unit_test_setup_teardown(long_lines_and_nul_bytes_are_refused, set_up, tear_down),
         cmocka_unit_test_setup_teardown(long_watch_names_are_whole, set_up, tear_down),
         cmocka_unit_test_setup_teardown(drop_ins_come_after_the_file_by_name, set_up, tear_down),
