@@ -81,8 +81,8 @@ run() { # directory, ctest options...
 }
 if [ -z "$quick" ]; then
     ASAN_OPTIONS=detect_leaks=1:abort_on_error=0 UBSAN_OPTIONS=print_stacktrace=1 \
-        run asan -j2 -L 'unit|fuzz|sanitized'
-    TSAN_OPTIONS=halt_on_error=1 run tsan -j2 -L 'unit|sanitized'
+        run asan -j3 -L 'unit|fuzz|sanitized'
+    TSAN_OPTIONS=halt_on_error=1 run tsan -j3 -L 'unit|sanitized'
 fi
 after=$(git_state)
 if [ "$before" != "$after" ]; then
@@ -90,5 +90,5 @@ if [ "$before" != "$after" ]; then
     status=1
 fi
 [ "$status" = 0 ] || echo "something above failed" >&2
-run release -j2
+run release -j4
 exit "$status"
