@@ -133,6 +133,7 @@ static void saved(struct keeper *k, const struct save_job *j)
     if (k->failures > 0)
         log_info("%s: saving works again", k->spec.name);
     k->failures = 0;
+    k->service->room_more = 0;
     k->retry_at = 0;
     k->since[PROBLEM_SAVE] = k->since[PROBLEM_VACANT] = (struct wall_time){0};
     k->last_checked = clock_wall();
@@ -189,7 +190,7 @@ static void failed(struct keeper *k, struct save_job *j)
         return;
     }
     if (j->rc == ERR_NOSPACE)
-        service_make_room(s);
+        service_make_room(s, true);
     if (j->ask)
         return; /* told to who asked; what is dirty is tried again as ever */
     rest_after_failure(k);

@@ -11,7 +11,8 @@
 
 #include "base/banned.h"
 
-#define PAUSE_NS (UINT64_C(60) * 1000000000) /* between two prunes to make room */
+#define PAUSE_NS (UINT64_C(60) * 1000000000) /* after a prune that could make no room */
+#define ROOM_MORE (UINT64_C(4) * 1024 * 1024)
 
 struct prune_ask {
     struct job job;
@@ -22,6 +23,7 @@ struct prune_ask {
     char *watch, *repo_path;
     bool dry_run, thaw;
     bool room; /* to make room, asked for by nobody: no peer */
+    uint64_t room_bytes;
     json_t *lines;
     struct error error;
     int rc;
@@ -57,7 +59,7 @@ static void run_prune(struct job *job)
                                           .dry_run = q->dry_run,
                                           .thaw = q->thaw,
                                           .pressed = q->room,
-                                          .room = q->room ? repo_free_missing(s->repo) : 0,
+                                          .room = q->room ? q->room_bytes : 0,
                                           .cancel = &s->cancel_verify};
         q->rc = prune_work(&order, &q->lines, &q->error);
         repo_close(reader);
@@ -139,7 +141,9 @@ static void on_room_made(struct job *job)
     if (q->rc != 0)
         log_warn("making room: %s", q->error.message);
     s->making_room = false;
-    s->make_room_at = clock_mono_ns() + PAUSE_NS;
+    /* How much a save needs is not known before it has failed for it: more, each time. */
+    s->room_more = dropped > 0 ? 2 * s->room_more + ROOM_MORE : s->room_more;
+    s->make_room_at = dropped > 0 ? 0 : clock_mono_ns() + PAUSE_NS;
     ask_free(q);
     LIST_FOREACH(k, &s->keepers, link)
     {
@@ -152,15 +156,17 @@ static void on_room_made(struct job *job)
     service_rearm(s);
 }
 
-void service_make_room(struct service *s)
+void service_make_room(struct service *s, bool save_failed)
 {
-    if (s->making_room || s->stopping || clock_mono_ns() < s->make_room_at ||
-        repo_free_missing(s->repo) == 0)
+    uint64_t bytes = repo_free_missing(s->repo) + (save_failed ? s->room_more : 0);
+
+    if (s->making_room || s->stopping || clock_mono_ns() < s->make_room_at || bytes == 0)
         return;
     struct prune_ask *q = ask_new(s, NULL, on_room_made);
     if (!q)
         return; /* the next save that fails asks again */
     q->room = true;
+    q->room_bytes = bytes;
     s->making_room = true;
     jobs_push(s->background, &q->job);
 }

@@ -164,7 +164,7 @@ static void on_idle_done(struct job *job)
     struct service *s = (struct service *)((char *)job - offsetof(struct service, idle_job));
 
     s->idling = false;
-    service_make_room(s);
+    service_make_room(s, false);
     begin_upkeep(s);
     service_stop_on(s);
     service_rearm(s);

@@ -57,6 +57,7 @@ struct service {
     bool idling, keeping_up, verifying_new;
     bool making_room;      /* a prune for want of space is at work */
     uint64_t make_room_at; /* not again before that */
+    uint64_t room_more;    /* beyond min_free, for saves that still found too little; 0: none */
     struct wall_time since;
     struct wall_time config_bad_since; /* s = 0: the running configuration is the newest */
     struct error config_error;
@@ -83,7 +84,7 @@ void service_store_used(struct service *s);
 /* What is wrong may not be what it was: whoever is to be told will be. */
 void service_problems_changed(struct service *s);
 /* A save found too little space: prune down to what is needed, or to the floor. */
-void service_make_room(struct service *s);
+void service_make_room(struct service *s, bool save_failed);
 /* SIGTERM, or the stop request; the second time: at once. */
 void service_stop(struct service *s);
 /* While stopping: end the loop when nothing is left to do. */

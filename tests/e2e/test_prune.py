@@ -339,5 +339,34 @@ def app_and_repository_on_one_disk(scratch):
         subprocess.run(["umount", "-l", at], check=True)
 
 
+def room_for_a_large_save(scratch):
+    """History gives way to a save as far as that needs, however much more it is than min_free."""
+    wk.need_root()
+    at, root = os.path.join(scratch, "disk"), os.path.join(scratch, "data")
+    os.mkdir(at)
+    os.mkdir(root)
+    if subprocess.run(["mount", "-t", "tmpfs", "-o", "size=%d" % (100 * MIB), "none", at]).returncode:
+        wk.skip("cannot mount a tmpfs here")
+    try:
+        s = wk.Service(scratch, {"data": {"path": root, "settle": "5ms"}},
+                       repo=os.path.join(at, "repo"), service={"min_free": "20%"})
+        for i in range(100):
+            wk.write(os.path.join(root, "f"), os.urandom(2 * MIB))
+            if s.cli("save", "data", code=None).code == 13:
+                break
+        else:
+            raise AssertionError("the disk was never short")
+        wk.until(lambda: s.cli("save", "data", code=None).code == 0, "room for a small save")
+        for n in range(15):
+            wk.write(os.path.join(root, "large%d" % n), os.urandom(2 * MIB))
+        state = wk.tree(root)
+        wk.until(lambda: s.cli("save", "data", code=None).code == 0, "room for a large one", pace=1)
+        wk.same(state, wk.restored(s.repo, "latest", scratch))
+        assert len(ids(s.repo)) >= 3
+        s.stop()
+    finally:
+        subprocess.run(["umount", "-l", at], check=True)
+
+
 wk.main(kept_and_dropped, archives_too, rules_that_are_refused, through_the_service, encrypted, an_empty_mount_point,
-        beside_everything, app_and_repository_on_one_disk)
+        beside_everything, app_and_repository_on_one_disk, room_for_a_large_save)
