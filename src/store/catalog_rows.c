@@ -346,51 +346,51 @@ static int load_snapshot(struct catalog *c, const struct row *r, struct error *e
     return rc;
 }
 
-static int load_name(struct catalog *c, const struct row *r, struct error *e)
+/* The watch of a row; what holds now is added to its state sum. */
+static int load_into(struct catalog *c, const struct row *r,
+                     void (*add)(struct state_sum *sum, const struct row *r,
+                                 struct buffer *scratch),
+                     struct load_watch **w, struct error *e)
 {
     struct buffer scratch = BUFFER_INIT;
-    struct load_watch *w = NULL;
+    int rc = find_watch(c, r->watch_id, w, e);
 
-    int rc = find_watch(c, r->watch_id, &w, e);
-    if (rc < 0)
-        return rc;
-    if (is_open(r))
-        sum_name(&w->sum, r, &scratch);
+    if (rc == 0 && is_open(r))
+        add(&(*w)->sum, r, &scratch);
     if (scratch.failed)
         rc = cat_no_memory(e);
-    else if (is_open(r))
-        rc = cat_run(c, e, CAT_NAME_ROW, "iibii", w->serial, (int64_t)r->parent, r->name,
-                     (size_t)r->name_len, (int64_t)r->from, (int64_t)r->node);
-    else
-        rc =
-            cat_run(c, e, CAT_OLD_NAME_ROW, "iiibii", w->serial, (int64_t)r->parent, (int64_t)r->to,
-                    r->name, (size_t)r->name_len, (int64_t)r->from, (int64_t)r->node);
     buffer_release(&scratch);
     return rc;
 }
 
-static int load_node(struct catalog *c, const struct row *r, struct error *e)
+static int load_name(struct catalog *c, const struct row *r, struct error *e)
 {
-    struct buffer scratch = BUFFER_INIT;
     struct load_watch *w = NULL;
+    int rc = load_into(c, r, sum_name, &w, e);
 
-    int rc = find_watch(c, r->watch_id, &w, e);
     if (rc < 0)
         return rc;
     if (is_open(r))
-        sum_node(&w->sum, r, &scratch);
-    if (scratch.failed)
-        rc = cat_no_memory(e);
-    else if (is_open(r))
+        return cat_run(c, e, CAT_NAME_ROW, "iibii", w->serial, (int64_t)r->parent, r->name,
+                       (size_t)r->name_len, (int64_t)r->from, (int64_t)r->node);
+    return cat_run(c, e, CAT_OLD_NAME_ROW, "iiibii", w->serial, (int64_t)r->parent, (int64_t)r->to,
+                   r->name, (size_t)r->name_len, (int64_t)r->from, (int64_t)r->node);
+}
+
+static int load_node(struct catalog *c, const struct row *r, struct error *e)
+{
+    struct load_watch *w = NULL;
+    int rc = load_into(c, r, sum_node, &w, e);
+
+    if (rc < 0)
+        return rc;
+    if (is_open(r))
         rc = cat_run(c, e, CAT_NODE_ROW, "iiib", cat_node_id(w->serial, r->node), (int64_t)r->from,
                      (int64_t)cat_node_incomplete(r->bytes, r->len), r->bytes, (size_t)r->len);
     else
         rc = cat_run(c, e, CAT_OLD_NODE_ROW, "iiiib", w->serial, (int64_t)r->node, (int64_t)r->to,
                      (int64_t)r->from, r->bytes, (size_t)r->len);
-    if (rc == 0)
-        rc = cat_node_refs(c, r->bytes, r->len, 1, e);
-    buffer_release(&scratch);
-    return rc;
+    return rc < 0 ? rc : cat_node_refs(c, r->bytes, r->len, 1, e);
 }
 
 static int load_mark(struct catalog *c, const struct row *r, struct error *e)
