@@ -7,96 +7,13 @@
 #include "snapshot/restore_record.h"
 #include "store/hash.h"
 
+#include <fcntl.h>
 #include <sqlite3.h>
+#include <sys/stat.h>
+
+#include "fault_table.h"
 
 #include "base/banned.h"
-
-/* ---- operations that fail ---- */
-
-static struct {
-    bool die; /* everything after it fails too, and writes are cut in half */
-    unsigned at, count;
-    bool hit;
-    int error;
-} fault;
-
-static bool strike(void)
-{
-    bool now = ++fault.count == fault.at;
-    bool struck = now || (fault.hit && fault.die);
-
-    fault.hit = fault.hit || now;
-    if (struck)
-        errno = fault.error;
-    return struck;
-}
-
-static ssize_t fault_pwrite(int fd, const void *p, size_t n, off_t off)
-{
-    if (!strike())
-        return fileops_system.pwrite(fd, p, n, off);
-    if (n > 1 && fileops_system.pwrite(fd, p, n / 2, off) < 0)
-        return -1;
-    errno = fault.error;
-    return -1;
-}
-
-static int fault_close(int fd)
-{
-    int rc = fileops_system.close(fd);
-
-    return strike() ? -1 : rc;
-}
-
-static int fault_ftruncate(int fd, off_t len)
-{
-    return strike() ? -1 : fileops_system.ftruncate(fd, len);
-}
-
-static int fault_fsync(int fd)
-{
-    return strike() ? -1 : fileops_system.fsync(fd);
-}
-
-static int fault_renameat2(int olddir, const char *old, int newdir, const char *new_,
-                           unsigned flags)
-{
-    return strike() ? -1 : fileops_system.renameat2(olddir, old, newdir, new_, flags);
-}
-
-static int fault_unlinkat(int dirfd, const char *path, int flags)
-{
-    return strike() ? -1 : fileops_system.unlinkat(dirfd, path, flags);
-}
-
-static int fault_mkdirat(int dirfd, const char *path, mode_t mode)
-{
-    return strike() ? -1 : fileops_system.mkdirat(dirfd, path, mode);
-}
-
-static struct fileops fault_ops;
-
-static void faults_on(unsigned at, bool die, int error)
-{
-    fault_ops = fileops_system;
-    fault_ops.pwrite = fault_pwrite;
-    fault_ops.close = fault_close;
-    fault_ops.ftruncate = fault_ftruncate;
-    fault_ops.fsync = fault_fsync;
-    fault_ops.renameat2 = fault_renameat2;
-    fault_ops.unlinkat = fault_unlinkat;
-    fault_ops.mkdirat = fault_mkdirat;
-    memset(&fault, 0, sizeof(fault));
-    fault.at = at;
-    fault.die = die;
-    fault.error = error;
-    fileops = &fault_ops;
-}
-
-static void faults_off(void)
-{
-    fileops = &fileops_system;
-}
 
 /* ---- the two states ---- */
 
@@ -206,7 +123,7 @@ static int go(struct states *s, const struct go *g, struct live_result *result, 
                              .added = {g->added ? &added : NULL, NULL},
                              .workers = 1};
     if (g->fail_at)
-        faults_on(g->fail_at, g->die, g->error);
+        faults_on(OF_CHANGES | OF_CLOSES, g->die ? MODE_KILL : MODE_FAIL, g->error, g->fail_at);
     int rc = live_restore(&q, result, &e);
     faults_off();
     *hit = g->fail_at && fault.hit;
