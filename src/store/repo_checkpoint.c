@@ -24,6 +24,7 @@ enum {
     PART_RAW = 1024 * 1024,     /* of rows; then a part is full */
     FOLD_MIN = 2 * 1024 * 1024, /* of the log, before a checkpoint pays */
     FOLD_MIN_ALL = 4096,        /* the same when asked for: more than headers and seals */
+    FILE_FOLDED = 48, /* of a checkpoint: a file is an id, times, a name that packs well */
 };
 
 struct place {
@@ -79,16 +80,40 @@ static int log_growth(struct repo *r, uint64_t *grown, uint64_t *folded, struct 
     return 0;
 }
 
+/* What a checkpoint would take, by the files that there are now. */
+static int guess_folded(struct repo *r, uint64_t *bytes, struct error *e)
+{
+    struct watch_row *watches = NULL;
+    size_t count = 0;
+
+    *bytes = 0;
+    pthread_mutex_lock(&r->write_lock);
+    int rc = catalog_watches(r->writer, &watches, &count, e);
+    pthread_mutex_unlock(&r->write_lock);
+    for (size_t i = 0; rc >= 0 && i < count; i++) {
+        *bytes += watches[i].files * FILE_FOLDED;
+        watch_row_release(&watches[i]);
+    }
+    free(watches);
+    return rc < 0 ? rc : 0;
+}
+
+/* When the log, older copies included, is two copies and a half: less would make it longer. So the
+ * log of a first save, which is nothing but what a checkpoint would say again, has none. */
 static int is_due(struct repo *r, bool all, struct error *e)
 {
-    uint64_t grown, folded;
+    uint64_t grown, folded, guess = 0;
 
     int rc = log_growth(r, &grown, &folded, e);
     if (rc < 0)
         return rc;
     if (all)
         return grown > FOLD_MIN_ALL;
-    return grown > FOLD_MIN && grown > folded / 2;
+    if (grown <= FOLD_MIN || grown <= folded / 2)
+        return 0;
+    if (folded == 0)
+        rc = guess_folded(r, &guess, e);
+    return rc < 0 ? rc : grown > guess * 5 / 2;
 }
 
 bool repo_upkeep_due(struct repo *r)

@@ -182,7 +182,8 @@ int repo_note_put(struct repo *r, const char *key, const void *value, size_t len
 int repo_idle(struct repo *r, struct error *e);
 
 /* ---- upkeep: what keeps the packs small and sound ----
- * Seals packs that have ended; writes a checkpoint when the log has grown by half of the last one;
+ * Seals packs that have ended; writes a checkpoint when the log has grown by half of the last one,
+ * the first when the log is two and a half times as long as one would be;
  * moves what lives out of log packs that a checkpoint covers and out of data packs that are mostly
  * dead, recompressed; removes packs that were emptied so, when nobody needs them any more. Saves go
  * on meanwhile: the store is locked for one record or a few at a time. What is broken off, by a

@@ -73,4 +73,20 @@ def a_direct_save_does_it_when_due(scratch):
     check(repo, states, scratch)
 
 
-wk.main(service_folds_the_log, a_direct_save_does_it_when_due)
+def a_first_save_is_not_told_twice(scratch):
+    """A checkpoint of it would say again, in two copies, all that its lists say."""
+    root, repo = os.path.join(scratch, "data"), os.path.join(scratch, "repo")
+    for i in range(50):
+        os.makedirs(os.path.join(root, str(i)))
+        for j in range(1000):
+            wk.write(os.path.join(root, str(i), str(j)), "%d %d" % (i, j))
+    wk.wk("-r", repo, "init")
+    wk.wk("-r", repo, "save", root)
+    logs = [x for x in wk.packs(repo) if x.startswith("0-log-")]
+    sizes = [os.path.getsize(os.path.join(repo, "packs", x)) for x in logs]
+    assert len(logs) == 1 and sizes[0] > 2 << 20, sizes
+    without_catalog(repo)
+    assert wk.wk("-r", repo, "cat", "latest:49/999").out == "49 999"
+
+
+wk.main(service_folds_the_log, a_direct_save_does_it_when_due, a_first_save_is_not_told_twice)
