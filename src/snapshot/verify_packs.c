@@ -16,7 +16,7 @@
 
 #include "base/banned.h"
 
-enum { WORKERS_MAX = 4, QUEUE_BYTES = 16 * 1024 * 1024, LOAD_BYTES = 512 * 1024 };
+enum { WORKERS_MAX = 4, QUEUE_BYTES = 4 * 1024 * 1024, LOAD_BYTES = 512 * 1024 };
 
 struct record { /* of a block; its body stands in load.bytes */
     uint64_t pack_id, from, to;
