@@ -7,7 +7,7 @@
 static int rebuild_here(struct cli *cli, struct error *e)
 {
     struct repo *r = NULL;
-    int rc = reach_write(cli, (unsigned)cli->wait_ms, &r, e);
+    int rc = reach_rebuild(cli, &r, e);
 
     if (rc == 0)
         rc = repo_rebuild(r, e);

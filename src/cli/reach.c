@@ -5,6 +5,7 @@
 #include "config/config.h"
 #include "service/policy.h"
 
+#include <errno.h>
 #include <stdlib.h>
 #include <string.h>
 
@@ -44,7 +45,20 @@ static enum codec codec_of(const struct config *c)
     return strcmp(c->codec, "zlib") == 0 ? CODEC_DEFLATE : CODEC_ZSTD;
 }
 
-static int open_repository(struct cli *cli, enum repo_mode mode, unsigned wait_ms,
+/* Errors of the disk do not go away by trying again. */
+static int tell_refused(struct error *e)
+{
+    const struct error why = *e;
+
+    if (why.sys != EIO)
+        return why.code;
+    return error_set(e, why.code,
+                     "%s: copy the repository to a sound disk (ddrescue), or go on without what of "
+                     "data packs cannot be read: watchkeep rebuild",
+                     why.message);
+}
+
+static int open_repository(struct cli *cli, enum repo_mode mode, unsigned wait_ms, bool past_unread,
                            struct repo **out, struct error *e)
 {
     const char *path;
@@ -56,6 +70,7 @@ static int open_repository(struct cli *cli, enum repo_mode mode, unsigned wait_m
                                .codec = codec_of(cli->config),
                                .reserve = mode == REPO_WRITE,
                                .distrust = cli->distrust,
+                               .past_unread = past_unread,
                                .notice = notice,
                                .ctx = cli};
     rc = repo_open(path, mode, &opt, out, e);
@@ -65,17 +80,22 @@ static int open_repository(struct cli *cli, enum repo_mode mode, unsigned wait_m
         return error_set(e, ERR_NOREPO, "no repository at '%s': make one with: watchkeep init%s%s",
                          path, cli->repository ? " -r " : "",
                          cli->repository ? cli->repository : "");
-    return rc;
+    return rc == 0 ? 0 : tell_refused(e);
 }
 
 int reach_read(struct cli *cli, struct repo **out, struct error *e)
 {
-    return open_repository(cli, REPO_READ, 0, out, e);
+    return open_repository(cli, REPO_READ, 0, false, out, e);
 }
 
 int reach_write(struct cli *cli, unsigned wait_ms, struct repo **out, struct error *e)
 {
-    return open_repository(cli, REPO_WRITE, wait_ms, out, e);
+    return open_repository(cli, REPO_WRITE, wait_ms, false, out, e);
+}
+
+int reach_rebuild(struct cli *cli, struct repo **out, struct error *e)
+{
+    return open_repository(cli, REPO_WRITE, (unsigned)cli->wait_ms, true, out, e);
 }
 
 struct asked {

@@ -15,6 +15,9 @@ int reach_read(struct cli *cli, struct repo **out, struct error *e);
 /* Open it for writing, waiting at most wait_ms; ERR_BUSY. */
 int reach_write(struct cli *cli, unsigned wait_ms, struct repo **out, struct error *e);
 
+/* The same, waiting as long as --wait says, past what the disk refuses to read of data packs. */
+int reach_rebuild(struct cli *cli, struct repo **out, struct error *e);
+
 /* The socket of the service that runs on this repository: malloc'ed, or NULL when there is none.
  * Where the repository is closed to us, the configured socket is asked what it serves. */
 char *reach_service(struct cli *cli);

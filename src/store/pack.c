@@ -15,6 +15,7 @@
 #include "base/banned.h"
 
 #define WALK_WINDOW (1024u * 1024)
+#define SECTOR 4096u /* what the page cache reads at least */
 
 static const struct {
     uint8_t kind;
@@ -274,6 +275,32 @@ struct window {
     struct buffer held;
 };
 
+/* Sector by sector: in place of what the disk refuses to read stand zeros, which are no record. */
+static void read_past_unread(const struct pack *p, uint8_t *to, size_t n, uint64_t offset)
+{
+    for (size_t at = 0, len; at < n; at += len) {
+        struct error ignored = ERROR_INIT;
+        len = (size_t)(SECTOR - (offset + at) % SECTOR);
+        if (len > n - at)
+            len = n - at;
+        if (file_read_all(p->fd, to + at, len, offset + at, &ignored) == 0)
+            continue;
+        memset(to + at, 0, len);
+        if (p->unread->bytes == 0)
+            p->unread->from = offset + at;
+        if (offset + at >= p->unread->from + p->unread->bytes)
+            p->unread->bytes += len;
+    }
+}
+
+static void cannot_read(const struct pack *p, uint64_t offset, struct error *e)
+{
+    static const char *const kinds[] = {[PACK_LOG] = "log", [PACK_DATA] = "data"};
+
+    error_sys(e, e->sys, "cannot read %s pack %016" PRIx64 " at byte %" PRIu64, kinds[p->kind],
+              p->id, offset);
+}
+
 /* Bytes at offset, which the caller knows to lie before w->end; NULL with *e set on failure. */
 static const uint8_t *window_at(struct window *w, uint64_t offset, size_t n, struct error *e)
 {
@@ -289,11 +316,17 @@ static const uint8_t *window_at(struct window *w, uint64_t offset, size_t n, str
         return NULL;
     }
     w->from = offset;
-    if (file_read_all(w->pack->fd, to, want, offset, e) < 0) {
-        buffer_clear(&w->held);
-        return NULL;
+    if (file_read_all(w->pack->fd, to, want, offset, e) == 0)
+        return to;
+    if (w->pack->unread) {
+        error_clear(e);
+        read_past_unread(w->pack, to, want, offset);
+        return to;
     }
-    return to;
+    buffer_clear(&w->held);
+    if (e->sys != 0)
+        cannot_read(w->pack, offset, e);
+    return NULL;
 }
 
 enum found { FOUND_DAMAGE = 0, FOUND_RECORD = 1 };

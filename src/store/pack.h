@@ -12,6 +12,11 @@
 
 #define PACK_SEAL_LEN (64u * 1024 * 1024)
 
+/* What a walk could not read: its first byte, and how many there were in all. */
+struct pack_unread {
+    uint64_t from, bytes;
+};
+
 struct pack {
     uint64_t id;
     uint8_t kind;
@@ -20,6 +25,7 @@ struct pack {
     uint64_t flushed; /* of those, known to be on the disk */
     bool broken;      /* a write or flush failed: read only from now on */
     int64_t created_s;
+    struct pack_unread *unread; /* the opener's; NULL: a walk ends where the disk refuses to read */
 };
 
 void pack_file_name(uint8_t kind, uint64_t id, char out[40]);
@@ -45,8 +51,9 @@ int pack_read(const struct pack *p, uint64_t offset, struct record_header *h, st
  * the walk goes on at the next sound record). Return non-zero from it to stop with that value.
  * end: where the walk has to stop (a fence), or UINT64_MAX. *tail (may be NULL) gets the end of the
  * last sound record, or offset when there is none. A read that the disk refuses ends the walk with
- * an error: it is not damage. Records of types that may be skipped are not shown. Padding that is
- * not zero is shown as damage of itself, after its record. */
+ * an error: it is not damage. With p->unread the walk goes on behind such sectors, counts them
+ * there, and shows them as damage. Records of types that may be skipped are not shown. Padding that
+ * is not zero is shown as damage of itself, after its record. */
 typedef int (*pack_visit)(void *ctx, uint64_t from, uint64_t to, const struct record_header *h,
                           const uint8_t *body);
 int pack_walk(const struct pack *p, uint64_t offset, uint64_t end, pack_visit visit, void *ctx,

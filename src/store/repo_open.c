@@ -382,6 +382,7 @@ static struct repo *new_repo(enum repo_mode mode, const struct repo_options *opt
     r->mode = mode;
     r->codec = opt ? opt->codec : CODEC_ZSTD;
     r->distrust = opt && opt->distrust;
+    r->past_unread = opt && opt->past_unread;
     r->keeps_reserve = opt && opt->reserve;
     r->notice = opt ? opt->notice : NULL;
     r->notice_ctx = opt ? opt->ctx : NULL;

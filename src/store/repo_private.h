@@ -92,8 +92,10 @@ struct repo {
     struct chunk_source *memory_source; /* for its list chunks, while the packs are replayed */
     unsigned catalog_generation;
     bool in_memory;
-    bool distrust; /* opened without a look at catalog.db */
-    bool unsound;  /* a connection met damage; under pool_lock */
+    bool past_unread;      /* `rebuild` was asked for: data packs are read past bad sectors, ... */
+    uint64_t unread_bytes; /* ... so many bytes of them */
+    bool distrust;         /* opened without a look at catalog.db */
+    bool unsound;          /* a connection met damage; under pool_lock */
     pthread_mutex_t pool_lock;
     struct pool_entry pool[POOL_MAX];
     unsigned generation; /* of catalog.db: connections of an older one are not lent again */

@@ -217,6 +217,22 @@ static void tell_missing(struct replay *p, uint64_t pack_id, const char *why)
     repo_notice(p->repo, "data pack %016" PRIx64 " cannot be read: %s", pack_id, why);
 }
 
+/* Past bad sectors only when that was asked for: by itself a writer takes nothing for lost. */
+static int walk_data(struct data_walk *w, struct pack *pack, uint64_t from, uint64_t end,
+                     uint64_t *tail)
+{
+    struct repo *r = w->replay->repo;
+    struct pack_unread unread = {0};
+
+    pack->unread = r->past_unread ? &unread : NULL;
+    int rc = pack_walk(pack, from, end, visit_data, w, tail, w->replay->e);
+    if (unread.bytes > 0)
+        repo_notice(r, "data pack %016" PRIx64 ": the disk refuses to read %" PRIu64 " bytes",
+                    pack->id, unread.bytes);
+    r->unread_bytes += unread.bytes;
+    return rc == REPLAY_STOP ? 0 : rc;
+}
+
 /* Index blocks of a data pack up to a length; what is known already is not read again. */
 int replay_index_data(struct replay *p, uint64_t pack_id, uint64_t upto)
 {
@@ -251,10 +267,8 @@ int replay_index_data(struct replay *p, uint64_t pack_id, uint64_t upto)
         pack_close(pack);
         return 0;
     }
-    rc = pack_walk(pack, row.len, end, visit_data, &w, &tail, p->e);
+    rc = walk_data(&w, pack, row.len, end, &tail);
     pack_close(pack);
-    if (rc == REPLAY_STOP)
-        rc = 0;
     if (rc == 0)
         rc = replay_ensure_write(p);
     row.len = tail;

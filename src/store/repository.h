@@ -31,6 +31,7 @@ struct repo_options {
     enum codec codec;                            /* of new blocks */
     bool reserve;                                /* writing: keep space back for a full disk */
     bool distrust;                               /* the catalog failed: made anew, or not used */
+    bool past_unread;                            /* repo_rebuild follows: see there */
     void (*notice)(void *ctx, const char *text); /* "catalog made anew", ...; may be NULL */
     void *ctx;
 };
@@ -206,7 +207,9 @@ int repo_upkeep(struct repo *r, const struct upkeep *u, struct upkeep_result *do
 /* Whether a checkpoint is due: what a caller asks that has no idle time. Writer only. */
 bool repo_upkeep_due(struct repo *r);
 
-/* Make the catalog anew from the packs. Writer only. */
+/* Make the catalog anew from the packs. Writer only. Where the disk refuses to read a part of a
+ * data pack it is made without what stands there: ERR_DAMAGED. Where there is none yet, opening
+ * makes one first: with past_unread under the same terms. */
 int repo_rebuild(struct repo *r, struct error *e);
 
 /* How much of its file system saves leave free: bytes or, where they are 0, hundredths of it; both

@@ -752,9 +752,17 @@ int repo_rebuild(struct repo *r, struct error *e)
     if (rc < 0)
         return rc;
     pthread_mutex_lock(&r->write_lock);
+    r->past_unread = true;
+    r->unread_bytes = 0;
     rc = repo_files_scan(r, e);
     if (rc == 0)
         rc = repo_catalog_renew(r, false, e);
+    if (rc == 0 && r->unread_bytes > 0)
+        rc = error_set(e, ERR_DAMAGED,
+                       "the catalog is made anew, without %" PRIu64
+                       " bytes that the disk refuses to read; verify tells whose they are",
+                       r->unread_bytes);
+    r->past_unread = false;
     pthread_mutex_unlock(&r->write_lock);
     return rc;
 }

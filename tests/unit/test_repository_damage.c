@@ -1,6 +1,8 @@
 /* Damage in a data pack costs what it touched, also when the packs are all there is. */
 #include "repo_fixture.h"
 
+#include "io/fileops.h"
+
 #include <dirent.h>
 #include <fcntl.h>
 
@@ -402,9 +404,113 @@ static void test_a_chunk_under_a_wrong_id(void **state)
     repo_close(r);
 }
 
+/* ---- a sector that the disk refuses to read, for good ---- */
+
+static struct {
+    dev_t dev;
+    ino_t ino;
+    off_t at;
+} bad_sector;
+
+static ssize_t pread_but_one_sector(int fd, void *p, size_t n, off_t off)
+{
+    struct stat st;
+
+    if (fstat(fd, &st) == 0 && st.st_dev == bad_sector.dev && st.st_ino == bad_sector.ino &&
+        off < bad_sector.at + 4096 && off + (off_t)n > bad_sector.at) {
+        errno = EIO;
+        return -1;
+    }
+    return pread(fd, p, n, off);
+}
+
+static void sector_goes_bad(const char *path, off_t at)
+{
+    static struct fileops ops;
+    struct stat st;
+
+    assert_int_equal(stat(path, &st), 0);
+    bad_sector.dev = st.st_dev;
+    bad_sector.ino = st.st_ino;
+    bad_sector.at = at / 4096 * 4096;
+    ops = fileops_system;
+    ops.pread = pread_but_one_sector;
+    fileops = &ops;
+}
+
+static void make_large(struct world *w)
+{
+    struct model_tree tree = large_tree();
+    struct error e = ERROR_INIT;
+    struct repo *r;
+
+    OK(open_repo(w->path, REPO_WRITE, NULL, &r, &e), e);
+    OK(save(r, &w->model, "app", &tree, &e), e);
+    repo_close(r);
+    remove_catalog(w);
+}
+
+/* Nothing is taken for lost by itself: it may be the cable. */
+static void test_a_bad_sector_in_a_data_pack(void **state)
+{
+    struct world *w = *state;
+    struct error e = ERROR_INIT;
+    struct repo *r;
+    char path[512];
+    off_t size;
+
+    make_large(w);
+    find_data_pack(w, path, &size);
+    sector_goes_bad(path, size / 2);
+    assert_int_equal(open_repo(w->path, REPO_READ, NULL, &r, &e), ERR_FAILED);
+    assert_non_null(strstr(e.message, "cannot read data pack"));
+    assert_int_equal(open_repo(w->path, REPO_WRITE, NULL, &r, &e), ERR_FAILED);
+    assert_non_null(strstr(e.message, "cannot read data pack"));
+    fileops = &fileops_system;
+    error_clear(&e);
+    OK(open_repo(w->path, REPO_WRITE, NULL, &r, &e), e);
+    check_model(r, &w->model);
+    repo_close(r);
+}
+
+/* Who asks for it gets a catalog of what can be read; what a source still has is stored again. */
+static void test_rebuild_past_a_bad_sector(void **state)
+{
+    struct world *w = *state;
+    struct model_tree tree = large_tree();
+    struct notices told = {.count = 0};
+    struct error e = ERROR_INIT;
+    struct repo *r;
+    char path[512];
+    off_t size;
+
+    make_large(w);
+    find_data_pack(w, path, &size);
+    sector_goes_bad(path, size / 2);
+    const struct repo_options past = {.past_unread = true, .notice = take_notice, .ctx = &told};
+    OK(repo_open(w->path, REPO_WRITE, &past, &r, &e), e);
+    assert_int_equal(repo_rebuild(r, &e), ERR_DAMAGED);
+    assert_non_null(strstr(told.all, "the disk refuses to read 4096 bytes"));
+    struct count c = count_chunks(r);
+    assert_true(c.lost >= 1 && c.lost <= 2 && c.lost + c.sound == BLOCKS);
+    error_clear(&e);
+    OK(save(r, &w->model, "again", &tree, &e), e);
+    assert_int_equal(count_chunks(r).lost, 0);
+    check_refs(r);
+    repo_close(r);
+}
+
+static int teardown_disk(void **state)
+{
+    fileops = &fileops_system;
+    return teardown(state);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
+        cmocka_unit_test_setup_teardown(test_a_bad_sector_in_a_data_pack, setup, teardown_disk),
+        cmocka_unit_test_setup_teardown(test_rebuild_past_a_bad_sector, setup, teardown_disk),
         cmocka_unit_test_setup_teardown(test_blocks_of_a_large_save, setup, teardown),
         cmocka_unit_test_setup_teardown(test_blocks_of_a_save_that_was_given_up, setup, teardown),
         cmocka_unit_test_setup_teardown(test_blocks_of_a_run_before, setup, teardown),
