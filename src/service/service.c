@@ -475,7 +475,7 @@ static int open_watching(struct service *s, struct error *e)
     if (!s->helper)
         rc = error_sys(e, ENOMEM, "cannot set up the capture of databases");
     if (rc == 0)
-        rc = alarm_open(&s->loop, on_alarm, s, &s->alarm, e);
+        rc = alarm_open(&s->loop, ALARM_MONO, on_alarm, s, &s->alarm, e);
     if (rc == 0)
         rc = watch_tree_open(&s->loop, on_turn, s, &s->tree, e);
     if (rc != 0)

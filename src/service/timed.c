@@ -3,7 +3,6 @@
 #include "base/log.h"
 #include "service/keeper.h"
 #include "service/status.h"
-#include "service/wall_alarm.h"
 
 #include <errno.h>
 #include <stdio.h>
@@ -16,7 +15,7 @@
 
 struct timed_jobs {
     struct schedule *schedule;
-    struct wall_alarm *alarm;
+    struct alarm *alarm;
     uv_fs_event_t *zone; /* of /etc, for a change of /etc/localtime; may be NULL */
     bool held;           /* a job that is due could not run */
 };
@@ -323,7 +322,7 @@ void timed_rearm(struct service *s)
         return;
     int64_t at = schedule_due(s->timed->schedule);
     int64_t age = status_max_age_at(s);
-    wall_alarm_set(s->timed->alarm, age < at ? age : at);
+    alarm_set(s->timed->alarm, alarm_wall_ns(age < at ? age : at));
 }
 
 static void free_handle(uv_handle_t *handle)
@@ -354,7 +353,7 @@ int timed_open(struct service *s, struct error *e)
     s->timed = t;
     if (!t || !(t->schedule = schedule_new(&clock, &calls)))
         return error_sys(e, ENOMEM, "cannot set up the timed jobs");
-    int rc = wall_alarm_open(&s->loop, on_wall, s, &t->alarm, e);
+    int rc = alarm_open(&s->loop, ALARM_WALL, on_wall, s, &t->alarm, e);
     if (rc != 0)
         return rc;
     watch_zone(s);
@@ -368,7 +367,7 @@ void timed_close(struct service *s)
 
     if (!t)
         return;
-    wall_alarm_close(t->alarm);
+    alarm_close(t->alarm);
     if (t->zone)
         uv_close((uv_handle_t *)t->zone, free_handle);
     schedule_free(t->schedule);

@@ -239,39 +239,63 @@ static void random_events_follow_the_rule(void **state)
 /* ---- the alarm ---- */
 
 struct rings {
+    enum alarm_clock clock;
     struct alarm *alarm;
     uint64_t at, rang;
     unsigned count;
 };
 
+static uint64_t now_of(const struct rings *r)
+{
+    struct wall_time t = clock_wall();
+
+    return r->clock == ALARM_MONO ? clock_mono_ns() : alarm_wall_ns(t.s) + t.ns;
+}
+
 static void on_ring(void *ctx)
 {
     struct rings *r = ctx;
 
-    r->rang = clock_mono_ns();
+    r->rang = now_of(r);
     if (++r->count == 3) {
         alarm_close(r->alarm);
         return;
     }
-    r->at = clock_mono_ns() + 2 * MS;
+    r->at = now_of(r) + 2 * MS;
     alarm_set(r->alarm, r->at);
 }
 
-static void the_alarm_rings_once_for_each_setting_and_never_early(void **state)
+static void rings_three_times(enum alarm_clock clock)
 {
     struct error e = ERROR_INIT;
-    struct rings r = {0};
+    struct rings r = {.clock = clock};
     uv_loop_t loop;
 
     assert_int_equal(uv_loop_init(&loop), 0);
-    assert_int_equal(alarm_open(&loop, on_ring, &r, &r.alarm, &e), 0);
-    alarm_set(r.alarm, clock_mono_ns() + 3600000 * MS);
+    assert_int_equal(alarm_open(&loop, clock, on_ring, &r, &r.alarm, &e), 0);
+    alarm_set(r.alarm, now_of(&r) + 3600000 * MS);
     alarm_set(r.alarm, ALARM_NEVER);
     alarm_set(r.alarm, 0); /* long ago: now */
     uv_run(&loop, UV_RUN_DEFAULT);
     assert_int_equal(r.count, 3);
     assert_true(r.rang >= r.at);
     assert_int_equal(uv_loop_close(&loop), 0);
+}
+
+static void the_alarm_rings_once_for_each_setting_and_never_early(void **state)
+{
+    rings_three_times(ALARM_MONO);
+    rings_three_times(ALARM_WALL);
+}
+
+static void moments_of_the_wall_clock(void **state)
+{
+    assert_int_equal(alarm_wall_ns(INT64_MIN), 0);
+    assert_int_equal(alarm_wall_ns(0), 0);
+    assert_int_equal(alarm_wall_ns(1767225600), UINT64_C(1767225600000000000));
+    assert_true(alarm_wall_ns(18446744072) == UINT64_C(18446744072000000000));
+    assert_true(alarm_wall_ns(18446744073) == ALARM_NEVER);
+    assert_true(alarm_wall_ns(INT64_MAX) == ALARM_NEVER);
 }
 
 int main(void)
@@ -288,6 +312,7 @@ int main(void)
         SETTLE(a_storm_on_one_path_is_one_entry),
         SETTLE(random_events_follow_the_rule),
         cmocka_unit_test(the_alarm_rings_once_for_each_setting_and_never_early),
+        cmocka_unit_test(moments_of_the_wall_clock),
     };
 
     return cmocka_run_group_tests(tests, NULL, NULL);
