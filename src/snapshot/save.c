@@ -126,6 +126,40 @@ static int compare_rules(struct save *s, const char *rules, struct error *e)
     return 0;
 }
 
+struct newest {
+    uint64_t number;
+    bool safety;
+    struct state_sum sum;
+    bool other; /* the newest that is no safety snapshot has another state */
+};
+
+static int visit_newest(void *ctx, const struct snapshot_row *row)
+{
+    struct newest *n = ctx;
+
+    if (n->number == 0)
+        *n = (struct newest){.number = row->commit.number,
+                             .safety = row->commit.kind == SNAPSHOT_SAFETY,
+                             .sum = row->commit.sum,
+                             .other = true};
+    if (row->commit.kind == SNAPSHOT_SAFETY)
+        return 0;
+    n->other = memcmp(&row->commit.sum, &n->sum, sizeof(n->sum)) != 0;
+    return 1;
+}
+
+/* What only the safety snapshots of restores hold is no `latest`: then that is missing. */
+static int look_at_safety(struct save *s, struct error *e)
+{
+    struct newest n = {0};
+    int rc = s->fresh
+                 ? 0
+                 : catalog_snapshots(s->cat, s->watch, 1, UINT64_MAX, true, visit_newest, &n, e);
+
+    s->must_commit |= n.safety && n.other;
+    return rc < 0 ? rc : 0;
+}
+
 static int begin(struct save *s, struct error *e)
 {
     const struct save_request *req = s->req;
@@ -146,6 +180,9 @@ static int begin(struct save *s, struct error *e)
     if (rc < 0)
         return rc;
     s->must_commit = s->fresh || s->rules_changed || req->name || req->kind == SNAPSHOT_SAFETY;
+    rc = look_at_safety(s, e);
+    if (rc < 0)
+        return rc;
     show_expected(s);
     if (!s->fresh) {
         s->looked_nodes = row->next_node;
@@ -284,6 +321,8 @@ struct before { /* the snapshot before this one */
     bool suspect;
     uint64_t trusted_files; /* in it, or where it is suspect in the last one that was not */
     uint64_t spoilt;
+    bool
+        only_safety; /* its state stands in snapshots of restores alone, which are never `latest` */
 };
 
 static int count_spoilt(void *ctx, uint64_t node, int64_t from, int64_t to, const void *meta,

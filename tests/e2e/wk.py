@@ -7,6 +7,7 @@ import atexit
 import datetime
 import hashlib
 import json
+import mmap
 import os
 import random
 import shutil
@@ -67,7 +68,7 @@ def environment(**more):
     env = {k: v for k, v in os.environ.items() if not k.startswith("WATCHKEEP_")
            or k == "WATCHKEEP_HELPER"}
     env["WATCHKEEP_CONFIG"] = "/dev/null"
-    env["TZ"] = "UTC"
+    env["TZ"] = os.environ.get("WK_ZONE", "UTC")
     env.update({k: v for k, v in more.items() if v is not None})
     return env
 
@@ -120,6 +121,49 @@ def until(condition, what, patience=PATIENCE, pace=0.01):
         if time.monotonic() > end:
             raise AssertionError("waited %d s in vain for: %s" % (patience, what))
         time.sleep(pace)
+
+
+class Clock:
+    """Clocks that the test moves: the wall clock of the service and of the commands, and with it
+    the clocks that count what has passed. From then on the programs are those of
+    support/moved_clock.c. It begins in the future, where no file's time stamp is ahead of it."""
+
+    def __init__(self, scratch, start="2031-03-01 12:00:00", zone="UTC"):
+        global BIN
+        BIN = os.environ.get("WK_MOVED_CLOCK_BIN") or sys.exit("run through ctest")
+        os.environ["TZ"] = os.environ["WK_ZONE"] = zone
+        time.tzset()
+        path = os.path.join(scratch, "clocks")
+        write(path, bytes(24))
+        with open(path, "r+b") as f:
+            self.ahead = memoryview(mmap.mmap(f.fileno(), 24)).cast("q")  # wall, boot, monotonic
+        os.environ["WK_MOVED_CLOCK"] = path
+        self.to(start)
+
+    def now(self):
+        """Local time of the programs, whose zone is TZ's."""
+        return datetime.datetime.fromtimestamp(time.time() + self.ahead[0] / 1e9)
+
+    def to(self, when):
+        """The wall clock is set to a local time; nothing else passes."""
+        if isinstance(when, str):
+            when = datetime.datetime.fromisoformat(when)
+        self.ahead[0] = int((when.timestamp() - time.time()) * 1e9)
+
+    def wait(self, until):
+        """Time passes until a local time: a moment, "HH:MM:SS" of this day or the next, or so many
+        seconds."""
+        now = self.now()
+        if isinstance(until, str):
+            at = datetime.time.fromisoformat(until)
+            until = datetime.datetime.combine(now, at)
+            if until <= now:
+                until += datetime.timedelta(days=1)
+        if isinstance(until, datetime.datetime):
+            until = until.timestamp() - now.timestamp()
+        assert until >= 0, until
+        for i in (2, 1, 0):
+            self.ahead[i] += int(until * 1e9)
 
 
 class Service:
@@ -384,6 +428,11 @@ def packs(repo):
         with open(os.path.join(folder, n), "rb") as f:
             out[n] = f.read()
     return out
+
+
+def seconds_of(time):
+    """RFC 3339, as the programs say it, since 1970."""
+    return datetime.datetime.fromisoformat(time.replace("Z", "+00:00")).timestamp()
 
 
 def write(path, data):

@@ -74,6 +74,31 @@ static void nothing_changed_costs_nothing(void **state)
     saver_close(&v);
 }
 
+/* What only the safety snapshot of a restore holds no `latest` would bring back. */
+static void a_state_of_safety_snapshots_alone_is_saved(void **state)
+{
+    const struct place *p = *state;
+    struct save_request safety = {.kind = SNAPSHOT_SAFETY};
+    struct saver v;
+
+    put_text(p, "a", "old");
+    saver_open(&v, p, "repo");
+    assert_int_equal(save_all(&v), 1);
+    MUST(try_save(&v, &safety), v.error);
+    assert_int_equal(v.last.snapshot, 2);
+    assert_int_equal(save_all(&v), 0); /* it is that of 1 too */
+    put_text(p, "a", "newer");
+    MUST(try_save(&v, &safety), v.error);
+    assert_int_equal(v.last.snapshot, 3);
+    MUST(try_save(&v, &safety), v.error);
+    assert_int_equal(v.last.snapshot, 4);
+    assert_int_equal(save_all(&v), 5);
+    assert_int_equal(v.last.files_changed, 0);
+    assert_int_equal(save_all(&v), 0);
+    assert_int_equal(v.last.current, 5);
+    saver_close(&v);
+}
+
 static void a_fresh_stamp_is_looked_at_again(void **state)
 {
     const struct place *p = *state;
@@ -730,6 +755,7 @@ int main(void)
         PLACE_TEST(the_first_save_holds_everything),
         PLACE_TEST(an_empty_root_is_a_snapshot),
         PLACE_TEST(nothing_changed_costs_nothing),
+        PLACE_TEST(a_state_of_safety_snapshots_alone_is_saved),
         PLACE_TEST(a_fresh_stamp_is_looked_at_again),
         PLACE_TEST(a_touch_waits_for_the_next_snapshot),
         PLACE_TEST(a_name_makes_a_snapshot),
