@@ -1,10 +1,8 @@
 """A site's database and uploads, as people kept them: an archive every night, the last 30 kept,
 three tries a minute apart, a warning before the disk is full, and all of it back within seconds."""
-import json
 import os
 import re
 import shutil
-import sqlite3
 import subprocess
 
 import wk
@@ -20,7 +18,8 @@ def make(scratch, **more):
     return root, target, Service(
         scratch, "site", root,
         {"archive": {"path": target, "at": "02:30", "keep_days": "off", "keep_last": 30},
-         "retention": {"prune_at": "04:00", "keep_days": 7},
+         "retention": {"prune_at": "04:00", "keep_days": "off", "keep_daily": "off",
+                       "keep_monthly": "off", "keep_last": 30},
          "verify": {"at": "off"}}, **more)
 
 
@@ -47,6 +46,8 @@ def thirty_are_kept(scratch):
     assert on_disk == sorted(n + end for n in days for end in (".json", ".tar.gz")), on_disk
     s.same_listing(s.archives())
     assert all(x["verified"] and x["files"] == 2 for x in s.archives())
+    kept = [x["id"] for x in s.snapshots()]
+    assert kept == list(range(kept[-1] - 29, kept[-1] + 1)) and kept[-1] == 35, kept
     oldest = os.path.join(scratch, "oldest")
     s.cli("restore", days[0], "--to", oldest)
     assert rows(os.path.join(oldest, "site.sqlite3")) == 15 and rows(
