@@ -99,8 +99,8 @@ static struct timed_run *new_run(struct service *s, const struct timed *t)
     return NULL;
 }
 
-/* The state that a start finds comes first; a folder that is gone makes no archive (but prune looks
- * at it, and freezes). */
+/* The state that a start finds comes first; a folder that is gone, or an empty one in its place,
+ * makes no archive (but prune looks at it, and freezes). */
 static bool may_run(const struct service *s, const struct timed *t)
 {
     const struct keeper *k;
@@ -111,7 +111,7 @@ static bool may_run(const struct service *s, const struct timed *t)
     {
         if (!k->root)
             continue;
-        bool missing = k->since[PROBLEM_MISSING].s != 0;
+        bool missing = k->since[PROBLEM_MISSING].s != 0 || k->since[PROBLEM_VACANT].s != 0;
         bool own = t->watch && strcmp(k->spec.name, t->watch) == 0;
         bool unseen = !missing && k->last_checked.s == 0 && k->failures == 0;
         if ((missing && own && t->kind == TIMED_ARCHIVE) || (unseen && (own || !t->watch)))
