@@ -86,6 +86,26 @@ static int choose_inside(struct repo *r, const struct archive_order *o,
     return 0;
 }
 
+/* A commit has it only where it is another than before. */
+static int find_root(struct repo *r, const struct commit *commit, char **root, struct error *e)
+{
+    struct watch_row row = {0};
+    struct catalog *c;
+    int rc = repo_catalog_open(r, &c, e);
+
+    if (rc != 0)
+        return rc;
+    if (!commit->root)
+        rc = catalog_watch_by_id(c, commit->watch_id, &row, e);
+    if (rc == 0) {
+        *root = strdup(commit->root ? commit->root : row.root);
+        rc = *root ? 0 : no_memory(e);
+    }
+    watch_row_release(&row);
+    repo_catalog_close(r, c);
+    return rc;
+}
+
 static int flush_archive(struct archive_place *p, struct error *e)
 {
     int rc = p->format == ARCHIVE_DIRECTORY ? syncfs(p->lock) : fileops->fdatasync(p->lock);
@@ -175,6 +195,8 @@ static int write_under_lease(struct repo *r, const struct archive_order *o,
     char inside[ARCHIVE_INSIDE_MAX];
 
     int rc = choose_inside(r, o, inside, e);
+    if (rc == 0)
+        rc = find_root(r, &o->snapshot->commit, &m.root, e);
     if (rc == 0)
         rc = archive_place_open(o, m.time, &p, e);
     m.name = p.name;

@@ -191,6 +191,8 @@ static int by_time(const void *a, const void *b)
 
     if (x->time.s != y->time.s)
         return x->time.s < y->time.s ? -1 : 1;
+    if (x->time.ns != y->time.ns)
+        return x->time.ns < y->time.ns ? -1 : 1;
     int order = strcmp(x->name, y->name);
     return order ? order : strcmp(x->watch, y->watch);
 }

@@ -45,6 +45,7 @@ void archive_meta_release(struct archive_meta *m)
         free(m->left_out[i].reason);
     }
     free(m->left_out);
+    free(m->root);
     buffer_release(&m->entries);
     buffer_release(&m->databases);
     buffer_release(&m->counted);
@@ -212,7 +213,7 @@ static json_t *head_of(const struct archive_meta *m)
     set(o, "watch", report_text(m->order->snapshot->watch_name));
     set(o, "snapshot", json_integer((json_int_t)c->number));
     set(o, "snapshot_time", report_time(c->time));
-    set(o, "root", report_text(c->root));
+    set(o, "root", report_text(m->root));
     set(o, "kind", json_string(m->order->name ? "manual" : "automatic"));
     set(o, "format", json_string(archive_format_word(m->order->format)));
     set(o, "metadata", json_string(m->inside));
@@ -332,14 +333,18 @@ static uint64_t count_of(const json_t *o, const char *key)
     return v > 0 ? (uint64_t)v : 0;
 }
 
+/* As report_time writes it; what parse_time takes is whole seconds. */
 static struct wall_time time_of(const json_t *o, const char *key)
 {
     const char *text = json_string_value(json_object_get(o, key));
+    const char *at = text ? strchr(text, '.') : NULL;
     struct error ignored = ERROR_INIT;
     struct wall_time t = {0};
 
-    if (text && parse_time(text, 0, &t.s, &ignored) != 0)
-        t.s = 0;
+    if (!text || parse_time(text, 0, &t.s, &ignored) != 0)
+        return (struct wall_time){0};
+    for (uint32_t unit = 100000000; at && unit > 0 && *++at >= '0' && *at <= '9'; unit /= 10)
+        t.ns += (uint32_t)(*at - '0') * unit;
     return t;
 }
 

@@ -1,11 +1,9 @@
-"""Archives: what stock tools make of them, what metadata.json says, and where they come from."""
+"""Archives: what stock tools make of them, what they are made of, and where they come from."""
 import hashlib
 import importlib.util
 import io
 import json
 import os
-import re
-import shutil
 import sqlite3
 import stat
 import subprocess
@@ -146,55 +144,6 @@ def odd_as_a_folder(scratch):
         tree.pop("", None)
     wk.same({p: v for p, v in before.items() if p not in (b".", ".")},
             {p: v for p, v in after.items() if p not in (b".", ".")}, "cp -a")
-
-
-def metadata(scratch):
-    root, conf = ready(scratch)
-    os.mkdir(root)
-    wk.write(os.path.join(root, "a.json"), '{"a": 1}')
-    os.mkdir(os.path.join(root, "sub"))
-    wk.write(os.path.join(root, "sub", "b"), "b" * 100000)
-    os.link(os.path.join(root, "sub", "b"), os.path.join(root, "z"))
-    open(os.path.join(os.fsencode(root), b"not\xff"), "w").close()
-    os.symlink("a.json", os.path.join(root, "link"))
-    database(os.path.join(root, "app.db"), 42)
-    item = archived(conf, "data", "--meta", "release=1.2", "--meta", "by=me=you")[0]
-    assert re.fullmatch(r"backup_\d{4}-\d\d-\d\d_\d\d-\d\d-\d\d", item["name"]), item
-    assert item["path"] == os.path.join(scratch, "repo", "archives", "data", "automatic",
-                                        item["name"] + ".tar.gz")
-    beside = json.load(open(item["path"][:-len(".tar.gz")] + ".json"))
-    with tarfile.open(item["path"]) as t:
-        names = t.getnames()
-        inside = json.load(t.extractfile(item["name"] + "/metadata.json"))
-    assert all(n == item["name"] or n.startswith(item["name"] + "/") for n in names), names
-    for key, value in inside.items():
-        assert beside[key] == value, key
-    assert set(beside) - set(inside) == {"stored_bytes", "seconds", "verified", "damaged"}
-    assert beside["verified"] and not beside["damaged"]
-    assert beside["stored_bytes"] == os.path.getsize(item["path"]) == item["stored_bytes"]
-    assert inside["schema"] == 1 and inside["watch"] == "data" and inside["snapshot"] == 1
-    assert inside["kind"] == "automatic" and inside["zone"] == "+00:00"
-    assert inside["backup_date"].replace(" ", "_").replace(":", "-") == item["name"][7:]
-    assert inside["created_utc"].startswith(inside["backup_date"].replace(" ", "T"))
-    assert inside["host"] == os.uname().nodename
-    assert inside["app"] == {"release": "1.2", "by": "me=you"}
-    assert inside["watchkeep_version"] in wk.wk("--version").out
-    files = {}
-    for dirpath, dirs, names in os.walk(root):
-        for n in names:
-            p = os.path.join(dirpath, n)
-            if not os.path.islink(p):
-                files[os.path.relpath(p, root)] = (os.path.getsize(p), sha256(p))
-    told = {f["path"]: (f["bytes"], f["sha256"]) for f in inside["files_backed_up"]}
-    odd = [p for p in files if "\udcff" in p]
-    files["not\ufffd"] = files.pop(odd[0])
-    files["app.db"] = told["app.db"]  # captured, not copied
-    assert told == files, (told, files)
-    assert inside["file_count"] == len(files) == item["files"]
-    assert inside["total_bytes"] == sum(b for b, _ in files.values())
-    assert inside["databases"] == [{"path": "app.db", "tables": 2, "rows": 42, "integrity": "ok"}]
-    shown = wk.wk("-c", conf, "--json", "show", item["name"]).json
-    assert shown["databases"] == inside["databases"] and shown["app"] == inside["app"]
 
 
 def own_metadata(scratch):
@@ -428,6 +377,6 @@ def left_by_a_kill(scratch):
         os.listdir(folder)
 
 
-wk.main(odd_with_stock_tools, odd_as_a_folder, metadata, own_metadata, names_and_places,
+wk.main(odd_with_stock_tools, odd_as_a_folder, own_metadata, names_and_places,
         archives_inside_the_watch, what_is_refused, damage_makes_no_archive, damage_in_an_archive, hostile,
         through_the_service, left_by_a_kill)

@@ -56,7 +56,7 @@ static int write_one(struct fx *f, uint64_t number, enum archive_format format, 
 }
 
 struct seen {
-    unsigned count, verified;
+    unsigned count, verified, files; /* in each */
 };
 
 /* Each archive that there is reads back as what it says it is. */
@@ -72,18 +72,23 @@ static int check_item(void *ctx, const struct archive_item *item, struct error *
     if (check.errors)
         print_error("%s: %s\n", item->path, check.first);
     assert_int_equal(check.errors, 0);
-    assert_int_equal(check.files, 5);
+    assert_int_equal(check.files, s->files);
     archive_check_release(&check);
     return 0;
 }
 
-static struct seen check_folder(struct fx *f)
+static struct seen check_folder_of(struct fx *f, unsigned files)
 {
     struct error e = ERROR_INIT;
-    struct seen s = {0};
+    struct seen s = {.files = files};
 
     FX_OK(archive_list(folder_of(f), NULL, check_item, &s, &e), e);
     return s;
+}
+
+static struct seen check_folder(struct fx *f)
+{
+    return check_folder_of(f, 5);
 }
 
 static void remove_folder(struct fx *f)
@@ -191,6 +196,43 @@ static void what_is_not_archived(void **state)
     fx_close(&f);
 }
 
+/* A suspect snapshot that somebody named is archived, and the metadata says what it is. */
+static void a_suspect_one_that_is_named(void **state)
+{
+    struct snapshot_row row = {0};
+    struct archive_result result;
+    struct error e = ERROR_INIT;
+    char folder[512];
+    struct fx f;
+
+    fx_open(&f);
+    make_snapshot(&f, 100);
+    fx_begin(&f);
+    fx_file(&f, NODE_ROOT, "b", "b");
+    fx_row(&f, fx_commit_as(&f, (struct commit){.flags = COMMIT_SUSPECT}), &row);
+    snprintf(folder, sizeof(folder), "%s", folder_of(&f));
+    for (int i = 0; i < 2; i++) {
+        struct archive_order o = {.snapshot = &row,
+                                  .named = true,
+                                  .folder = folder,
+                                  .name = i ? "two" : "one",
+                                  .format = i ? ARCHIVE_DIRECTORY : ARCHIVE_TAR_GZ,
+                                  .level = 1};
+        FX_OK(archive_write(f.repo, &o, &result, &e), e);
+        assert_true(result.item.suspect);
+        archive_result_release(&result);
+    }
+    snapshot_row_release(&row);
+    assert_int_equal(check_folder_of(&f, 6).verified, 2);
+    const char *watch = "archives/app/manual";
+    char path[128];
+    snprintf(path, sizeof(path), "%s/backup_one.json", watch);
+    assert_non_null(strstr(fx_read(&f, path), "\n \"suspect\": true,"));
+    snprintf(path, sizeof(path), "%s/backup_two/metadata.json", watch);
+    assert_non_null(strstr(fx_read(&f, path), "\n \"suspect\": true,"));
+    fx_close(&f);
+}
+
 /* ---- with failures ---- */
 
 /* One run in which the at-th change fails; false: there were not so many. */
@@ -286,6 +328,7 @@ int main(void)
         cmocka_unit_test(an_archive_is_verified_and_restores),
         cmocka_unit_test(a_further_name_alone_brings_its_content),
         cmocka_unit_test(what_is_not_archived),
+        cmocka_unit_test(a_suspect_one_that_is_named),
         cmocka_unit_test(no_failure_leaves_half_a_tar),
         cmocka_unit_test(no_failure_leaves_half_a_folder),
         cmocka_unit_test(a_removal_cut_off_is_ended),
