@@ -1,227 +1,209 @@
 #include "service/alert.h"
 
 #include "base/log.h"
+#include "service/alert_program.h"
+#include "service/jobs.h"
 
 #include <errno.h>
-#include <signal.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/eventfd.h>
 #include <sys/queue.h>
 #include <unistd.h>
 
 #include "base/banned.h"
 
-enum { TIME_OUT_MS = 30000, WAITING_MAX = 100, WHY_MAX = 512 };
+enum { TIME_OUT_MS = 30000, WAITING_MAX = 100 };
 
 struct message {
     STAILQ_ENTRY(message) link;
-    char *text;
+    char *key;
+    json_t *event;
 };
 
 struct alert {
     uv_loop_t *loop;
-    void (*ended)(void *ctx);
+    alert_ended ended;
     void *ctx;
     char *command; /* or NULL */
-    STAILQ_HEAD(, message) waiting;
+    unsigned attempts;
+    uint64_t delay_ms;
+    STAILQ_HEAD(, message) waiting; /* the first one may be at work */
     size_t count;
-    bool running, timed_out, closing;
-    uv_process_t process;
-    uv_pipe_t input;
-    uv_timer_t timer;
-    uv_write_t write;
-    char *text; /* being written */
-    int open;   /* handles of the run that are not closed yet */
-    char why[WHY_MAX];
+    unsigned attempt; /* of the first one; 0: not tried yet */
+    uv_timer_t *rest; /* between two tries */
+    struct jobs *jobs;
+    int stop; /* eventfd */
+    bool at_work;
+    struct job job;
+    struct alert_program program; /* of the job */
+    char *path, *text;            /* its */
+    struct error error;
+    int rc;
+    struct error failure;
     struct wall_time failing_since; /* s = 0: the last one was told */
 };
 
 static void next(struct alert *a);
 
-static void free_alert(struct alert *a)
+static void free_message(struct message *m)
 {
-    free(a->command);
-    free(a);
-}
-
-static void drop_first(struct alert *a)
-{
-    struct message *m = STAILQ_FIRST(&a->waiting);
-
-    STAILQ_REMOVE_HEAD(&a->waiting, link);
-    a->count--;
-    free(m->text);
+    free(m->key);
+    json_decref(m->event);
     free(m);
-}
-
-static void drop_all(struct alert *a)
-{
-    while (!STAILQ_EMPTY(&a->waiting))
-        drop_first(a);
 }
 
 /* ---- what came of it ---- */
 
-static void told(struct alert *a)
+static void well(struct alert *a)
 {
     a->failing_since = (struct wall_time){0};
 }
 
-static void failed(struct alert *a, const char *why)
+static void failed(struct alert *a, const struct error *why)
 {
     if (a->failing_since.s == 0)
         a->failing_since = clock_wall();
-    snprintf(a->why, sizeof(a->why), "'%s' %s", a->command ? a->command : "?", why);
-    log_error("an alert was not told: %s", a->why);
+    a->failure = *why;
+    log_error("an alert was not told: %s", why->message);
 }
 
-static void failed_with(struct alert *a, const char *how, int number)
+static void no_memory(struct alert *a)
 {
-    char why[64];
+    struct error e = ERROR_INIT;
 
-    snprintf(why, sizeof(why), "%s %d", how, number);
-    failed(a, why);
+    error_set(&e, ERR_FAILED, "out of memory");
+    failed(a, &e);
 }
 
-/* ---- one run ---- */
-
-static void on_closed(uv_handle_t *handle)
+static void take_out(struct alert *a, struct message *m)
 {
-    struct alert *a = handle->data;
-
-    if (--a->open > 0)
-        return;
-    free(a->text);
-    a->text = NULL;
-    a->running = false;
-    if (a->closing) {
-        free_alert(a);
-        return;
+    if (m == STAILQ_FIRST(&a->waiting)) {
+        uv_timer_stop(a->rest);
+        a->attempt = 0;
     }
-    if (a->ended)
-        a->ended(a->ctx);
+    STAILQ_REMOVE(&a->waiting, m, message, link);
+    a->count--;
+}
+
+/* It has been told, or is given up. */
+static void end(struct alert *a, struct message *m, bool told)
+{
+    take_out(a, m);
+    a->ended(a->ctx, m->key, m->event, told);
+    free_message(m);
+}
+
+/* The one at work stays until it is done. */
+static void drop_all(struct alert *a)
+{
+    struct message *m;
+
+    while ((m = STAILQ_FIRST(&a->waiting)) && (!a->at_work || (m = STAILQ_NEXT(m, link)) != NULL)) {
+        take_out(a, m);
+        free_message(m);
+    }
+}
+
+/* ---- one try ---- */
+
+static void run(struct job *job)
+{
+    struct alert *a = (struct alert *)((char *)job - offsetof(struct alert, job));
+
+    a->rc = alert_program_run(&a->program, a->text, &a->error);
+}
+
+static void on_rest(uv_timer_t *timer)
+{
+    next(timer->data);
+}
+
+static void free_try(struct alert *a)
+{
+    a->at_work = false;
+    free(a->path);
+    free(a->text);
+    a->path = a->text = NULL;
+}
+
+/* attempt is 0 where another program was named meanwhile. */
+static void on_done(struct job *job)
+{
+    struct alert *a = (struct alert *)((char *)job - offsetof(struct alert, job));
+
+    free_try(a);
+    if (!a->command) {
+        drop_all(a);
+    } else if (a->rc == 0) {
+        well(a);
+        end(a, STAILQ_FIRST(&a->waiting), true);
+    } else {
+        failed(a, &a->error);
+        if (a->attempt >= a->attempts)
+            end(a, STAILQ_FIRST(&a->waiting), false);
+        else if (a->attempt > 0)
+            uv_timer_start(a->rest, on_rest, a->delay_ms, 0);
+    }
     next(a);
 }
 
-static void close_run(struct alert *a)
+static bool prepare(struct alert *a)
 {
-    uv_handle_t *const all[] = {(uv_handle_t *)&a->process, (uv_handle_t *)&a->input,
-                                (uv_handle_t *)&a->timer};
+    struct error e = ERROR_INIT;
 
-    for (size_t i = 0; i < sizeof(all) / sizeof(all[0]); i++) {
-        if (!uv_is_closing(all[i]))
-            uv_close(all[i], on_closed);
+    a->path = strdup(a->command);
+    a->text = json_dumps(STAILQ_FIRST(&a->waiting)->event, JSON_COMPACT | JSON_REAL_PRECISION(9));
+    if (!a->path || !a->text) {
+        no_memory(a);
+        return false;
     }
-}
-
-static void on_exit_of(uv_process_t *process, int64_t status, int number)
-{
-    struct alert *a = process->data;
-
-    if (a->timed_out)
-        failed(a, "did not end within 30 s and was killed");
-    else if (number != 0)
-        failed_with(a, "was ended by signal", number);
-    else if (status != 0)
-        failed_with(a, "ended with exit code", (int)status);
-    else
-        told(a);
-    close_run(a);
-}
-
-static void kill_run(struct alert *a)
-{
-    int pid = uv_process_get_pid(&a->process);
-
-    if (pid > 1)
-        kill(-pid, SIGKILL);
-}
-
-static void on_time_out(uv_timer_t *timer)
-{
-    struct alert *a = timer->data;
-
-    a->timed_out = true;
-    kill_run(a);
-}
-
-static void on_written(uv_write_t *write, int status)
-{
-    struct alert *a = write->data;
-
-    /* One that does not read its input tells by its exit code whether that was right. */
-    if (!uv_is_closing((uv_handle_t *)&a->input))
-        uv_close((uv_handle_t *)&a->input, on_closed);
-}
-
-static int spawn(struct alert *a)
-{
-    char *args[] = {a->command, NULL};
-    uv_stdio_container_t stdio[3] = {
-        {.flags = UV_CREATE_PIPE | UV_READABLE_PIPE, .data.stream = (uv_stream_t *)&a->input},
-        {.flags = UV_IGNORE},
-        {.flags = UV_INHERIT_FD, .data.fd = STDERR_FILENO},
-    };
-    const uv_process_options_t options = {
-        .exit_cb = on_exit_of,
-        .file = a->command,
-        .args = args,
-        .flags = UV_PROCESS_DETACHED,
-        .stdio_count = 3,
-        .stdio = stdio,
-    };
-
-    return uv_spawn(a->loop, &a->process, &options);
-}
-
-static void start(struct alert *a)
-{
-    char why[128];
-
-    a->running = true;
-    a->timed_out = false;
-    a->open = 3;
-    uv_pipe_init(a->loop, &a->input, 0);
-    uv_timer_init(a->loop, &a->timer);
-    a->process.data = a->input.data = a->timer.data = a->write.data = a;
-    int rc = spawn(a);
-    a->process.data = a;
-    if (rc != 0) {
-        snprintf(why, sizeof(why), "cannot be started: %s", uv_strerror(rc));
-        failed(a, why);
-        close_run(a);
-        return;
-    }
-    uv_timer_start(&a->timer, on_time_out, TIME_OUT_MS, 0);
-    uv_buf_t buf = uv_buf_init(a->text, (unsigned)strlen(a->text));
-    if (uv_write(&a->write, (uv_stream_t *)&a->input, &buf, 1, on_written) != 0)
-        on_written(&a->write, 0);
+    if (a->jobs || jobs_open(a->loop, false, &a->jobs, &e) == 0)
+        return true;
+    failed(a, &e);
+    return false;
 }
 
 static void next(struct alert *a)
 {
-    struct message *m = STAILQ_FIRST(&a->waiting);
-
-    if (a->running || !m || !a->command)
+    if (a->at_work || STAILQ_EMPTY(&a->waiting) || !a->command ||
+        uv_is_active((uv_handle_t *)a->rest))
         return;
-    a->text = m->text;
-    m->text = NULL;
-    drop_first(a);
-    start(a);
+    error_clear(&a->error);
+    a->rc = ERR_CANCELLED;
+    a->attempt++;
+    a->at_work = true;
+    a->job = (struct job){.rank = JOB_SAVE, .run = run, .done = on_done};
+    if (!prepare(a)) {
+        free_try(a);
+        end(a, STAILQ_FIRST(&a->waiting), false);
+        return;
+    }
+    a->program.path = a->path;
+    jobs_push(a->jobs, &a->job);
 }
 
 /* ---- the outside ---- */
 
-struct alert *alert_new(uv_loop_t *loop, void (*ended)(void *ctx), void *ctx)
+struct alert *alert_new(uv_loop_t *loop, alert_ended ended, void *ctx)
 {
     struct alert *a = calloc(1, sizeof(*a));
+    uv_timer_t *rest = calloc(1, sizeof(*rest));
 
-    if (!a)
+    if (!a || !rest || (a->stop = eventfd(0, EFD_CLOEXEC)) < 0) {
+        free(a);
+        free(rest);
         return NULL;
+    }
+    uv_timer_init(loop, rest);
+    rest->data = a;
+    a->rest = rest;
     a->loop = loop;
     a->ended = ended;
     a->ctx = ctx;
+    a->attempts = 1;
+    a->program = (struct alert_program){.limit_ms = TIME_OUT_MS, .stop = a->stop, .left = -1};
     STAILQ_INIT(&a->waiting);
     return a;
 }
@@ -229,13 +211,24 @@ struct alert *alert_new(uv_loop_t *loop, void (*ended)(void *ctx), void *ctx)
 void alert_command(struct alert *a, const char *command)
 {
     char *fresh = command && *command ? strdup(command) : NULL;
+    bool same = fresh && a->command && strcmp(fresh, a->command) == 0;
 
-    free(a->command); /* libuv keeps no pointer to it */
+    free(a->command);
     a->command = fresh;
     if (!fresh) {
         drop_all(a);
-        told(a);
+        well(a);
+    } else if (!same) {
+        uv_timer_stop(a->rest);
+        a->attempt = 0;
+        next(a);
     }
+}
+
+void alert_retries(struct alert *a, unsigned attempts, uint64_t delay_ms)
+{
+    a->attempts = attempts;
+    a->delay_ms = delay_ms;
 }
 
 bool alert_wanted(const struct alert *a)
@@ -243,27 +236,47 @@ bool alert_wanted(const struct alert *a)
     return a && a->command;
 }
 
-void alert_send(struct alert *a, json_t *event)
+/* What waits longest, and is not at work. */
+static void drop_oldest(struct alert *a)
+{
+    struct message *m = STAILQ_FIRST(&a->waiting);
+
+    log_warn("too many alerts wait to be told: the oldest is given up");
+    end(a, a->at_work ? STAILQ_NEXT(m, link) : m, false);
+}
+
+void alert_send(struct alert *a, const char *key, json_t *event)
 {
     struct message *m = calloc(1, sizeof(*m));
-    char *text = event ? json_dumps(event, JSON_COMPACT | JSON_REAL_PRECISION(9)) : NULL;
+    char *own = key ? strdup(key) : NULL;
 
-    json_decref(event);
-    if (!a->command || !m || !text) {
+    if (!a->command || !event || !m || !own) {
         if (a->command)
-            failed(a, "was not given an event: out of memory");
+            no_memory(a);
+        json_decref(event);
+        free(own);
         free(m);
-        free(text);
         return;
     }
-    if (a->count == WAITING_MAX) {
-        log_warn("too many alerts wait to be told: the oldest is dropped");
-        drop_first(a);
-    }
-    m->text = text;
+    m->key = own;
+    m->event = event;
+    if (a->count == WAITING_MAX)
+        drop_oldest(a);
     STAILQ_INSERT_TAIL(&a->waiting, m, link);
     a->count++;
     next(a);
+}
+
+bool alert_holds(const struct alert *a, const char *key)
+{
+    const struct message *m;
+
+    STAILQ_FOREACH(m, &a->waiting, link)
+    {
+        if (strcmp(m->key, key) == 0)
+            return true;
+    }
+    return false;
 }
 
 const char *alert_failure(const struct alert *a, struct wall_time *since)
@@ -271,19 +284,27 @@ const char *alert_failure(const struct alert *a, struct wall_time *since)
     if (!a || a->failing_since.s == 0)
         return NULL;
     *since = a->failing_since;
-    return a->why;
+    return a->failure.message;
+}
+
+static void free_handle(uv_handle_t *handle)
+{
+    free(handle);
 }
 
 void alert_close(struct alert *a)
 {
     if (!a)
         return;
+    (void)eventfd_write(a->stop, 1);
+    jobs_close(a->jobs);
+    if (a->at_work && a->rc == 0)
+        end(a, STAILQ_FIRST(&a->waiting), true);
+    free_try(a);
     drop_all(a);
-    a->closing = true;
-    if (!a->running) {
-        free_alert(a);
-        return;
-    }
-    kill_run(a);
-    close_run(a);
+    uv_close((uv_handle_t *)a->rest, free_handle);
+    alert_program_release(&a->program);
+    close(a->stop);
+    free(a->command);
+    free(a);
 }

@@ -15,8 +15,9 @@
 #include "base/banned.h"
 
 #define NS UINT64_C(1000000000)
-static const uint64_t wait_ns = 1 * NS, pause_ns = 5 * NS;
+static const uint64_t wait_ns = 1 * NS, pause_ns = 5 * NS, given_up_ns = 3600 * NS;
 static const char note_key[] = "alerts told", alert_code[] = "alert-failed";
+static const char told_new[] = "problem", told_gone[] = "recovered";
 
 enum { HOST_MAX = 256 };
 
@@ -24,8 +25,9 @@ struct problems {
     struct alert *alert;
     uint64_t at;     /* of the next look, UINT64_MAX: none */
     uint64_t looked; /* when the last one began */
-    bool looking, loaded, storing;
-    json_t *told; /* "code watch" -> the problem as it was told */
+    bool looking, loaded;
+    bool storing, changed; /* since what is being stored */
+    json_t *told;          /* "code watch" -> the problem as it was told */
     uv_work_t work;
     json_t *doc;  /* of the look at work */
     json_t *note; /* what was told before the last restart, read by the first look */
@@ -59,6 +61,8 @@ static void run_store(struct job *job)
         log_debug("what was told cannot be noted: %s", e.message);
 }
 
+static void store_told(struct service *s);
+
 static void on_stored(struct job *job)
 {
     struct problems *p = (struct problems *)((char *)job - offsetof(struct problems, job));
@@ -67,22 +71,66 @@ static void on_stored(struct job *job)
     p->storing = false;
     free(p->text);
     p->text = NULL;
+    if (p->changed)
+        store_told(s);
     service_stop_on(s);
 }
 
-/* Once more when it has changed meanwhile: the next change stores it. */
 static void store_told(struct service *s)
 {
     struct problems *p = s->problems;
 
-    if (p->storing || s->stopping)
+    p->changed = true;
+    if (p->storing || s->stopping || s->ending)
         return;
     p->text = json_dumps(p->told, JSON_COMPACT);
     if (!p->text)
         return;
+    p->changed = false;
     p->storing = true;
     p->job = (struct job){.rank = JOB_IDLE, .run = run_store, .done = on_stored};
     jobs_push(s->jobs, &p->job);
+}
+
+static void look_by(struct problems *p, uint64_t at)
+{
+    if (p->looked > 0 && at < p->looked + pause_ns)
+        at = p->looked + pause_ns;
+    if (at < p->at)
+        p->at = at;
+}
+
+/* What event_of was given. */
+static json_t *problem_of(const json_t *event)
+{
+    static const char *const around[] = {"schema", "event", "time", "host", "repository"};
+    json_t *problem = json_copy((json_t *)(uintptr_t)event);
+
+    for (size_t i = 0; i < sizeof(around) / sizeof(around[0]); i++)
+        json_object_del(problem, around[i]);
+    return problem;
+}
+
+/* Only what somebody took was told; what is not is seen again by the next look, or that of the next
+ * start. */
+static void on_told(void *ctx, const char *key, const json_t *event, bool told)
+{
+    struct service *s = ctx;
+    struct problems *p = s->problems;
+    const char *what = json_string_value(json_object_get(event, "event"));
+
+    if (!told) {
+        look_by(p, clock_mono_ns() + given_up_ns);
+        service_rearm(s);
+        return;
+    }
+    if (strcmp(what, told_gone) == 0)
+        json_object_del(p->told, key);
+    else
+        json_object_set_new(p->told, key, problem_of(event));
+    store_told(s);
+    service_problems_changed(s);
+    service_rearm(s);
 }
 
 /* ---- events ---- */
@@ -122,41 +170,31 @@ static bool is_settled(const json_t *doc, const json_t *problem)
     return true;
 }
 
-static bool tell_new(struct service *s, const json_t *now)
+static void tell_new(struct service *s, const json_t *now)
 {
     struct problems *p = s->problems;
     const char *key;
     json_t *problem;
-    bool changed = false;
 
     json_object_foreach((json_t *)(uintptr_t)now, key, problem)
     {
-        if (json_object_get(p->told, key))
-            continue;
-        alert_send(p->alert, event_of("problem", problem, s));
-        json_object_set(p->told, key, problem);
-        changed = true;
+        if (!json_object_get(p->told, key) && !alert_holds(p->alert, key))
+            alert_send(p->alert, key, event_of(told_new, problem, s));
     }
-    return changed;
 }
 
-static bool tell_gone(struct service *s, const json_t *now)
+static void tell_gone(struct service *s, const json_t *now)
 {
     struct problems *p = s->problems;
     const char *key;
     json_t *problem;
-    void *next;
-    bool changed = false;
 
-    json_object_foreach_safe(p->told, next, key, problem)
+    json_object_foreach(p->told, key, problem)
     {
-        if (json_object_get(now, key) || !is_settled(p->doc, problem))
-            continue;
-        alert_send(p->alert, event_of("recovered", problem, s));
-        json_object_del(p->told, key);
-        changed = true;
+        if (!json_object_get(now, key) && !alert_holds(p->alert, key) &&
+            is_settled(p->doc, problem))
+            alert_send(p->alert, key, event_of(told_gone, problem, s));
     }
-    return changed;
 }
 
 static json_t *by_key(const json_t *doc)
@@ -222,10 +260,8 @@ static void on_worked(uv_work_t *work, int status)
     if (status == 0 && !s->stopping && alert_wanted(p->alert)) {
         take_note(p);
         json_t *now = by_key(p->doc);
-        bool changed = tell_new(s, now);
-        changed |= tell_gone(s, now);
-        if (changed)
-            store_told(s);
+        tell_new(s, now);
+        tell_gone(s, now);
         json_decref(now);
     }
     json_decref(p->doc);
@@ -262,13 +298,9 @@ uint64_t problems_deadline(const struct service *s)
 void service_problems_changed(struct service *s)
 {
     struct problems *p = s->problems;
-    uint64_t now = clock_mono_ns();
 
-    if (!p || !alert_wanted(p->alert) || s->stopping || p->at != UINT64_MAX)
-        return;
-    p->at = now + wait_ns;
-    if (p->looked > 0 && p->at < p->looked + pause_ns)
-        p->at = p->looked + pause_ns;
+    if (p && alert_wanted(p->alert) && !s->stopping)
+        look_by(p, clock_mono_ns() + wait_ns);
 }
 
 bool problems_told(const struct service *s)
@@ -289,7 +321,7 @@ int problems_open(struct service *s, struct error *e)
     p->work.data = s;
     p->told = json_object();
     p->repo_path = strdup(s->config->repository);
-    p->alert = alert_new(&s->loop, NULL, NULL);
+    p->alert = alert_new(&s->loop, on_told, s);
     if (!p->told || !p->repo_path || !p->alert)
         return error_sys(e, ENOMEM, "cannot set up the alerts");
     problems_configure(s);
@@ -298,6 +330,8 @@ int problems_open(struct service *s, struct error *e)
 
 void problems_configure(struct service *s)
 {
+    alert_retries(s->problems->alert, (unsigned)config_number(s->config, "retry", NULL, "attempts"),
+                  config_number(s->config, "retry", NULL, "delay"));
     alert_command(s->problems->alert, config_text(s->config, "alert", NULL, "command"));
     service_problems_changed(s);
 }
@@ -309,6 +343,8 @@ void problems_close(struct service *s)
     if (!p)
         return;
     alert_close(p->alert);
+    if (p->changed && s->repo && (p->text = json_dumps(p->told, JSON_COMPACT)))
+        run_store(&p->job);
     json_decref(p->told);
     json_decref(p->note);
     free(p->repo_path);
@@ -327,7 +363,7 @@ void problems_status(struct service *s, json_t *doc)
         return;
     buffer_printf(&text, "an alert was not told: %s", why);
     status_problem(doc, alert_code, NULL, since, buffer_cstr(&text),
-                   "see that the program of [alert] command works (the log has what it wrote); the "
-                   "next alert tries it again");
+                   "see that the program of [alert] command works (the log has what it wrote); it "
+                   "is tried again by itself");
     buffer_release(&text);
 }

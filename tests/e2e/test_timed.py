@@ -1,11 +1,7 @@
-"""Timed jobs of the service: when they run, what is told of them, and who is told."""
+"""Timed jobs of the service: when they run, and what is told of them."""
 import datetime
-import http.server
 import json
 import os
-import signal
-import threading
-import time
 
 import wk
 
@@ -156,82 +152,6 @@ def an_archive_by_hand_settles_it(scratch):
     s.stop()
 
 
-def alert_is_as_documented(scratch):
-    page = os.path.join(os.environ["WK_SOURCE"], "src", "cli", "CONTRACT.md")
-    with open(page) as f:
-        text = f.read().split("\n### alert\n")[1].split("```json\n")[1].split("\n```")[0]
-    s = Service(scratch, start=False)
-    s.sections["alert"] = {"command": s.alert_command()}
-    s.write_config()
-    s.start()
-    os.rename(s.root, s.root + ".away")
-    told = wk.until(s.told, "the alert that the folder is gone")
-    assert sorted(told[0]) == sorted(json.loads(text)), told
-    assert told[0]["code"] == "missing" and told[0]["event"] == "problem", told
-    os.rename(s.root + ".away", s.root)
-    told = wk.until(lambda: len(s.told()) > 1 and s.told(), "that it is back")
-    assert told[1]["event"] == "recovered" and told[1]["code"] == "missing", told
-    s.stop()
-
-
-def alert_that_fails(scratch):
-    """Its failure is a problem, holds up nothing, and is over when one was told."""
-    s = Service(scratch, start=False)
-    s.sections["alert"] = {"command": s.alert_command()}
-    s.write_config()
-    wk.write(s.breaker, "")
-    s.start()
-    os.rename(s.root, s.root + ".away")
-    wk.until(lambda: "alert-failed" in s.codes(), "the problem")
-    assert "exit code 3" in s.cli("status", code=7).out
-    os.remove(s.breaker)
-    os.rename(s.root + ".away", s.root)
-    wk.until(lambda: s.codes() == [], "all to be well")
-    assert [t["event"] for t in s.told()] == ["recovered"], s.told()
-    s.set("alert", command=os.path.join(scratch, "not-there"))
-    os.rename(s.root, s.root + ".away")
-    wk.until(lambda: "alert-failed" in s.codes(), "the problem")
-    assert "not-there" in s.cli("status", code=7).out
-    s.stop()
-
-
-def alert_that_hangs(scratch):
-    """Killed after 30 s with what it has started; saves go on meanwhile."""
-    s = Service(scratch, start=False)
-    pids = os.path.join(scratch, "pids")
-    path = os.path.join(scratch, "hang.sh")
-    wk.write(path, "#!/bin/sh\nsleep 1000 &\necho $$ $! > %s\nwait\n" % pids)
-    os.chmod(path, 0o755)
-    s.sections["alert"] = {"command": path}
-    s.watches["gone"] = {"path": os.path.join(scratch, "gone")}
-    s.write_config()
-    s.start()
-    both = wk.until(lambda: os.path.exists(pids) and open(pids).read().split(), "the command")
-    begun = time.monotonic()
-    assert s.save("bot")["exit"] == 0
-    assert time.monotonic() - begun < 10
-    wk.until(lambda: "alert-failed" in s.codes(), "the time-out", 60)
-    assert "30 s" in s.cli("status", code=7).out
-    wk.until(lambda: not any(os.path.exists("/proc/%s/status" % p) and
-                             "\nState:\tZ" not in open("/proc/%s/status" % p).read()
-                             for p in both), "its processes to be gone")
-    s.stop()
-
-
-def unchecked_for_too_long(scratch):
-    s = Service(scratch, {"alert": {"max_age": "60s"}}, start=False)
-    s.sections["alert"]["command"] = s.alert_command()
-    s.write_config()
-    s.start()
-    os.rename(s.root, s.root + ".away")
-    wk.until(lambda: "unchecked" in [t["code"] for t in s.told()], "the alert", 120)
-    os.rename(s.root + ".away", s.root)
-    wk.until(lambda: ("recovered", "unchecked") in [(t["event"], t["code"]) for t in s.told()],
-             "that it was checked")
-    assert s.codes() == [], s.status()
-    s.stop()
-
-
 def reload_changes_the_times(scratch):
     s = Service(scratch, {"archive": {"at": "off"}, "verify": {"at": "off"}})
     assert s.status()["watches"][0]["next_archive"] is None
@@ -240,44 +160,6 @@ def reload_changes_the_times(scratch):
     s.set("archive bot", at="off")
     wk.until(lambda: s.status()["watches"][0]["next_archive"] is None, "it to be off for bot")
     s.stop()
-
-
-def alert_to_a_webhook(scratch):
-    """The program that conf/ ships posts what Discord takes, and says when it could not."""
-    got, answers = [], [204, 500]
-
-    class Hook(http.server.BaseHTTPRequestHandler):
-        def do_POST(self):
-            body = self.rfile.read(int(self.headers["Content-Length"]))
-            got.append((self.path, self.headers["Content-Type"], json.loads(body)))
-            self.send_response(answers[min(len(got), len(answers)) - 1])
-            self.end_headers()
-
-        def log_message(self, *args):
-            pass
-
-    server = http.server.HTTPServer(("127.0.0.1", 0), Hook)
-    threading.Thread(target=server.serve_forever, daemon=True).start()
-    secret = os.path.join(scratch, "url")
-    wk.write(secret, "http://127.0.0.1:%d/api/webhooks/1/secret\n" % server.server_port)
-    s = Service(scratch, start=False)
-    s.sections["alert"] = {"command": os.path.join(os.environ["WK_SOURCE"], "conf",
-                                                   "alert-discord.py")}
-    s.write_config()
-    s.env = wk.environment(STATE_DIRECTORY=os.path.join(scratch, "state"),
-                           DISCORD_WEBHOOK_URL_FILE=secret)
-    s.start()
-    os.rename(s.root, s.root + "@everyone")
-    path, kind, body = wk.until(lambda: got and got[0], "the post")
-    assert path == "/api/webhooks/1/secret" and kind == "application/json", (path, kind)
-    assert "**bot**" in body["content"] and len(body["content"]) <= 2000, body
-    assert "@everyone" not in body["content"] and body["allowed_mentions"] == {"parse": []}, body
-    os.rename(s.root + "@everyone", s.root)
-    wk.until(lambda: "alert-failed" in s.codes(), "the failure of the second one")
-    assert "over" in got[1][2]["content"], got
-    assert "answered 500" in s.log_text() and "secret" not in s.log_text(), s.log_text()
-    s.stop()
-    server.shutdown()
 
 
 def prune_at_its_time(scratch):
@@ -336,6 +218,5 @@ def restore_test_on_request(scratch):
 
 if __name__ == "__main__":
     wk.main(verify_at_its_time, missed_run_is_made_up, verified_by_itself, an_archive_that_fails,
-            an_archive_by_hand_settles_it, alert_is_as_documented, alert_that_fails, alert_that_hangs, unchecked_for_too_long,
-            reload_changes_the_times, restore_test_on_request, alert_to_a_webhook,
+            an_archive_by_hand_settles_it, reload_changes_the_times, restore_test_on_request,
             prune_at_its_time)

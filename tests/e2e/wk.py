@@ -465,6 +465,11 @@ def main(*tests):
         start = time.monotonic()
         try:
             test(scratch)
+        except SystemExit:  # skipped, which hides no failure
+            remove(scratch)
+            if failed:
+                sys.exit(1)
+            raise
         except Exception:
             traceback.print_exc()
             print("FAILED %s (WK_SEED=%d, scratch kept: %s)" % (test.__name__, seed, scratch))

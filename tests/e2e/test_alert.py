@@ -1,0 +1,250 @@
+"""`[alert] command`: who is told of what, until somebody has taken it, and what it may never hold up."""
+import ctypes
+import http.server
+import json
+import os
+import subprocess
+import threading
+import time
+
+import wk
+from test_timed import Service
+
+
+def program(scratch, text):
+    path = os.path.join(scratch, "program.sh")
+    wk.write(path, "#!/bin/sh\n" + text)
+    os.chmod(path, 0o755)
+    return path
+
+
+def with_alerts(scratch, **retry):
+    """A service that stands still, with the program that keeps what it is given."""
+    s = Service(scratch, start=False)
+    s.sections["alert"] = {"command": s.alert_command()}
+    s.sections["retry"] = retry or {"delay": "1s"}
+    s.write_config()
+    return s
+
+
+def away(s, name=".away"):
+    os.rename(s.root, s.root + name)
+
+
+def back(s, name=".away"):
+    os.rename(s.root + name, s.root)
+
+
+def words(s):
+    return [(t["event"], t["code"]) for t in s.told()]
+
+
+def is_as_documented(scratch):
+    page = os.path.join(os.environ["WK_SOURCE"], "src", "cli", "CONTRACT.md")
+    with open(page) as f:
+        text = f.read().split("\n### alert\n")[1].split("```json\n")[1].split("\n```")[0]
+    s = with_alerts(scratch)
+    s.start()
+    away(s)
+    told = wk.until(s.told, "the alert that the folder is gone")
+    assert sorted(told[0]) == sorted(json.loads(text)), told
+    assert told[0]["code"] == "missing" and told[0]["event"] == "problem", told
+    back(s)
+    told = wk.until(lambda: len(s.told()) > 1 and s.told(), "that it is back")
+    assert told[1]["event"] == "recovered" and told[1]["code"] == "missing", told
+    s.stop()
+
+def tried_again(scratch):
+    """What nobody took is tried again, in order, and its failure is told until one was taken."""
+    s = with_alerts(scratch, attempts="100", delay="1s")
+    wk.write(s.breaker, "")
+    s.start()
+    away(s)
+    wk.until(lambda: "alert-failed" in s.codes(), "the problem")
+    assert "exit code 3" in s.cli("status", code=7).out
+    back(s)
+    s.save()
+    os.remove(s.breaker)
+    wk.until(lambda: s.codes() == [], "all to be well")
+    wk.until(lambda: len(s.told()) == 2, "both to be told")
+    assert words(s) == [("problem", "missing"), ("recovered", "missing")], s.told()
+    s.stop()
+
+
+def given_up_until_the_next(scratch):
+    """After its last try it is told once something else can be, and only once."""
+    s = with_alerts(scratch, attempts="1")
+    s.watches["two"] = {"path": os.path.join(scratch, "two")}
+    os.mkdir(s.watches["two"]["path"])
+    s.write_config()
+    wk.write(s.breaker, "")
+    s.start()
+    away(s)
+    wk.until(lambda: "alert-failed" in s.codes(), "the problem")
+    os.remove(s.breaker)
+    os.rename(os.path.join(scratch, "two"), os.path.join(scratch, "three"))
+    wk.until(lambda: len(s.told()) >= 2, "both to be told")
+    assert sorted(t["watch"] for t in s.told()) == ["bot", "two"], s.told()
+    assert "alert-failed" not in s.codes(), s.status()
+    s.stop()
+
+
+def told_after_a_restart(scratch):
+    """A restart tells what nobody took, and nothing twice."""
+    s = with_alerts(scratch, attempts="1")
+    wk.write(s.breaker, "")
+    s.start()
+    away(s)
+    wk.until(lambda: "alert-failed" in s.codes(), "the problem")
+    s.stop()
+    os.remove(s.breaker)
+    s.start()
+    wk.until(s.told, "the alert")
+    s.stop()
+    s.start()
+    back(s)
+    wk.until(lambda: len(s.told()) > 1, "that it is over")
+    assert words(s) == [("problem", "missing"), ("recovered", "missing")], s.told()
+    s.stop()
+
+
+def cannot_be_started(scratch):
+    s = with_alerts(scratch)
+    s.sections["alert"]["command"] = os.path.join(scratch, "not-there")
+    s.write_config()
+    s.start()
+    away(s)
+    wk.until(lambda: "alert-failed" in s.codes(), "the problem")
+    out = s.cli("status", code=7).out
+    assert "not-there' cannot be started: No such file" in out, out
+    # Another program is tried at once.
+    s.set("alert", command=s.alert_command())
+    wk.until(lambda: words(s) == [("problem", "missing")], "the alert")
+    wk.until(lambda: s.codes() == ["missing"], "its failure to be over")
+    s.stop()
+
+
+def quick(s):
+    """Saves are not held up."""
+    for i in range(10):
+        wk.replace(os.path.join(s.root, "a.json"), '{"n": %d}' % i)
+        begun = time.monotonic()
+        assert s.save("bot")["exit"] == 0
+        took = time.monotonic() - begun
+        assert took < wk.PATIENCE / 12, took
+
+
+def hangs(scratch):
+    """One that reads nothing and never ends is killed after 30 s with what it has started. Many
+    wait behind it, and saves go on."""
+    s = Service(scratch, start=False)
+    pids = os.path.join(scratch, "pids")
+    s.sections["alert"] = {"command": program(scratch, "sleep 1000 &\necho $$ $! > %s\nwait\n"
+                                              % pids)}
+    for i in range(20):
+        s.watches["gone%d" % i] = {"path": os.path.join(scratch, "gone%d" % i)}
+    s.write_config()
+    s.start()
+    both = wk.until(lambda: os.path.exists(pids) and open(pids).read().split(), "the command")
+    quick(s)
+    wk.until(lambda: "alert-failed" in s.codes(), "the time-out", 60)
+    assert "30 s" in s.cli("status", code=7).out
+    wk.until(lambda: not any(os.path.exists("/proc/%s/status" % p) and
+                             "\nState:\tZ" not in open("/proc/%s/status" % p).read()
+                             for p in both), "its processes to be gone")
+    s.stop()
+
+
+def hung_folder(path):
+    """A mount whose server never answers: whoever looks into it waits until killed."""
+    libc = ctypes.CDLL(None, use_errno=True)
+    if os.geteuid() != 0 or not os.path.exists("/dev/fuse"):
+        wk.skip("needs root and /dev/fuse")
+    if libc.unshare(0x20000) != 0 or subprocess.run(["mount", "--make-rprivate", "/"]).returncode:
+        wk.skip("no mount namespace of our own")
+    os.mkdir(path)
+    server = os.open("/dev/fuse", os.O_RDWR)
+    options = "fd=%d,rootmode=40000,user_id=0,group_id=0" % server
+    if libc.mount(b"hung", path.encode(), b"fuse", 0, options.encode()) != 0:
+        wk.skip("FUSE cannot be mounted")
+    return server
+
+
+def on_a_disk_that_hangs(scratch):
+    """Where the program lies nobody answers: no save waits, and it is told."""
+    s = Service(scratch, start=False)
+    folder = os.path.join(scratch, "hung")
+    server = hung_folder(folder)
+    s.sections["alert"] = {"command": os.path.join(folder, "program")}
+    s.watches["gone"] = {"path": os.path.join(scratch, "gone")}
+    s.write_config()
+    s.start()
+    wk.until(lambda: list(children(s)), "the program to be looked for")
+    quick(s)
+    wk.until(lambda: "alert-failed" in s.codes(), "the time-out", 60)
+    s.stop()
+    os.close(server)
+    subprocess.run(["umount", "-l", folder], check=True)
+
+
+def children(s):
+    """Of the service."""
+    for task in os.listdir("/proc/%d/task" % s.pid()):
+        with open("/proc/%d/task/%s/children" % (s.pid(), task)) as f:
+            yield from f.read().split()
+
+
+def unchecked_for_too_long(scratch):
+    s = Service(scratch, {"alert": {"max_age": "60s"}}, start=False)
+    s.sections["alert"]["command"] = s.alert_command()
+    s.write_config()
+    s.start()
+    os.rename(s.root, s.root + ".away")
+    wk.until(lambda: "unchecked" in [t["code"] for t in s.told()], "the alert", 120)
+    os.rename(s.root + ".away", s.root)
+    wk.until(lambda: ("recovered", "unchecked") in [(t["event"], t["code"]) for t in s.told()],
+             "that it was checked")
+    assert s.codes() == [], s.status()
+    s.stop()
+
+
+def to_a_webhook(scratch):
+    """The program that conf/ ships posts what Discord takes, and says when it could not."""
+    got, answers = [], [204, 500]
+
+    class Hook(http.server.BaseHTTPRequestHandler):
+        def do_POST(self):
+            body = self.rfile.read(int(self.headers["Content-Length"]))
+            got.append((self.path, self.headers["Content-Type"], json.loads(body)))
+            self.send_response(answers[min(len(got), len(answers)) - 1])
+            self.end_headers()
+
+        def log_message(self, *args):
+            pass
+
+    server = http.server.HTTPServer(("127.0.0.1", 0), Hook)
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    secret = os.path.join(scratch, "url")
+    wk.write(secret, "http://127.0.0.1:%d/api/webhooks/1/secret\n" % server.server_port)
+    s = with_alerts(scratch, attempts="1")
+    s.sections["alert"] = {"command": os.path.join(os.environ["WK_SOURCE"], "conf",
+                                                   "alert-discord.py")}
+    s.write_config()
+    s.env = wk.environment(STATE_DIRECTORY=os.path.join(scratch, "state"),
+                           DISCORD_WEBHOOK_URL_FILE=secret)
+    s.start()
+    os.rename(s.root, s.root + "@everyone")
+    path, kind, body = wk.until(lambda: got and got[0], "the post")
+    assert path == "/api/webhooks/1/secret" and kind == "application/json", (path, kind)
+    assert "**bot**" in body["content"] and len(body["content"]) <= 2000, body
+    assert "@everyone" not in body["content"] and body["allowed_mentions"] == {"parse": []}, body
+    os.rename(s.root + "@everyone", s.root)
+    wk.until(lambda: "alert-failed" in s.codes(), "the failure of the second one")
+    assert "over" in got[1][2]["content"], got
+    assert "answered 500" in s.log_text() and "secret" not in s.log_text(), s.log_text()
+    s.stop()
+    server.shutdown()
+
+
+wk.main(is_as_documented, tried_again, given_up_until_the_next, told_after_a_restart,
+        cannot_be_started, hangs, unchecked_for_too_long, to_a_webhook, on_a_disk_that_hangs)
