@@ -3,6 +3,7 @@
 #include "base/log.h"
 #include "capture/database_header.h"
 #include "io/safe_path.h"
+#include "service/checked.h"
 
 #include <errno.h>
 #include <fcntl.h>
@@ -277,6 +278,7 @@ int keeper_new(struct service *s, const struct watch_config *w, struct keeper **
     k->next_poll = k->next_check = UINT64_MAX;
     k->scan_due = SNAPSHOT_STARTUP;
     k->checked_ns = clock_boot_ns();
+    k->unchecked_ms = (uint64_t)(clock_wall().s - checked_last(s, w->name)) * 1000;
     take_times(k, w);
     next_interval(k);
     LIST_INSERT_HEAD(&s->keepers, k, link);

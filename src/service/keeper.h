@@ -62,7 +62,8 @@ struct keeper {
     bool suspect;    /* hardly a file is left, and the log says so */
     uint64_t spoilt; /* files the log was told of */
     struct wall_time last_change, last_checked;
-    uint64_t checked_ns; /* by the boot clock; before the first check: since it is watched */
+    uint64_t checked_ns;   /* by the boot clock; before the first check: since it is watched */
+    uint64_t unchecked_ms; /* before that; 0 from the first check on */
     struct wall_time since[PROBLEM_COUNT]; /* s = 0: no such problem */
 };
 

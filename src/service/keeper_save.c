@@ -1,5 +1,6 @@
 #include "base/log.h"
 #include "base/text.h"
+#include "service/checked.h"
 #include "service/keeper.h"
 #include "service/place.h"
 #include "service/problems.h"
@@ -136,8 +137,10 @@ static void saved(struct keeper *k, const struct save_job *j)
     k->service->room_more = 0;
     k->retry_at = 0;
     k->since[PROBLEM_SAVE] = k->since[PROBLEM_VACANT] = (struct wall_time){0};
+    checked_now(k->service, k->spec.name, k->last_checked.s == 0);
     k->last_checked = clock_wall();
     k->checked_ns = clock_boot_ns();
+    k->unchecked_ms = 0;
     k->poll_cost_ns = (uint64_t)(j->result.seconds * 1e9);
     for (size_t i = 0; i < j->result.retry_count; i++)
         settle_touch(k->settle, j->result.retry[i], WATCH_ENTRY, now);

@@ -2,8 +2,8 @@
 #include "service/policy.h"
 
 #include "base/buffer.h"
-#include "base/log.h"
 #include "service/alert.h"
+#include "service/kept_note.h"
 #include "service/status.h"
 #include "snapshot/report.h"
 
@@ -26,15 +26,12 @@ struct problems {
     uint64_t at;     /* of the next look, UINT64_MAX: none */
     uint64_t looked; /* when the last one began */
     bool looking, loaded;
-    bool storing, changed; /* since what is being stored */
-    json_t *told;          /* "code watch" -> the problem as it was told */
+    struct kept_note told; /* "code watch" -> the problem as it was told */
     uv_work_t work;
     json_t *doc;  /* of the look at work */
     json_t *note; /* what was told before the last restart, read by the first look */
     char *repo_path;
     uint64_t max_size; /* of the repository, as the settings had it last */
-    struct job job;    /* the note */
-    char *text;        /* it */
 };
 
 /* ---- what was told ---- */
@@ -49,47 +46,6 @@ static char *key_of(const json_t *problem)
     char *key = buffer_ok(&b) ? strdup(buffer_cstr(&b)) : NULL;
     buffer_release(&b);
     return key;
-}
-
-static void run_store(struct job *job)
-{
-    struct problems *p = (struct problems *)((char *)job - offsetof(struct problems, job));
-    struct service *s = p->work.data;
-    struct error e = ERROR_INIT;
-
-    if (repo_note_put(s->repo, note_key, p->text, strlen(p->text), &e) != 0)
-        log_debug("what was told cannot be noted: %s", e.message);
-}
-
-static void store_told(struct service *s);
-
-static void on_stored(struct job *job)
-{
-    struct problems *p = (struct problems *)((char *)job - offsetof(struct problems, job));
-    struct service *s = p->work.data;
-
-    p->storing = false;
-    free(p->text);
-    p->text = NULL;
-    if (p->changed)
-        store_told(s);
-    service_stop_on(s);
-}
-
-static void store_told(struct service *s)
-{
-    struct problems *p = s->problems;
-
-    p->changed = true;
-    if (p->storing || s->stopping || s->ending)
-        return;
-    p->text = json_dumps(p->told, JSON_COMPACT);
-    if (!p->text)
-        return;
-    p->changed = false;
-    p->storing = true;
-    p->job = (struct job){.rank = JOB_IDLE, .run = run_store, .done = on_stored};
-    jobs_push(s->jobs, &p->job);
 }
 
 static void look_by(struct problems *p, uint64_t at)
@@ -125,10 +81,10 @@ static void on_told(void *ctx, const char *key, const json_t *event, bool told)
         return;
     }
     if (strcmp(what, told_gone) == 0)
-        json_object_del(p->told, key);
+        json_object_del(p->told.value, key);
     else
-        json_object_set_new(p->told, key, problem_of(event));
-    store_told(s);
+        json_object_set_new(p->told.value, key, problem_of(event));
+    kept_note_changed(&p->told, true);
     service_problems_changed(s);
     service_rearm(s);
 }
@@ -178,7 +134,7 @@ static void tell_new(struct service *s, const json_t *now)
 
     json_object_foreach((json_t *)(uintptr_t)now, key, problem)
     {
-        if (!json_object_get(p->told, key) && !alert_holds(p->alert, key))
+        if (!json_object_get(p->told.value, key) && !alert_holds(p->alert, key))
             alert_send(p->alert, key, event_of(told_new, problem, s));
     }
 }
@@ -189,7 +145,7 @@ static void tell_gone(struct service *s, const json_t *now)
     const char *key;
     json_t *problem;
 
-    json_object_foreach(p->told, key, problem)
+    json_object_foreach(p->told.value, key, problem)
     {
         if (!json_object_get(now, key) && !alert_holds(p->alert, key) &&
             is_settled(p->doc, problem))
@@ -218,16 +174,12 @@ static json_t *by_key(const json_t *doc)
 static json_t *read_note(const char *repo_path)
 {
     const struct repo_options opt = {0};
-    struct buffer b = BUFFER_INIT;
     struct error ignored = ERROR_INIT;
     struct repo *r;
-    json_t *note = NULL;
 
     if (repo_open(repo_path, REPO_READ, &opt, &r, &ignored) != 0)
         return NULL;
-    if (catalog_note_get(repo_catalog(r), note_key, &b, &ignored) == 0)
-        note = json_loadb((const char *)b.data, b.len, 0, NULL);
-    buffer_release(&b);
+    json_t *note = kept_note_read(repo_catalog(r), note_key);
     repo_close(r);
     return note;
 }
@@ -246,8 +198,8 @@ static void on_work(uv_work_t *work)
 static void take_note(struct problems *p)
 {
     p->loaded = true;
-    if (json_is_object(p->note))
-        json_object_update_missing(p->told, p->note);
+    if (p->note)
+        json_object_update_missing(p->told.value, p->note);
     json_decref(p->note);
     p->note = NULL;
 }
@@ -305,7 +257,7 @@ void service_problems_changed(struct service *s)
 
 bool problems_told(const struct service *s)
 {
-    return s->problems && json_object_size(s->problems->told) > 0;
+    return s->problems && json_object_size(s->problems->told.value) > 0;
 }
 
 /* ---- life ---- */
@@ -319,10 +271,12 @@ int problems_open(struct service *s, struct error *e)
         return error_sys(e, ENOMEM, "cannot set up the alerts");
     p->at = UINT64_MAX;
     p->work.data = s;
-    p->told = json_object();
+    int rc = kept_note_open(&p->told, s, note_key, e);
+    if (rc != 0)
+        return rc;
     p->repo_path = strdup(s->config->repository);
     p->alert = alert_new(&s->loop, on_told, s);
-    if (!p->told || !p->repo_path || !p->alert)
+    if (!p->repo_path || !p->alert)
         return error_sys(e, ENOMEM, "cannot set up the alerts");
     problems_configure(s);
     return 0;
@@ -343,12 +297,9 @@ void problems_close(struct service *s)
     if (!p)
         return;
     alert_close(p->alert);
-    if (p->changed && s->repo && (p->text = json_dumps(p->told, JSON_COMPACT)))
-        run_store(&p->job);
-    json_decref(p->told);
+    kept_note_close(&p->told);
     json_decref(p->note);
     free(p->repo_path);
-    free(p->text);
     free(p);
     s->problems = NULL;
 }

@@ -1,6 +1,7 @@
 #include "service/service.h"
 
 #include "base/log.h"
+#include "service/checked.h"
 #include "service/keeper.h"
 #include "service/place.h"
 #include "service/problems.h"
@@ -543,6 +544,8 @@ static int open_all(struct service *s, struct error *e)
     if (rc == 0)
         rc = timed_open(s, e);
     if (rc == 0)
+        rc = checked_open(s, e);
+    if (rc == 0)
         rc = open_keepers(s, e);
     return rc;
 }
@@ -558,6 +561,7 @@ static void close_all(struct service *s)
         keeper_free(LIST_FIRST(&s->keepers));
     timed_close(s);
     problems_close(s);
+    checked_close(s);
     watch_tree_close(s->tree);
     mounts_close(s->mounts);
     alarm_close(s->alarm);

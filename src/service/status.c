@@ -3,6 +3,7 @@
 #include "base/buffer.h"
 #include "base/text.h"
 #include "keep/archive.h"
+#include "service/checked.h"
 #include "service/keeper.h"
 #include "service/problems.h"
 #include "service/timed.h"
@@ -24,7 +25,7 @@
 #define NS_A_SECOND UINT64_C(1000000000)
 
 /* An unsaved change that is older than this many times max_delay is a problem. */
-enum { LAG_FACTOR = 10, LAG_MIN_MS = 60000, FULL_PERCENT = 80 };
+enum { LAG_FACTOR = 10, LAG_MIN_MS = 60000, FULL_PERCENT = 80, CHANCE_MS = 3600000 };
 
 static json_t *time_or_null(struct wall_time t)
 {
@@ -143,11 +144,24 @@ static void lag_problem(json_t *doc, const struct keeper *k, uint64_t lag_ms)
 /* ---- for how long a watch may go unchecked ---- */
 
 /* By the boot clock: a wall clock that is set makes nothing old. */
-static uint64_t unchecked_ms(const struct keeper *k)
+static uint64_t ran_ms(const struct keeper *k)
 {
     uint64_t now = clock_boot_ns();
 
     return now > k->checked_ns ? (now - k->checked_ns) / 1000000 : 0;
+}
+
+/* What passed before this run counts as soon as a check has failed, or there was time for one: a
+ * machine that was off for long checks first. */
+static bool had_its_chance(const struct keeper *k)
+{
+    return k->failures > 0 || k->since[PROBLEM_MISSING].s || k->since[PROBLEM_VACANT].s ||
+           ran_ms(k) > CHANCE_MS;
+}
+
+static uint64_t unchecked_ms(const struct keeper *k)
+{
+    return ran_ms(k) + (had_its_chance(k) ? k->unchecked_ms : 0);
 }
 
 static uint64_t max_age_ms(const struct service *s)
@@ -165,10 +179,12 @@ int64_t status_max_age_at(const struct service *s)
         return at;
     LIST_FOREACH(k, &s->keepers, link)
     {
-        uint64_t age = unchecked_ms(k);
-        if (!k->root || age > max)
+        uint64_t left = max - unchecked_ms(k);
+        if (!k->root || unchecked_ms(k) > max)
             continue;
-        int64_t due = now + (int64_t)((max - age) / 1000) + 1;
+        if (!had_its_chance(k) && k->unchecked_ms > 0 && left > CHANCE_MS - ran_ms(k))
+            left = CHANCE_MS - ran_ms(k);
+        int64_t due = now + (int64_t)(left / 1000) + 1;
         at = due < at ? due : at;
     }
     return at;
@@ -186,7 +202,7 @@ static void age_problem(json_t *doc, const struct keeper *k)
              (unsigned long long)(minutes >= 120 ? minutes / 60 : minutes),
              minutes >= 120 ? "hours" : "minutes");
     status_problem(doc, "unchecked", k->spec.name,
-                   k->last_checked.s ? k->last_checked : k->service->since, message,
+                   (struct wall_time){.s = checked_last(k->service, k->spec.name)}, message,
                    "the other problems and the log say why; watchkeep save @ checks it now");
 }
 

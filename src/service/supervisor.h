@@ -25,6 +25,7 @@
 struct keeper;
 struct timed_jobs;
 struct problems;
+struct checked;
 
 struct service {
     struct service_options *opt;
@@ -49,6 +50,7 @@ struct service {
     size_t reads;              /* requests being answered in the loop's threads */
     struct timed_jobs *timed;  /* timed.h */
     struct problems *problems; /* problems.h */
+    struct checked *checked;   /* checked.h */
     struct job idle_job, upkeep_job, new_job;
     uint64_t idle_at;           /* when the store may tidy up, UINT64_MAX: nothing to tidy */
     unsigned store_uses;        /* since it tidied up last */

@@ -1,5 +1,6 @@
 """`[alert] command`: who is told of what, until somebody has taken it, and what it may never hold up."""
 import ctypes
+import datetime
 import http.server
 import json
 import os
@@ -194,18 +195,54 @@ def children(s):
             yield from f.read().split()
 
 
+def forget(s):
+    """What is in the catalog alone."""
+    s.kill()
+    for name in os.listdir(s.repo):
+        if name.startswith("catalog.db"):
+            os.remove(os.path.join(s.repo, name))
+
+
 def unchecked_for_too_long(scratch):
-    s = Service(scratch, {"alert": {"max_age": "60s"}}, start=False)
-    s.sections["alert"]["command"] = s.alert_command()
-    s.write_config()
-    s.start()
-    os.rename(s.root, s.root + ".away")
-    wk.until(lambda: "unchecked" in [t["code"] for t in s.told()], "the alert", 120)
-    os.rename(s.root + ".away", s.root)
-    wk.until(lambda: ("recovered", "unchecked") in [(t["event"], t["code"]) for t in s.told()],
-             "that it was checked")
-    assert s.codes() == [], s.status()
-    s.stop()
+    """Counted over restarts, however the service ended: from the last check, or where there never
+    was one, from when the watch was new; where that is not known any more, from the newest
+    snapshot."""
+    both = []
+    for name in ("known", "forgotten"):
+        os.mkdir(os.path.join(scratch, name))
+        s = with_alerts(os.path.join(scratch, name))
+        s.sections["alert"]["max_age"] = "60s"
+        both.append(s)
+    known, forgotten = both
+    known.watches["never"] = {"path": os.path.join(scratch, "never")}
+    begun = time.monotonic()
+    for s in both:
+        s.write_config()
+        s.start()
+        away(s)
+    for at, ends in ((20, (known.kill, forgotten.stop)),
+                     (45, (known.stop, lambda: forget(forgotten)))):
+        wk.until(lambda: time.monotonic() > begun + at, "the time to pass", pace=0.2)
+        for s, end in zip(both, ends):
+            end()
+            s.start()
+
+    def told(s):
+        return {t["watch"]: t for t in s.told() if t["code"] == "unchecked"}
+    wk.until(lambda: sorted(told(known)) == ["bot", "never"] and told(forgotten), "the alerts", 120)
+    for s in both:
+        since = datetime.datetime.fromisoformat(s.status()["service"]["since"])
+        for t in told(s).values():
+            at = datetime.datetime.fromisoformat(t["time"])
+            assert (at - since).total_seconds() < 50, (t, since)
+            assert datetime.datetime.fromisoformat(t["since"]) < since, (t, since)
+    os.mkdir(known.watches["never"]["path"])
+    for s in both:
+        back(s)
+        wk.until(lambda: words(s).count(("recovered", "unchecked")) == len(told(s)),
+                 "that they were checked")
+        assert s.codes() == [], s.status()
+        s.stop()
 
 
 def to_a_webhook(scratch):
