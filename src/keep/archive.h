@@ -106,6 +106,10 @@ struct archive_check {
  * errors). record: NAME.json is told the result. helper: NULL, databases are not opened. */
 int archive_verify(const struct archive_item *item, bool record, struct sqlite_helper *helper,
                    const atomic_bool *cancel, struct archive_check *out, struct error *e);
+/* The same of a tree that was restored from it, against the archive's metadata. */
+int archive_verify_tree(const struct archive_item *item, const char *tree,
+                        struct sqlite_helper *helper, const atomic_bool *cancel,
+                        struct archive_check *out, struct error *e);
 void archive_check_release(struct archive_check *c);
 
 #endif

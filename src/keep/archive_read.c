@@ -61,21 +61,37 @@ static int open_any(struct archive_reader *r, const char *path, bool past_cache,
     return rc == 0 ? tar_reader_open(next_bytes, r, &r->tar, e) : rc;
 }
 
-int archive_reader_open(const char *path, bool past_cache, struct archive_reader **out,
-                        struct error *e)
+static struct archive_reader *new_reader(void)
 {
     struct archive_reader *r = calloc(1, sizeof(*r));
 
-    *out = NULL;
-    if (!r)
-        return no_memory(e);
-    r->fd = -1;
-    int rc = open_any(r, path, past_cache, e);
-    if (rc == 0)
-        *out = r;
-    else
+    if (r)
+        r->fd = -1;
+    return r;
+}
+
+static int opened(int rc, struct archive_reader *r, struct archive_reader **out)
+{
+    *out = rc == 0 ? r : NULL;
+    if (rc != 0)
         archive_reader_close(r);
     return rc;
+}
+
+int archive_reader_open(const char *path, bool past_cache, struct archive_reader **out,
+                        struct error *e)
+{
+    struct archive_reader *r = new_reader();
+
+    return opened(r ? open_any(r, path, past_cache, e) : no_memory(e), r, out);
+}
+
+int archive_reader_open_tree(const char *path, struct archive_reader **out, struct error *e)
+{
+    struct archive_reader *r = new_reader();
+    int top = r ? long_path_open(path, O_RDONLY | O_DIRECTORY, e) : no_memory(e);
+
+    return opened(top < 0 ? top : archive_walk_open(top, "", true, &r->walk, e), r, out);
 }
 
 void archive_reader_close(struct archive_reader *r)

@@ -22,6 +22,8 @@ struct archive_reader;
  * nor a folder. */
 int archive_reader_open(const char *path, bool past_cache, struct archive_reader **out,
                         struct error *e);
+/* A tree that was restored from one, from the disk: nothing in it is metadata of ours. */
+int archive_reader_open_tree(const char *path, struct archive_reader **out, struct error *e);
 void archive_reader_close(struct archive_reader *r);
 /* 1: *out, valid until the next call; 0: the end. ERR_DAMAGED, ERR_REFUSED, ERR_FAILED. */
 int archive_reader_next(struct archive_reader *r, const struct archive_entry **out,

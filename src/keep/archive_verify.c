@@ -24,8 +24,9 @@ struct checking {
     struct sqlite_helper *helper;
     const atomic_bool *cancel;
     struct archive_check *out;
-    char *folder;                             /* that the archive lies in */
-    struct buffer text;                       /* of the metadata */
+    const char *tree;   /* restored from it, to be read in its place; or NULL */
+    char *folder;       /* that the archive, or the tree, lies in */
+    struct buffer text; /* of the metadata */
     struct archive_expected files, databases; /* both in the order of the entries */
     bool metadata_seen;
 };
@@ -296,7 +297,8 @@ static int check_all(struct checking *c, struct error *e)
     const char *line;
     size_t len;
 
-    int rc = archive_reader_open(c->item->path, true, &r, e);
+    int rc = c->tree ? archive_reader_open_tree(c->tree, &r, e)
+                     : archive_reader_open(c->item->path, true, &r, e);
     while (rc == 0 && c->out->errors == 0) {
         rc = archive_reader_next(r, &x, e);
         if (rc <= 0)
@@ -309,7 +311,7 @@ static int check_all(struct checking *c, struct error *e)
     if (rc == 0 && c->out->errors == 0 && c->helper &&
         archive_expect_next(&c->databases, &line, &len))
         found(c, "", "databases that the metadata names are missing");
-    if (rc == 0 && c->out->errors == 0 && !c->metadata_seen)
+    if (rc == 0 && c->out->errors == 0 && !c->tree && !c->metadata_seen)
         found(c, "", "it has no metadata");
     return rc;
 }
@@ -345,15 +347,30 @@ static int run(struct checking *c, bool do_record, struct error *e)
     return rc == 0 && do_record && c->item->told ? record(c, e) : rc;
 }
 
+static int verify(struct checking *c, bool do_record, struct error *e)
+{
+    memset(c->out, 0, sizeof(*c->out));
+    c->folder = folder_of(c->tree ? c->tree : c->item->path);
+    int rc = c->folder ? run(c, do_record, e) : no_memory(e);
+    free(c->folder);
+    buffer_release(&c->text);
+    return rc;
+}
+
 int archive_verify(const struct archive_item *item, bool do_record, struct sqlite_helper *helper,
                    const atomic_bool *cancel, struct archive_check *out, struct error *e)
 {
     struct checking c = {.item = item, .helper = helper, .cancel = cancel, .out = out};
 
-    memset(out, 0, sizeof(*out));
-    c.folder = folder_of(item->path);
-    int rc = c.folder ? run(&c, do_record, e) : no_memory(e);
-    free(c.folder);
-    buffer_release(&c.text);
-    return rc;
+    return verify(&c, do_record, e);
+}
+
+int archive_verify_tree(const struct archive_item *item, const char *tree,
+                        struct sqlite_helper *helper, const atomic_bool *cancel,
+                        struct archive_check *out, struct error *e)
+{
+    struct checking c = {
+        .item = item, .tree = tree, .helper = helper, .cancel = cancel, .out = out};
+
+    return verify(&c, false, e);
 }

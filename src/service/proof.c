@@ -1,8 +1,10 @@
 #include "service/proof.h"
 
 #include "base/buffer.h"
+#include "keep/archive_use.h"
 #include "service/remember.h"
 #include "snapshot/selector.h"
+#include "snapshot/test_folder.h"
 
 #include <jansson.h>
 #include <stdlib.h>
@@ -59,15 +61,14 @@ int proof_keep_state(struct repo *writer, const char *watch, const char *key, co
 
 /* ---- one snapshot ---- */
 
-static int keep_test(struct repo *writer, const struct snapshot_row *row,
+/* what: the snapshot or the archive; the reference is taken. */
+static int keep_test(struct repo *writer, const char *watch, const char *key, json_t *what,
                      const struct restore_test *test, struct error *e)
 {
-    json_t *o = json_pack("{s:I,s:I,s:I,s:f}", "snapshot", (json_int_t)row->commit.number, "files",
-                          (json_int_t)test->files, "bytes", (json_int_t)test->bytes, "seconds",
-                          test->seconds);
+    json_t *o = json_pack("{s:o,s:I,s:I,s:f}", key, what, "files", (json_int_t)test->files, "bytes",
+                          (json_int_t)test->bytes, "seconds", test->seconds);
     char *text = o ? json_dumps(o, JSON_COMPACT | JSON_REAL_PRECISION(6)) : NULL;
-    int rc =
-        text ? proof_keep_state(writer, row->watch_name, "restore-test", text, e) : no_memory(e);
+    int rc = text ? proof_keep_state(writer, watch, "restore-test", text, e) : no_memory(e);
 
     free(text);
     json_decref(o);
@@ -93,8 +94,90 @@ int proof_restore(struct repo *reader, struct repo *writer, const struct snapsho
                        (unsigned long long)row->commit.number, row->watch_name,
                        test->path ? test->path : "?", test->reason ? test->reason : "?");
     else if (rc == 0 && writer)
-        rc = keep_test(writer, row, test, e);
+        rc = keep_test(writer, row->watch_name, "snapshot",
+                       json_integer((json_int_t)row->commit.number), test, e);
     free(folder);
+    return rc;
+}
+
+/* ---- one archive ---- */
+
+static int check_archive(const struct archive_item *item, struct sqlite_helper *helper,
+                         const atomic_bool *cancel, bool *databases, struct error *e)
+{
+    struct archive_check check = {0};
+    int rc = archive_verify(item, true, helper, cancel, &check, e);
+
+    *databases = check.databases > 0;
+    if (rc == 0 && check.errors > 0)
+        rc = error_set(e, ERR_DAMAGED, "the archive '%s' is damaged: %s", item->path,
+                       check.first ? check.first : "?");
+    archive_check_release(&check);
+    return rc;
+}
+
+static int unpack(const struct archive_item *item, const char *target, const atomic_bool *cancel,
+                  struct restore_test *test, struct error *e)
+{
+    const struct restore_request request = {.target = target, .cancel = cancel};
+    struct restore_result result = {0};
+    int rc = archive_restore(item, &request, &result, e);
+
+    test->seconds = result.seconds;
+    restore_result_release(&result);
+    return rc;
+}
+
+static int compare_unpacked(const struct archive_item *item, const char *tree,
+                            struct sqlite_helper *helper, const atomic_bool *cancel,
+                            struct restore_test *test, struct error *e)
+{
+    struct archive_check check = {0};
+    int rc = archive_verify_tree(item, tree, helper, cancel, &check, e);
+
+    test->files = check.files;
+    test->bytes = check.bytes;
+    test->errors = check.errors;
+    if (rc == 0 && check.errors > 0)
+        rc = error_set(e, ERR_DAMAGED, "the archive '%s' does not come back as it was written: %s",
+                       item->path, check.first ? check.first : "?");
+    archive_check_release(&check);
+    return rc;
+}
+
+/* A database is opened as a copy of what was unpacked: that takes room too. */
+static int bring_back(const struct archive_item *item, bool databases, struct sqlite_helper *helper,
+                      const atomic_bool *cancel, struct restore_test *test, struct error *e)
+{
+    char *folder = remember_folder();
+    struct test_folder t;
+
+    if (!folder)
+        return error_set(e, ERR_FAILED, "there is no folder to test a restore in");
+    int rc = test_folder_open(&t, folder, databases ? 2 * item->bytes : item->bytes, e);
+    if (rc == 0)
+        rc = unpack(item, t.target, cancel, test, e);
+    if (rc == 0)
+        rc = compare_unpacked(item, t.target, helper, cancel, test, e);
+    test_folder_close(&t);
+    free(folder);
+    return rc;
+}
+
+/* A helper of its own: counting the rows of a large database must not hold up a save. */
+int proof_archive(const struct archive_item *item, struct repo *writer, const atomic_bool *cancel,
+                  struct restore_test *test, struct error *e)
+{
+    struct sqlite_helper *helper = sqlite_helper_new(NULL);
+    bool databases = false;
+
+    *test = (struct restore_test){0};
+    int rc = helper ? check_archive(item, helper, cancel, &databases, e) : no_memory(e);
+    if (rc == 0)
+        rc = bring_back(item, databases, helper, cancel, test, e);
+    if (rc == 0 && writer)
+        rc = keep_test(writer, item->watch, "archive", json_string(item->name), test, e);
+    sqlite_helper_free(helper);
     return rc;
 }
 

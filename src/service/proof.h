@@ -3,6 +3,7 @@
 #ifndef WK_SERVICE_PROOF_H
 #define WK_SERVICE_PROOF_H
 
+#include "keep/archive.h"
 #include "snapshot/restore_test.h"
 #include "snapshot/verify.h"
 
@@ -18,7 +19,12 @@ int proof_keep_state(struct repo *writer, const char *watch, const char *key, co
 int proof_restore(struct repo *reader, struct repo *writer, const struct snapshot_row *row,
                   const atomic_bool *cancel, struct restore_test *test, struct error *e);
 
-/* The same of several, told as a verification: with count 0 the latest one of every watch, or of
+/* The same of an archive: read back from the disk, which its NAME.json is told, unpacked, and what
+ * was unpacked held against its metadata, databases opened and counted. */
+int proof_archive(const struct archive_item *item, struct repo *writer, const atomic_bool *cancel,
+                  struct restore_test *test, struct error *e);
+
+/* The same of several snapshots, told as a verification: with count 0 the latest one of every watch, or of
  * this one. `bytes` are those that were restored, `seconds` how long that took. */
 struct proof_request {
     struct repo *reader, *writer; /* writer NULL: nothing is kept */

@@ -1,23 +1,17 @@
 #include "snapshot/restore_test.h"
 
-#include "base/text.h"
 #include "io/safe_path.h"
+#include "snapshot/test_folder.h"
 #include "snapshot/tree.h"
 
-#include <dirent.h>
 #include <errno.h>
 #include <fcntl.h>
 #include <limits.h>
 #include <stdlib.h>
 #include <string.h>
-#include <sys/file.h>
-#include <sys/statvfs.h>
 #include <unistd.h>
 
 #include "base/banned.h"
-
-static const char prefix[] = "restore-test-";
-static const char inner[] = "tree";
 
 /* ---- comparing ---- */
 
@@ -183,51 +177,7 @@ static int compare(struct repo *r, const struct snapshot_row *s, int rootfd,
     return rc;
 }
 
-/* ---- the folder ---- */
-
-/* A test that runs holds a lock on its folder. */
-static bool is_left(int dir, const char *name)
-{
-    int fd = openat(dir, name, O_RDONLY | O_DIRECTORY | O_NOFOLLOW | O_CLOEXEC);
-
-    if (fd < 0)
-        return false;
-    bool left = flock(fd, LOCK_EX | LOCK_NB) == 0;
-    close(fd);
-    return left;
-}
-
-static void remove_left(int dir)
-{
-    struct error ignored = ERROR_INIT;
-    int copy = openat(dir, ".", O_RDONLY | O_DIRECTORY | O_CLOEXEC);
-    DIR *d = copy < 0 ? NULL : fdopendir(copy);
-    struct dirent *entry;
-
-    if (!d && copy >= 0)
-        close(copy);
-    while (d && (entry = readdir(d)) != NULL) {
-        if (strncmp(entry->d_name, prefix, sizeof(prefix) - 1) == 0 && is_left(dir, entry->d_name))
-            remove_tree(dir, entry->d_name, &ignored);
-    }
-    if (d)
-        closedir(d);
-}
-
-static int check_room(int dir, const char *folder, uint64_t bytes, struct error *e)
-{
-    struct statvfs fs;
-    uint64_t need = bytes + bytes / 20;
-    char size[16];
-
-    if (fstatvfs(dir, &fs) != 0)
-        return error_sys(e, errno, "cannot test a restore in '%s'", folder);
-    if ((uint64_t)fs.f_bavail * fs.f_frsize >= need)
-        return 0;
-    text_size(need, size, sizeof(size));
-    return error_set(e, ERR_NOSPACE, "no room to test a restore: '%s' has less than %s free",
-                     folder, size);
-}
+/* ---- all of it ---- */
 
 static int restore_and_compare(struct repo *r, const struct snapshot_row *s, const char *target,
                                struct restore_progress *progress, const atomic_bool *cancel,
@@ -256,35 +206,13 @@ int restore_test_run(struct repo *r, const struct snapshot_row *s, const char *f
                      struct restore_progress *progress, const atomic_bool *cancel,
                      struct restore_test *out, struct error *e)
 {
-    struct error ignored = ERROR_INIT;
-    int rc = make_dirs(folder, 0700, e), dir = -1, lock = -1;
-    char *own = text_format("%s/%sXXXXXX", folder, prefix), *target = NULL;
+    struct test_folder t;
+    int rc = test_folder_open(&t, folder, s->commit.bytes, e);
 
     *out = (struct restore_test){0};
-    if (rc == 0 && !own)
-        rc = error_sys(e, ENOMEM, "cannot test a restore");
-    if (rc == 0 && (dir = long_path_open(folder, O_RDONLY | O_DIRECTORY, e)) < 0)
-        rc = dir;
-    if (rc == 0) {
-        remove_left(dir);
-        rc = check_room(dir, folder, s->commit.bytes, e);
-    }
-    if (rc == 0 && (!mkdtemp(own) || (lock = open(own, O_RDONLY | O_DIRECTORY | O_CLOEXEC)) < 0 ||
-                    flock(lock, LOCK_EX | LOCK_NB) != 0))
-        rc = error_sys(e, errno, "cannot make a folder in '%s'", folder);
-    if (rc == 0) {
-        target = text_format("%s/%s", own, inner);
-        rc = target ? restore_and_compare(r, s, target, progress, cancel, out, e)
-                    : error_sys(e, ENOMEM, "cannot test a restore");
-    }
-    if (lock >= 0) {
-        remove_tree(dir, strrchr(own, '/') + 1, &ignored);
-        close(lock);
-    }
-    if (dir >= 0)
-        close(dir);
-    free(target);
-    free(own);
+    if (rc == 0)
+        rc = restore_and_compare(r, s, t.target, progress, cancel, out, e);
+    test_folder_close(&t);
     return rc;
 }
 

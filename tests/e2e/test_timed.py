@@ -2,6 +2,7 @@
 import datetime
 import json
 import os
+import sqlite3
 
 import wk
 
@@ -66,6 +67,53 @@ def verify_at_its_time(scratch):
     assert s.status()["repository"]["restore_seconds"] == status["repository"]["restore_seconds"]
     s.save()
     assert s.log_text().count("verify done") == 1, s.log_text()
+    s.stop()
+
+
+def archives_come_back(scratch):
+    """With restore_test = archive the newest one is unpacked, compared, its databases opened, and
+    all that removed again; a damaged one of one watch leaves out no other."""
+    s = Service(scratch, {"verify": {"at": "off", "restore_test": "archive"}}, start=False)
+    for name in ("other", "third"):
+        s.watches[name] = {"path": os.path.join(scratch, name)}
+        os.mkdir(s.watches[name]["path"])
+        wk.write(os.path.join(scratch, name, "a"), name * 1000)
+    s.write_config()
+    with sqlite3.connect(os.path.join(s.root, "app.db")) as db:
+        db.execute("PRAGMA journal_mode=WAL")
+        db.execute("CREATE TABLE t(x)")
+        db.executemany("INSERT INTO t VALUES(?)", [(i,) for i in range(1000)])
+    db.close()
+    wk.write(os.path.join(s.root, "metadata.json"), '{"of": "the app"}')
+    os.link(os.path.join(s.root, "a.json"), os.path.join(s.root, "again"))
+    os.symlink("a.json", os.path.join(s.root, "link"))
+    with open(os.path.join(s.root, "holes"), "wb") as f:
+        f.truncate(1 << 22)
+        f.seek(1 << 21)
+        f.write(b"data")
+    wk.write(os.path.join(os.fsencode(s.root), b"odd\xff\nname"), "x")
+    s.start()
+    state = os.path.join(scratch, "state")
+    os.makedirs(os.path.join(state, "restore-test-killed", "tree"))
+    s.cli("archive")
+    s.due("verify")
+    wk.until(lambda: s.status()["repository"]["restore_seconds"] is not None,
+             "the test of a restore")
+    wk.until(lambda: "verify done" in s.log_text(), "its end")
+    assert s.status()["problems"] == [], s.status()
+    assert s.log_text().count("came back") == 3, s.log_text()
+    assert not [n for n in os.listdir(state) if n.startswith("restore-test")], os.listdir(state)
+    damaged = s.cli("--json", "list", "other", "--archives").json["archives"][0]["path"]
+    with open(damaged, "r+b") as f:
+        f.seek(100)
+        f.write(b"damage")
+    s.due("verify")
+    wk.until(lambda: s.log_text().count("came back") == 5, "the others")
+    wk.until(lambda: [e for e in s.status()["events"] if e["event"] == "job-failed"], "the failure")
+    event = s.status()["events"][-1]
+    assert event["job"] == "verify" and damaged in event["message"], event
+    assert not [n for n in os.listdir(state) if n.startswith("restore-test")], os.listdir(state)
+    assert s.cli("--json", "list", "other", "--archives").json["archives"][0]["damaged"]
     s.stop()
 
 
@@ -217,6 +265,6 @@ def restore_test_on_request(scratch):
 
 
 if __name__ == "__main__":
-    wk.main(verify_at_its_time, missed_run_is_made_up, verified_by_itself, an_archive_that_fails,
+    wk.main(verify_at_its_time, archives_come_back, missed_run_is_made_up, verified_by_itself, an_archive_that_fails,
             an_archive_by_hand_settles_it, reload_changes_the_times, restore_test_on_request,
             prune_at_its_time)

@@ -122,6 +122,46 @@ static void check_restored(struct fx *f)
     assert_int_equal(fx_entries(f, "back"), 5);
 }
 
+static uint64_t faults_of_tree(struct fx *f, const struct archive_item *item)
+{
+    struct archive_check check;
+    struct error e = ERROR_INIT;
+
+    FX_OK(archive_verify_tree(item, fx_path(f, "back"), NULL, NULL, &check, &e), e);
+    uint64_t errors = check.errors;
+    archive_check_release(&check);
+    return errors;
+}
+
+/* What was restored is held against the archive, file by file. */
+static void check_compared(struct fx *f, const struct archive_item *item)
+{
+    static const char *const files[] = {"back/a.json", "back/big", "back/sparse", "back/sub/empty"};
+
+    assert_int_equal(faults_of_tree(f, item), 0);
+    for (size_t i = 0; i < sizeof(files) / sizeof(files[0]); i++) {
+        int fd = open(fx_path(f, files[i]), O_RDWR | O_CLOEXEC);
+        uint8_t byte = 0;
+        off_t at = i == 2 ? 1 << 20 : 1;
+        struct stat st;
+        assert_int_equal(fstat(fd, &st), 0);
+        (void)!pread(fd, &byte, 1, at);
+        byte ^= 1;
+        assert_int_equal(pwrite(fd, &byte, 1, at), 1);
+        assert_int_equal(faults_of_tree(f, item), 1);
+        byte ^= 1;
+        assert_int_equal(pwrite(fd, &byte, 1, at), 1);
+        assert_int_equal(ftruncate(fd, st.st_size), 0);
+        close(fd);
+        assert_int_equal(faults_of_tree(f, item), 0);
+    }
+    fx_write(f, "back/more", "x");
+    assert_int_equal(faults_of_tree(f, item), 1);
+    assert_int_equal(unlink(fx_path(f, "back/more")), 0);
+    assert_int_equal(unlink(fx_path(f, "back/sub/empty")), 0);
+    assert_int_equal(faults_of_tree(f, item), 1);
+}
+
 static void an_archive_is_verified_and_restores(void **state)
 {
     struct archive_result result;
@@ -142,6 +182,7 @@ static void an_archive_is_verified_and_restores(void **state)
         struct restore_request req = {.target = fx_path(&f, "back")};
         FX_OK(archive_restore(&result.item, &req, &restored, &e), e);
         check_restored(&f);
+        check_compared(&f, &result.item);
         restore_result_release(&restored);
         int fd = open(f.dir, O_RDONLY | O_DIRECTORY | O_CLOEXEC);
         FX_OK(remove_tree(fd, "back", &e), e);
