@@ -1,7 +1,7 @@
 /* Compaction: what lives moves out of packs that are to go.
  *
- * Which packs: log packs that a checkpoint covers, and data packs of which less than half lives.
- * Both have ended. In order:
+ * Which packs: log packs that a checkpoint covers, unless three quarters of their bytes are blocks
+ * that live, and data packs of which less than half lives. Both have ended. In order:
  *
  * 1. *Doomed*, while no save is open: from then on no save takes what stands in these packs for
  *    known, so that nothing in them can gain its first reference. A reading transaction begun in
@@ -55,6 +55,17 @@ static uint64_t oldest_waiting(const struct repo *r)
     return oldest;
 }
 
+/* It was looked at, and was mostly needed; so it is while next to nothing in it has died. */
+static bool is_settled(const struct compacting *k, const struct pack_use *use)
+{
+    const struct repo *r = k->repo;
+
+    for (size_t i = 0; i < r->settled_count; i++)
+        if (r->settled[i].pack_id == use->pack_id)
+            return !k->eager && use->live > r->settled[i].live / 8 * 7;
+    return false;
+}
+
 static bool is_worth_it(const struct compacting *k, const struct catalog_pack *row, uint64_t folded)
 {
     const struct repo *r = k->repo;
@@ -64,7 +75,7 @@ static bool is_worth_it(const struct compacting *k, const struct catalog_pack *r
         return false;
     if (row->kind == PACK_LOG)
         return row->id < folded && row->id < oldest_waiting(r) &&
-               !(r->log && r->log->id == row->id);
+               !(r->log && r->log->id == row->id) && !is_settled(k, &use);
     if ((r->data && r->data->id == row->id) || r->flushing > 0)
         return false;
     for (size_t i = 0; i < r->unindexed_count; i++)
@@ -209,7 +220,7 @@ static int begin_between_saves(struct compacting *k, struct upkeep_result *done)
     int rc = 0;
 
     pthread_mutex_lock(&r->write_lock);
-    bool nothing = r->compacted && !k->upkeep->all;
+    bool nothing = r->compacted && !k->eager;
     pthread_mutex_unlock(&r->write_lock);
     if (nothing)
         return 0;
@@ -383,6 +394,15 @@ static size_t emptied(const struct compacting *k)
     return count;
 }
 
+static size_t settled(const struct compacting *k)
+{
+    size_t count = 0;
+
+    for (size_t i = 0; i < k->pack_count; i++)
+        count += k->packs[i].settled;
+    return count;
+}
+
 /* ---- the whole ---- */
 
 static void release(struct compacting *k)
@@ -428,6 +448,7 @@ static int compact_batch(struct repo *r, const struct upkeep *u, uint64_t below,
                          struct upkeep_result *done, struct error *e)
 {
     struct compacting k = {.repo = r, .upkeep = u, .e = e, .below = below, .raw = BUFFER_INIT};
+    k.eager = u->all || u->pressed || repo_free_missing(r) > 0;
     bool more = false;
 
     id_map_init(&k.let_go, sizeof(struct let_go));
@@ -437,7 +458,7 @@ static int compact_batch(struct repo *r, const struct upkeep *u, uint64_t below,
         if (rc == 0) {
             done->packs_emptied += emptied(&k);
             done->bytes_moved += k.bytes_moved;
-            more = emptied(&k) == k.pack_count;
+            more = emptied(&k) + settled(&k) == k.pack_count;
         }
     }
     spare(&k);

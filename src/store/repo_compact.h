@@ -10,7 +10,8 @@ struct old_pack {
     uint8_t kind;
     uint64_t end;
     uint64_t live; /* raw bytes of chunks that the catalog knows to live there */
-    bool stays;    /* it cannot be emptied: something in it cannot be read */
+    bool stays;    /* it is not emptied: it is not worth it, or something in it cannot be read */
+    bool settled;  /* the former */
 };
 
 struct old_chunk {
@@ -27,7 +28,7 @@ struct old_block {
     size_t pack; /* index */
     uint64_t offset;
     size_t first, count; /* chunks */
-    uint32_t raw_len;
+    uint32_t raw_len, stored;
     bool has_base, live, whole; /* whole: every chunk in it lives */
     struct hash base;
 };
@@ -47,6 +48,7 @@ struct compacting {
     struct repo *repo;
     const struct upkeep *upkeep;
     struct error *e;
+    bool eager;                  /* also what does not pay: it was asked for, or space is short */
     uint64_t below;              /* packs from this id on are too new */
     struct catalog *state;       /* as it was when the packs were doomed */
     struct chunk_source *source; /* over it */

@@ -529,6 +529,7 @@ void repo_packs_let_go(struct repo *r)
     free(r->rows);
     free(r->grown);
     free(r->doomed);
+    free(r->settled);
     pack_close(r->log);
     pack_close(r->data);
     r->log = r->data = NULL;

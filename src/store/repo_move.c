@@ -77,6 +77,7 @@ static int visit_block(void *ctx, uint64_t from, uint64_t to, const struct recor
                                                          .first = k->chunk_count,
                                                          .count = b.count,
                                                          .raw_len = b.raw_len,
+                                                         .stored = (uint32_t)(to - from),
                                                          .has_base = b.has_base,
                                                          .base = b.base.id};
     for (uint32_t i = 0; rc == 0 && i < b.count; i++)
@@ -139,6 +140,44 @@ static void keep_pack(struct compacting *k, size_t pack, size_t first_block, siz
         k->chunks[i].stays = k->chunks[i].live = true;
 }
 
+/* Most of the bytes of a log pack are blocks that are needed: to move them would make the packs
+ * longer for a day and save next to nothing after it. */
+static bool is_mostly_needed(const struct compacting *k, size_t i, size_t first_block)
+{
+    const struct old_pack *o = &k->packs[i];
+    uint64_t needed = 0;
+
+    if (o->kind != PACK_LOG || k->eager)
+        return false;
+    for (size_t n = first_block; n < k->block_count; n++) {
+        const struct old_block *b = &k->blocks[n];
+        bool any = false;
+        for (size_t c = b->first; c < b->first + b->count; c++)
+            any |= k->chunks[c].mine && k->chunks[c].refs > 0;
+        needed += any ? b->stored : 0;
+    }
+    return needed > o->end / 4 * 3;
+}
+
+static int settle_pack(struct compacting *k, size_t i)
+{
+    struct repo *r = k->repo;
+
+    for (size_t n = 0; n < r->settled_count; n++) {
+        if (r->settled[n].pack_id == k->packs[i].id) {
+            r->settled[n].live = k->packs[i].live;
+            return 0;
+        }
+    }
+    struct pack_use *list = realloc(r->settled, (r->settled_count + 1) * sizeof(*list));
+    if (!list)
+        return repo_no_memory(k->e);
+    r->settled = list;
+    list[r->settled_count++] =
+        (struct pack_use){.pack_id = k->packs[i].id, .live = k->packs[i].live};
+    return 0;
+}
+
 static int survey_pack(struct compacting *k, size_t i)
 {
     struct survey s = {.k = k, .pack = i};
@@ -163,6 +202,11 @@ static int survey_pack(struct compacting *k, size_t i)
         return rc;
     for (size_t n = first_chunk; n < k->chunk_count; n++)
         found += k->chunks[n].mine && k->chunks[n].refs > 0 ? k->chunks[n].raw_len : 0;
+    if (found == o->live && is_mostly_needed(k, i, first_block)) {
+        keep_pack(k, i, first_block, first_chunk);
+        o->settled = true;
+        return settle_pack(k, i);
+    }
     if (found == o->live)
         return judge_blocks(k, first_block);
     keep_pack(k, i, first_block, first_chunk);

@@ -149,6 +149,8 @@ struct repo {
     size_t file_count;
     uint64_t *doomed; /* packs being or been emptied: no place for a new reference */
     size_t doomed_count;
+    struct pack_use *settled; /* log packs that compaction looked at and left; the upkeep's */
+    size_t settled_count;
 };
 
 int repo_no_memory(struct error *e);

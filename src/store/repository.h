@@ -185,10 +185,11 @@ int repo_idle(struct repo *r, struct error *e);
 /* ---- upkeep: what keeps the packs small and sound ----
  * Seals packs that have ended; writes a checkpoint when the log has grown by half of the last one,
  * the first when the log is two and a half times as long as one would be;
- * moves what lives out of log packs that a checkpoint covers and out of data packs that are mostly
- * dead, recompressed; removes packs that were emptied so, when nobody needs them any more. Saves go
- * on meanwhile: the store is locked for one record or a few at a time. What is broken off, by a
- * failure or a crash, is begun again the next time and loses nothing. */
+ * moves what lives out of log packs that a checkpoint covers (but for those that are mostly living
+ * blocks) and out of data packs that are mostly dead, recompressed; removes packs that were emptied
+ * so, when nobody needs them any more. Saves go on meanwhile: the store is locked for one record or
+ * a few at a time. What is broken off, by a failure or a crash, is begun again the next time and
+ * loses nothing. */
 struct upkeep {
     uint64_t keep_s; /* how long an emptied pack stays, for copies of the folder under way */
     bool all;        /* also what does not pay yet */

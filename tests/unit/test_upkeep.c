@@ -237,6 +237,62 @@ static void test_drops_with_holes(void **state)
     assert_int_equal(snapshot_count(w->repo), 2);
 }
 
+/* The log of a first save is nothing but what a checkpoint would say again, twice. */
+static void test_a_first_save_is_not_told_twice(void **state)
+{
+    struct world *w = *state;
+    struct node n = {.type = NODE_SYMLINK}, root = {.type = NODE_FOLDER};
+    struct commit c = {.kind = SNAPSHOT_CHANGE, .files = 60000};
+    struct error e = ERROR_INIT;
+    char name[32], target[65];
+    struct hash random;
+    struct txn *t;
+
+    OK(begin_save(w->repo, "links", &t, &e), e);
+    OK(txn_node_put(t, NODE_ROOT, &root, &e), e);
+    for (int i = 0; i < (int)c.files; i++) {
+        uint64_t node = txn_new_node(t);
+        snprintf(name, sizeof(name), "link-%06d", i);
+        hash_sha256(name, strlen(name), &random);
+        for (int b = 0; b < 32; b++)
+            snprintf(target + 2 * b, 3, "%02x", random.b[b]);
+        n.target = target;
+        n.target_len = 64;
+        OK(txn_name_put(t, NODE_ROOT, name, strlen(name), node, &e), e);
+        OK(txn_node_put(t, node, &n, &e), e);
+    }
+    OK(txn_commit(t, &c, &e), e);
+    assert_true(repo_bytes(w->repo) > 4 * 1024 * 1024);
+    assert_false(repo_upkeep_due(w->repo));
+    assert_int_equal(keep_up(w, false, 0).checkpoint_bytes, 0);
+}
+
+/* A covered log pack of which most is needed stays: moving it would store everything twice. */
+static void test_a_log_that_is_needed_stays(void **state)
+{
+    struct world *w = *state;
+    struct model_tree a = {.count = 0};
+    const uint64_t doomed[] = {1, 2, 3};
+
+    for (uint64_t i = 0; i < 4; i++) {
+        tree_set(&a, "noise", 101 + 2 * i, 900 * 1024);
+        must_save(w, "app", &a);
+    }
+    uint64_t bytes = repo_bytes(w->repo);
+    for (int i = 0; i < 3; i++) {
+        struct upkeep_result done = keep_up(w, false, 0);
+        assert_true((done.checkpoint_bytes > 0) == (i == 0));
+        assert_true(done.bytes_moved == 0 && done.packs_emptied == 0);
+    }
+    assert_true(repo_bytes(w->repo) <= bytes + 300 * 1024); /* the catalog, for the most part */
+    check_rebuild(w);
+    drop(w, doomed, 3);
+    struct upkeep_result done = keep_up(w, false, 0);
+    assert_true(done.packs_emptied == 1 && done.bytes_moved < 1000 * 1024);
+    assert_true(repo_bytes(w->repo) < bytes / 2);
+    check_rebuild(w);
+}
+
 /* A watch whose snapshots are all dropped keeps its state, name and number. */
 static void test_a_watch_without_snapshots(void **state)
 {
@@ -907,6 +963,8 @@ int main(void)
         T(test_the_log_before_a_checkpoint_goes),
         T(test_nothing_is_done_twice),
         T(test_drops_with_holes),
+        T(test_a_first_save_is_not_told_twice),
+        T(test_a_log_that_is_needed_stays),
         T(test_a_watch_without_snapshots),
         T(test_dead_data_packs_make_room),
         T(test_seals_tell_the_hash_of_the_pack),
