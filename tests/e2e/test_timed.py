@@ -200,6 +200,39 @@ def an_archive_by_hand_settles_it(scratch):
     s.stop()
 
 
+def failures_of_every_kind(scratch):
+    """Verifying and pruning too: status says what is wrong, list when it was, by watch."""
+    s = Service(scratch, {"retry": {"attempts": "1"}}, start=False)
+    s.watches["other"] = {"path": os.path.join(scratch, "other")}
+    os.mkdir(s.watches["other"]["path"])
+    wk.write(os.path.join(scratch, "other", "a"), os.urandom(100000))
+    s.write_config()
+    s.start()
+    away = os.path.join(scratch, "format")
+    os.rename(os.path.join(s.repo, "format"), away)
+    s.due("retention bot", "prune_at")
+    wk.until(lambda: "prune failed" in s.log_text(), "pruning to fail")
+    os.rename(away, os.path.join(s.repo, "format"))
+    assert "prune-failed" in s.codes()
+    name, content = max(wk.packs(s.repo).items(), key=lambda x: len(x[1]))
+    with open(os.path.join(s.repo, "packs", name), "r+b") as f:
+        f.seek(len(content) // 2)
+        f.write(bytes(b ^ 1 for b in content[len(content) // 2:][:64]))
+    s.due("verify", sample="100%")
+    wk.until(lambda: "verify-failed" in s.codes(), "verification to fail")
+    out = s.cli("status", code=7).out
+    assert "bot: prune failed" in out and "verification found damage" in out, out
+    events = s.cli("--json", "list").json["events"]
+    assert [(e["job"], e["watch"], e["last"]) for e in events] == [
+        ("prune", "bot", True), ("verify", None, True)], events
+    out = s.cli("list").out
+    assert "bot: prune failed (try 1)" in out and "verify failed (try 1)" in out, out
+    assert "prune failed" not in s.cli("list", "other").out
+    s.due("retention bot", "prune_at")
+    wk.until(lambda: "prune-failed" not in s.codes(), "pruning to work again")
+    s.stop()
+
+
 def reload_changes_the_times(scratch):
     s = Service(scratch, {"archive": {"at": "off"}, "verify": {"at": "off"}})
     assert s.status()["watches"][0]["next_archive"] is None
@@ -266,5 +299,5 @@ def restore_test_on_request(scratch):
 
 if __name__ == "__main__":
     wk.main(verify_at_its_time, archives_come_back, missed_run_is_made_up, verified_by_itself, an_archive_that_fails,
-            an_archive_by_hand_settles_it, reload_changes_the_times, restore_test_on_request,
+            an_archive_by_hand_settles_it, failures_of_every_kind, reload_changes_the_times, restore_test_on_request,
             prune_at_its_time)
