@@ -156,6 +156,38 @@ def hangs(scratch):
     s.stop()
 
 
+def space_is_told(scratch):
+    """From 80 % on, of the file system and of max_size, and when there is room again; by itself,
+    soon after a save."""
+    disk = os.path.join(scratch, "disk")
+    os.mkdir(disk)
+    if subprocess.run(["mount", "-t", "tmpfs", "-o", "size=64m", "none", disk]).returncode:
+        wk.skip("cannot mount a tmpfs here")
+    try:
+        s = with_alerts(scratch)
+        s.repo = s.settings["repository"] = os.path.join(disk, "repo")
+        s.write_config()
+        s.start()
+        with open(os.path.join(disk, "others"), "wb") as f:
+            os.posix_fallocate(f.fileno(), 0, 54 << 20)
+        wk.replace(os.path.join(s.root, "a.json"), '{"n": 2}')
+        wk.until(lambda: words(s) == [("problem", "space")], "the file system's state", 180)
+        assert "% full" in s.told()[0]["message"], s.told()
+        os.remove(os.path.join(disk, "others"))
+        wk.replace(os.path.join(s.root, "a.json"), '{"n": 3}')
+        wk.until(lambda: words(s)[1:] == [("recovered", "space")], "that there is room")
+        wk.write(os.path.join(s.root, "big"), os.urandom(1 << 20))
+        s.save()
+        s.set("retention", max_size="1200K")
+        wk.until(lambda: words(s)[2:] == [("problem", "space")], "that max_size is near")
+        assert "1.2 MiB of max_size" in s.told()[2]["message"], s.told()
+        s.set("retention", max_size="10M")
+        wk.until(lambda: words(s)[3:] == [("recovered", "space")], "that there is room")
+        s.stop()
+    finally:
+        subprocess.run(["umount", "-l", disk], check=True)
+
+
 def hung_folder(path):
     """A mount whose server never answers: whoever looks into it waits until killed."""
     libc = ctypes.CDLL(None, use_errno=True)
@@ -284,4 +316,5 @@ def to_a_webhook(scratch):
 
 
 wk.main(is_as_documented, tried_again, given_up_until_the_next, told_after_a_restart,
-        cannot_be_started, hangs, unchecked_for_too_long, to_a_webhook, on_a_disk_that_hangs)
+        cannot_be_started, hangs, unchecked_for_too_long, to_a_webhook, space_is_told,
+        on_a_disk_that_hangs)
