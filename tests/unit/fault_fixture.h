@@ -10,6 +10,9 @@
 
 #include "fault_table.h"
 
+#define LARGE (SMALL_SAVE_MAX + 20000u) /* bytes of a file that goes into a data pack */
+static const struct upkeep everything = {.all = true, .keep_s = 0};
+
 /* ---- copies of a repository ---- */
 
 typedef void (*visit_file)(const char *path, const char *name, void *ctx);
@@ -300,5 +303,28 @@ static inline void every_place(struct fault_base *b, const struct fault_plan *pl
     if (mode != MODE_RAGGED)
         assert_true(at > (kinds == OF_CHANGES ? plan->least : 3));
 }
+
+/* ---- as tests ---- */
+
+#define EVERY_PLACE(name, plan, kinds, mode, error)       \
+    static void name(void **state)                        \
+    {                                                     \
+        every_place(*state, &(plan), kinds, mode, error); \
+    }
+
+/* What every plan has to bear. */
+#define USUAL_FAULTS(plan)                                                        \
+    EVERY_PLACE(test_an_error_anywhere, plan, OF_CHANGES, MODE_FAIL, 0)           \
+    EVERY_PLACE(test_no_write_from_anywhere_on, plan, OF_CHANGES, MODE_STICKY, 0) \
+    EVERY_PLACE(test_killed_anywhere, plan, OF_CHANGES, MODE_KILL, EIO)           \
+    EVERY_PLACE(test_a_power_cut_anywhere, plan, OF_CHANGES, MODE_CUT, EIO)       \
+    EVERY_PLACE(test_a_read_error_anywhere, plan, OF_READS, MODE_FAIL, EIO)       \
+    EVERY_PLACE(test_in_fragments, plan, 0, MODE_RAGGED, EIO)
+
+#define FAULT_TEST(name) cmocka_unit_test_setup_teardown(name, setup, fault_base_end)
+#define USUAL_FAULT_TESTS                                                           \
+    FAULT_TEST(test_an_error_anywhere), FAULT_TEST(test_no_write_from_anywhere_on), \
+        FAULT_TEST(test_killed_anywhere), FAULT_TEST(test_a_power_cut_anywhere),    \
+        FAULT_TEST(test_a_read_error_anywhere), FAULT_TEST(test_in_fragments)
 
 #endif

@@ -4,10 +4,6 @@
 
 #include "base/banned.h"
 
-#define LARGE (SMALL_SAVE_MAX + 20000u)
-
-static const struct upkeep everything = {.all = true, .keep_s = 0};
-
 /* Packs of every kind: a checkpoint twice, blocks that were moved, a torn tail that is fenced off,
  * and a log that goes on behind it. */
 static int setup(void **state)
@@ -113,66 +109,22 @@ static const struct fault_plan rebuilds = {rebuild, check, 30, 7};
 static const struct fault_plan writers = {open_without_catalog, check, 30, 7};
 static const struct fault_plan readers = {read_without_catalog, check, 30, 7};
 
-static void test_rebuild_with_an_error_anywhere(void **state)
-{
-    every_place(*state, &rebuilds, OF_CHANGES, MODE_FAIL, 0);
-}
-
-static void test_rebuild_with_no_write_from_anywhere_on(void **state)
-{
-    every_place(*state, &rebuilds, OF_CHANGES, MODE_STICKY, 0);
-}
-
-static void test_rebuild_killed_anywhere(void **state)
-{
-    every_place(*state, &rebuilds, OF_CHANGES, MODE_KILL, EIO);
-}
-
-static void test_rebuild_with_a_power_cut_anywhere(void **state)
-{
-    every_place(*state, &rebuilds, OF_CHANGES, MODE_CUT, EIO);
-}
-
-static void test_rebuild_with_a_read_error_anywhere(void **state)
-{
-    every_place(*state, &rebuilds, OF_READS, MODE_FAIL, EIO);
-}
-
-static void test_rebuild_with_no_read_from_anywhere_on(void **state)
-{
-    every_place(*state, &rebuilds, OF_READS, MODE_STICKY, EIO);
-}
-
-static void test_rebuild_in_fragments(void **state)
-{
-    every_place(*state, &rebuilds, 0, MODE_RAGGED, EIO);
-}
-
-static void test_a_writer_without_catalog(void **state)
-{
-    every_place(*state, &writers, OF_READS, MODE_FAIL, EIO);
-    every_place(*state, &writers, OF_CHANGES, MODE_STICKY, 0);
-}
-
-static void test_a_reader_without_catalog(void **state)
-{
-    every_place(*state, &readers, OF_READS, MODE_FAIL, EIO);
-    every_place(*state, &readers, OF_READS, MODE_STICKY, EIO);
-}
+USUAL_FAULTS(rebuilds)
+EVERY_PLACE(test_no_read_from_anywhere_on, rebuilds, OF_READS, MODE_STICKY, EIO)
+EVERY_PLACE(test_a_writer_with_a_read_error, writers, OF_READS, MODE_FAIL, EIO)
+EVERY_PLACE(test_a_writer_without_writes, writers, OF_CHANGES, MODE_STICKY, 0)
+EVERY_PLACE(test_a_reader_with_a_read_error, readers, OF_READS, MODE_FAIL, EIO)
+EVERY_PLACE(test_a_reader_without_reads, readers, OF_READS, MODE_STICKY, EIO)
 
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-#define T(name) cmocka_unit_test_setup_teardown(name, setup, fault_base_end)
-        T(test_rebuild_with_an_error_anywhere),
-        T(test_rebuild_with_no_write_from_anywhere_on),
-        T(test_rebuild_killed_anywhere),
-        T(test_rebuild_with_a_power_cut_anywhere),
-        T(test_rebuild_with_a_read_error_anywhere),
-        T(test_rebuild_with_no_read_from_anywhere_on),
-        T(test_rebuild_in_fragments),
-        T(test_a_writer_without_catalog),
-        T(test_a_reader_without_catalog),
+        USUAL_FAULT_TESTS,
+        FAULT_TEST(test_no_read_from_anywhere_on),
+        FAULT_TEST(test_a_writer_with_a_read_error),
+        FAULT_TEST(test_a_writer_without_writes),
+        FAULT_TEST(test_a_reader_with_a_read_error),
+        FAULT_TEST(test_a_reader_without_reads),
     };
 
     return cmocka_run_group_tests(tests, NULL, NULL);

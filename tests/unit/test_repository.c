@@ -1,6 +1,6 @@
 /* A repository as the rooms above see it: what was saved can be read back, by whoever opens it next
  * and in whatever state its index is. */
-#include "repo_fixture.h"
+#include "world_fixture.h"
 
 #include "io/lock.h"
 
@@ -10,55 +10,6 @@
 #include <pthread.h>
 
 #include "base/banned.h"
-
-struct world {
-    struct scratch *scratch;
-    char path[128];
-    struct repo *repo;
-    struct model model;
-    struct notices notices;
-};
-
-static int setup(void **state)
-{
-    struct world *w = calloc(1, sizeof(*w));
-    struct error e = ERROR_INIT;
-
-    if (!w || scratch_setup((void **)&w->scratch) != 0)
-        return -1;
-    snprintf(w->path, sizeof(w->path), "%s/repo", w->scratch->path);
-    if (repo_init(w->path, &e) != 0 || open_repo(w->path, REPO_WRITE, &w->notices, &w->repo, &e))
-        return -1;
-    *state = w;
-    return 0;
-}
-
-static int teardown(void **state)
-{
-    struct world *w = *state;
-
-    repo_close(w->repo);
-    int rc = scratch_teardown((void **)&w->scratch);
-    free(w);
-    return rc;
-}
-
-static void reopen(struct world *w, enum repo_mode mode)
-{
-    struct error e = ERROR_INIT;
-
-    repo_close(w->repo);
-    w->repo = NULL;
-    w->notices = (struct notices){0};
-    OK(open_repo(w->path, mode, &w->notices, &w->repo, &e), e);
-}
-
-static void must_save(struct world *w, const char *watch, const struct model_tree *tree)
-{
-    struct error e = ERROR_INIT;
-
-    OK(save(w->repo, &w->model, watch, tree, &e), e);
-}
 
 /* Small and large saves of two watches, with files that change, come and go. */
 static void make_history(struct world *w)
@@ -140,9 +91,9 @@ static void test_saved_is_read_back(void **state)
     check_model(w->repo, &w->model);
     assert_int_equal(snapshot_count(w->repo), 6);
     check_refs(w->repo);
-    reopen(w, REPO_WRITE);
+    world_reopen(w, REPO_WRITE);
     check_model(w->repo, &w->model);
-    reopen(w, REPO_READ);
+    world_reopen(w, REPO_READ);
     assert_false(repo_in_memory(w->repo));
     check_model(w->repo, &w->model);
     assert_int_equal(w->notices.count, 0);
@@ -427,7 +378,7 @@ static void test_reader_makes_no_files(void **state)
     OK(open_repo(w->path, REPO_READ, NULL, &w->repo, &e), e);
     check_model(w->repo, &w->model);
     assert_int_equal(entries(w->path), before);
-    reopen(w, REPO_READ);
+    world_reopen(w, REPO_READ);
     assert_int_equal(entries(w->path), before);
 }
 
@@ -514,7 +465,7 @@ static void test_catalog_removed(void **state)
     assert_true(repo_in_memory(w->repo));
     assert_int_equal(w->notices.count, 1);
     check_model(w->repo, &w->model);
-    reopen(w, REPO_WRITE);
+    world_reopen(w, REPO_WRITE);
     check_model(w->repo, &w->model);
     assert_int_equal(snapshot_count(w->repo), 5);
     check_refs(w->repo);
@@ -548,10 +499,10 @@ static void test_catalog_of_garbage(void **state)
     OK(open_repo(w->path, REPO_READ, &w->notices, &w->repo, &e), e);
     assert_int_equal(w->notices.count, 1);
     check_model(w->repo, &w->model);
-    reopen(w, REPO_WRITE);
+    world_reopen(w, REPO_WRITE);
     assert_int_equal(w->notices.count, 1);
     check_model(w->repo, &w->model);
-    reopen(w, REPO_WRITE);
+    world_reopen(w, REPO_WRITE);
     assert_int_equal(w->notices.count, 0);
 }
 
@@ -592,7 +543,7 @@ static void test_catalog_older_and_newer_than_the_packs(void **state)
 
     tree_set(&a, "f", 2, 4000);
     must_save(w, "app", &a);
-    reopen(w, REPO_WRITE);
+    world_reopen(w, REPO_WRITE);
     repo_close(w->repo);
     w->repo = NULL;
     snprintf(catalog, sizeof(catalog), "%s/catalog.db", w->path);
@@ -638,12 +589,12 @@ static void test_torn_tail(void **state)
     overwrite(path, st.st_size, junk, sizeof(junk));
     OK(open_repo(w->path, REPO_READ, NULL, &w->repo, &e), e);
     check_model(w->repo, &w->model);
-    reopen(w, REPO_WRITE);
+    world_reopen(w, REPO_WRITE);
     check_model(w->repo, &w->model);
     struct model_tree a = *last_tree(&w->model, "app");
     tree_set(&a, "after", 2, 900);
     must_save(w, "app", &a);
-    reopen(w, REPO_WRITE);
+    world_reopen(w, REPO_WRITE);
     assert_int_equal(w->notices.count, 0);
     check_model(w->repo, &w->model);
     assert_int_equal(stat(path, &st), 0);
@@ -707,7 +658,7 @@ static void test_abort_beside_a_save_of_the_same(void **state)
     OK(put_changes(ta, &none, &a, &e), e);
     assert_int_equal(txn_bytes_stored(ta), 0); /* all of it is there */
     txn_abort(ta);
-    reopen(w, REPO_WRITE);
+    world_reopen(w, REPO_WRITE);
     check_model(w->repo, &w->model);
     check_refs(w->repo);
 }
@@ -782,7 +733,7 @@ static void test_rebuild_during_a_save(void **state)
     OK(catalog_snapshot(repo_catalog(w->repo), number, &row, &e), e);
     assert_true(row.whole);
     snapshot_row_release(&row);
-    reopen(w, REPO_WRITE);
+    world_reopen(w, REPO_WRITE);
     OK(catalog_snapshot(repo_catalog(w->repo), number, &row, &e), e);
     assert_true(row.whole);
     snapshot_row_release(&row);
@@ -900,7 +851,7 @@ static void test_a_rotten_block(void **state)
     assert_int_equal(chunk_source_get(s, &id, &p, &len, &e), ERR_DAMAGED);
     chunk_source_close(s);
     remove_catalog(w);
-    reopen(w, REPO_WRITE);
+    world_reopen(w, REPO_WRITE);
     assert_int_equal(snapshot_count(w->repo), 2); /* both are listed still */
     struct snapshot_row row;
     OK(catalog_snapshot(repo_catalog(w->repo), 2, &row, &e), e);
@@ -958,7 +909,7 @@ static void test_full_log_pack_is_sealed(void **state)
     w->model.count = 0;
     assert_int_equal(snapshot_count(w->repo), 80);
     remove_catalog(w);
-    reopen(w, REPO_WRITE);
+    world_reopen(w, REPO_WRITE);
     assert_int_equal(snapshot_count(w->repo), 80);
 }
 
@@ -981,7 +932,7 @@ static void test_full_data_packs_are_sealed(void **state)
     check_model(w->repo, &w->model);
     char *live = dump_catalog(w->path);
     remove_catalog(w);
-    reopen(w, REPO_WRITE);
+    world_reopen(w, REPO_WRITE);
     char *rebuilt = dump_catalog(w->path);
     assert_string_equal(live, rebuilt);
     free(live);
@@ -1106,7 +1057,7 @@ static void test_newer_format_is_refused(void **state)
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-#define T(name) cmocka_unit_test_setup_teardown(name, setup, teardown)
+#define T(name) cmocka_unit_test_setup_teardown(name, world_open, world_end)
         T(test_init_again_says_so),
         T(test_init_refuses_a_folder_in_use),
         T(test_saved_is_read_back),

@@ -1,5 +1,5 @@
 /* Damage in a data pack costs what it touched, also when the packs are all there is. */
-#include "repo_fixture.h"
+#include "world_fixture.h"
 
 #include "io/fileops.h"
 
@@ -10,34 +10,6 @@
 
 #define BLOCKS 60u
 #define LARGE (BLOCKS * CHUNK)
-
-struct world {
-    struct scratch *scratch;
-    char path[128];
-    struct model model;
-};
-
-static int setup(void **state)
-{
-    struct world *w = calloc(1, sizeof(*w));
-    struct error e = ERROR_INIT;
-
-    if (!w || scratch_setup((void **)&w->scratch) != 0)
-        return -1;
-    snprintf(w->path, sizeof(w->path), "%s/repo", w->scratch->path);
-    OK(repo_init(w->path, &e), e);
-    *state = w;
-    return 0;
-}
-
-static int teardown(void **state)
-{
-    struct world *w = *state;
-    int rc = scratch_teardown((void **)&w->scratch);
-
-    free(w);
-    return rc;
-}
 
 /* The only data pack that holds something. */
 static void find_data_pack(const struct world *w, char path[512], off_t *size)
@@ -503,21 +475,23 @@ static void test_rebuild_past_a_bad_sector(void **state)
 static int teardown_disk(void **state)
 {
     fileops = &fileops_system;
-    return teardown(state);
+    return world_end(state);
 }
 
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test_setup_teardown(test_a_bad_sector_in_a_data_pack, setup, teardown_disk),
-        cmocka_unit_test_setup_teardown(test_rebuild_past_a_bad_sector, setup, teardown_disk),
-        cmocka_unit_test_setup_teardown(test_blocks_of_a_large_save, setup, teardown),
-        cmocka_unit_test_setup_teardown(test_blocks_of_a_save_that_was_given_up, setup, teardown),
-        cmocka_unit_test_setup_teardown(test_blocks_of_a_run_before, setup, teardown),
-        cmocka_unit_test_setup_teardown(test_numbers_of_a_torn_tail, setup, teardown),
-        cmocka_unit_test_setup_teardown(test_number_of_a_torn_commit, setup, teardown),
-        cmocka_unit_test_setup_teardown(test_a_lost_commit_is_noticed, setup, teardown),
-        cmocka_unit_test_setup_teardown(test_a_chunk_under_a_wrong_id, setup, teardown),
+        cmocka_unit_test_setup_teardown(test_a_bad_sector_in_a_data_pack, world_make,
+                                        teardown_disk),
+        cmocka_unit_test_setup_teardown(test_rebuild_past_a_bad_sector, world_make, teardown_disk),
+        cmocka_unit_test_setup_teardown(test_blocks_of_a_large_save, world_make, world_end),
+        cmocka_unit_test_setup_teardown(test_blocks_of_a_save_that_was_given_up, world_make,
+                                        world_end),
+        cmocka_unit_test_setup_teardown(test_blocks_of_a_run_before, world_make, world_end),
+        cmocka_unit_test_setup_teardown(test_numbers_of_a_torn_tail, world_make, world_end),
+        cmocka_unit_test_setup_teardown(test_number_of_a_torn_commit, world_make, world_end),
+        cmocka_unit_test_setup_teardown(test_a_lost_commit_is_noticed, world_make, world_end),
+        cmocka_unit_test_setup_teardown(test_a_chunk_under_a_wrong_id, world_make, world_end),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

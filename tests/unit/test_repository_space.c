@@ -1,6 +1,6 @@
 /* At the last byte: the disk takes nothing while the reserve stands, and a little once it is gone.
  */
-#include "repo_fixture.h"
+#include "world_fixture.h"
 
 #include <fcntl.h>
 
@@ -45,21 +45,11 @@ static int counted_sync(int fd)
 
 static struct fileops table;
 
-struct world {
-    struct scratch *scratch;
-    char path[128];
-    struct model model;
-};
-
 static int setup(void **state)
 {
-    struct world *w = calloc(1, sizeof(*w));
-    struct error e = ERROR_INIT;
-
-    if (!w || scratch_setup((void **)&w->scratch) != 0)
+    if (world_make(state) != 0)
         return -1;
-    snprintf(w->path, sizeof(w->path), "%s/repo", w->scratch->path);
-    snprintf(disk.reserve, sizeof(disk.reserve), "%s/reserve", w->path);
+    snprintf(disk.reserve, sizeof(disk.reserve), "%s/reserve", ((struct world *)*state)->path);
     disk.full = false;
     table = fileops_system;
     table.pwrite = full_pwrite;
@@ -67,19 +57,13 @@ static int setup(void **state)
     table.fdatasync = counted_sync;
     failing_syncs = 0;
     fileops = &table;
-    OK(repo_init(w->path, &e), e);
-    *state = w;
     return 0;
 }
 
 static int teardown(void **state)
 {
-    struct world *w = *state;
-    int rc = scratch_teardown((void **)&w->scratch);
-
     fileops = &fileops_system;
-    free(w);
-    return rc;
+    return world_end(state);
 }
 
 static struct repo *open_with_reserve(const struct world *w)

@@ -1,6 +1,6 @@
 /* Seals, checkpoints, compaction: what lives stays readable, what is dead makes room, and the
  * catalog made anew is the one there was. */
-#include "repo_fixture.h"
+#include "world_fixture.h"
 
 #include "store/catalog_write.h"
 
@@ -11,53 +11,6 @@
 #include "base/banned.h"
 
 #define DAY 86400u
-
-struct world {
-    struct scratch *scratch;
-    char path[128];
-    struct repo *repo;
-    struct model model;
-};
-
-static int setup(void **state)
-{
-    struct world *w = calloc(1, sizeof(*w));
-    struct error e = ERROR_INIT;
-
-    if (!w || scratch_setup((void **)&w->scratch) != 0)
-        return -1;
-    snprintf(w->path, sizeof(w->path), "%s/repo", w->scratch->path);
-    OK(repo_init(w->path, &e), e);
-    OK(open_repo(w->path, REPO_WRITE, NULL, &w->repo, &e), e);
-    *state = w;
-    return 0;
-}
-
-static int teardown(void **state)
-{
-    struct world *w = *state;
-
-    repo_close(w->repo);
-    int rc = scratch_teardown((void **)&w->scratch);
-    free(w);
-    return rc;
-}
-
-static void reopen(struct world *w, enum repo_mode mode)
-{
-    struct error e = ERROR_INIT;
-
-    repo_close(w->repo);
-    w->repo = NULL;
-    OK(open_repo(w->path, mode, NULL, &w->repo, &e), e);
-}
-
-static void must_save(struct world *w, const char *watch, const struct model_tree *t)
-{
-    struct error e = ERROR_INIT;
-
-    OK(save(w->repo, &w->model, watch, t, &e), e);
-}
 
 static struct upkeep_result keep_up(struct world *w, bool all, uint64_t keep_s)
 {
@@ -179,7 +132,7 @@ static void test_the_log_before_a_checkpoint_goes(void **state)
     OK(catalog_snapshot_by_name(repo_catalog(w->repo), "first", "app", &row, &e), e);
     assert_true(row.pinned && row.damaged);
     snapshot_row_release(&row);
-    reopen(w, REPO_WRITE);
+    world_reopen(w, REPO_WRITE);
     check_rebuild(w);
 }
 
@@ -194,7 +147,7 @@ static void test_nothing_is_done_twice(void **state)
         struct upkeep_result done = keep_up(w, true, 0);
         assert_true(done.checkpoint_bytes == 0 && done.bytes_moved == 0 &&
                     done.packs_emptied == 0 && done.packs_removed == 0 && done.packs_sealed == 0);
-        reopen(w, REPO_WRITE);
+        world_reopen(w, REPO_WRITE);
     }
     assert_true(repo_bytes(w->repo) <= bytes + 65536);
     /* By itself it waits until it pays. */
@@ -319,7 +272,7 @@ static void test_dead_data_packs_make_room(void **state)
         tree_set(&a, "film", 2 * i + 1, 8 * 1024 * 1024);
         tree_set(&a, "same", 99, 1024 * 1024);
         must_save(w, "app", &a);
-        reopen(w, REPO_WRITE);
+        world_reopen(w, REPO_WRITE);
     }
     drop(w, doomed, 3);
     /* The pack is the one that is written: it has to end first. */
@@ -670,7 +623,7 @@ static void test_emptied_packs_stay_for_a_day(void **state)
     struct upkeep_result done = keep_up(w, true, DAY);
     assert_true(done.packs_emptied > 0 && done.packs_removed == 0 && !done.waiting);
     check_rebuild(w); /* also that they are to go is known again */
-    reopen(w, REPO_WRITE);
+    world_reopen(w, REPO_WRITE);
     done = keep_up(w, true, 0);
     assert_true(done.packs_removed > 0);
     check_rebuild(w);
@@ -949,7 +902,7 @@ static void test_chains_of_deltas(void **state)
     assert_int_equal(chunk_source_get(s, &ids[5], &p, &len, &e), ERR_NOTFOUND);
     assert_int_equal(chunk_source_get(s, &ids[6], &p, &len, &e), ERR_NOTFOUND);
     chunk_source_close(s);
-    reopen(w, REPO_WRITE);
+    world_reopen(w, REPO_WRITE);
     keep_up(w, true, 0);
     check_rebuild(w);
     free(text);
@@ -959,7 +912,7 @@ static void test_chains_of_deltas(void **state)
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-#define T(name) cmocka_unit_test_setup_teardown(name, setup, teardown)
+#define T(name) cmocka_unit_test_setup_teardown(name, world_open, world_end)
         T(test_the_log_before_a_checkpoint_goes),
         T(test_nothing_is_done_twice),
         T(test_drops_with_holes),

@@ -4,10 +4,6 @@
 
 #include "base/banned.h"
 
-#define LARGE (SMALL_SAVE_MAX + 20000u)
-
-static const struct upkeep everything = {.all = true, .keep_s = 0};
-
 /* A history that leaves something to do for each part: blocks in the log and in data packs, dead
  * and alive, a checkpoint that is there already, a data pack that has ended. */
 static int setup(void **state)
@@ -111,44 +107,11 @@ static void check_after(struct fault_run *o)
 
 static const struct fault_plan upkeeps = {run, check_after, 60, 11};
 
-static void test_an_error_anywhere(void **state)
-{
-    every_place(*state, &upkeeps, OF_CHANGES, MODE_FAIL, 0);
-}
-
-static void test_no_write_from_anywhere_on(void **state)
-{
-    every_place(*state, &upkeeps, OF_CHANGES, MODE_STICKY, 0);
-}
-
-static void test_killed_anywhere(void **state)
-{
-    every_place(*state, &upkeeps, OF_CHANGES, MODE_KILL, EIO);
-}
-
-static void test_power_cut_anywhere(void **state)
-{
-    every_place(*state, &upkeeps, OF_CHANGES, MODE_CUT, EIO);
-}
-
-static void test_a_read_error_anywhere(void **state)
-{
-    every_place(*state, &upkeeps, OF_READS, MODE_FAIL, EIO);
-}
-
-static void test_short_and_interrupted_transfers(void **state)
-{
-    every_place(*state, &upkeeps, 0, MODE_RAGGED, EIO);
-}
+USUAL_FAULTS(upkeeps)
 
 int main(void)
 {
-    const struct CMUnitTest tests[] = {
-#define T(name) cmocka_unit_test_setup_teardown(name, setup, fault_base_end)
-        T(test_an_error_anywhere),     T(test_no_write_from_anywhere_on),
-        T(test_killed_anywhere),       T(test_power_cut_anywhere),
-        T(test_a_read_error_anywhere), T(test_short_and_interrupted_transfers),
-    };
+    const struct CMUnitTest tests[] = {USUAL_FAULT_TESTS};
 
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

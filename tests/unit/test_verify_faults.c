@@ -8,10 +8,6 @@
 
 #include "base/banned.h"
 
-#define LARGE (SMALL_SAVE_MAX + 20000u)
-
-static const struct upkeep everything = {.all = true, .keep_s = 0};
-
 static int setup(void **state)
 {
     struct model_tree a = {.count = 0}, p = {.count = 0};
@@ -122,70 +118,32 @@ static const struct fault_plan full = {verify_all, check, 12, 7};
 static const struct fault_plan quick = {verify_quickly, check, 3, 7};
 static const struct fault_plan some = {verify_two, check, 12, 7};
 
-static void test_an_error_anywhere(void **state)
-{
-    every_place(*state, &full, OF_CHANGES, MODE_FAIL, 0);
-}
+USUAL_FAULTS(full)
+EVERY_PLACE(test_some_with_no_write_from_anywhere_on, some, OF_CHANGES, MODE_STICKY, 0)
+EVERY_PLACE(test_no_read_from_anywhere_on, full, OF_READS, MODE_STICKY, EIO)
+EVERY_PLACE(test_a_quick_look_with_a_read_error, quick, OF_READS, MODE_FAIL, EIO)
+EVERY_PLACE(test_a_quick_look_with_no_read_from_anywhere_on, quick, OF_READS, MODE_STICKY, EIO)
+EVERY_PLACE(test_some_snapshots_with_a_read_error, some, OF_READS, MODE_FAIL, EIO)
+EVERY_PLACE(test_some_snapshots_with_unreadable_packs, some, OF_FILES, MODE_STICKY, EIO)
 
-static void test_no_write_from_anywhere_on(void **state)
+static void test_unreadable_packs(void **state)
 {
-    every_place(*state, &full, OF_CHANGES, MODE_STICKY, 0);
-    every_place(*state, &some, OF_CHANGES, MODE_STICKY, 0);
-}
-
-static void test_killed_anywhere(void **state)
-{
-    every_place(*state, &full, OF_CHANGES, MODE_KILL, EIO);
-}
-
-static void test_power_cut_anywhere(void **state)
-{
-    every_place(*state, &full, OF_CHANGES, MODE_CUT, EIO);
-}
-
-static void test_a_read_error_anywhere(void **state)
-{
-    every_place(*state, &full, OF_READS, MODE_FAIL, EIO);
-}
-
-static void test_no_read_from_anywhere_on(void **state)
-{
-    every_place(*state, &full, OF_READS, MODE_STICKY, EIO);
     told = 0;
     every_place(*state, &full, OF_FILES, MODE_STICKY, EIO);
     assert_true(told > 0);
 }
 
-static void test_a_quick_look_with_a_read_error(void **state)
-{
-    every_place(*state, &quick, OF_READS, MODE_FAIL, EIO);
-    every_place(*state, &quick, OF_READS, MODE_STICKY, EIO);
-}
-
-static void test_some_snapshots_with_a_read_error(void **state)
-{
-    every_place(*state, &some, OF_READS, MODE_FAIL, EIO);
-    every_place(*state, &some, OF_FILES, MODE_STICKY, EIO);
-}
-
-static void test_in_fragments(void **state)
-{
-    every_place(*state, &full, 0, MODE_RAGGED, EIO);
-}
-
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-#define T(name) cmocka_unit_test_setup_teardown(name, setup, fault_base_end)
-        T(test_an_error_anywhere),
-        T(test_no_write_from_anywhere_on),
-        T(test_killed_anywhere),
-        T(test_power_cut_anywhere),
-        T(test_a_read_error_anywhere),
-        T(test_no_read_from_anywhere_on),
-        T(test_a_quick_look_with_a_read_error),
-        T(test_some_snapshots_with_a_read_error),
-        T(test_in_fragments),
+        USUAL_FAULT_TESTS,
+        FAULT_TEST(test_some_with_no_write_from_anywhere_on),
+        FAULT_TEST(test_no_read_from_anywhere_on),
+        FAULT_TEST(test_unreadable_packs),
+        FAULT_TEST(test_a_quick_look_with_a_read_error),
+        FAULT_TEST(test_a_quick_look_with_no_read_from_anywhere_on),
+        FAULT_TEST(test_some_snapshots_with_a_read_error),
+        FAULT_TEST(test_some_snapshots_with_unreadable_packs),
     };
 
     return cmocka_run_group_tests(tests, NULL, NULL);
