@@ -107,8 +107,7 @@ int archive_show(struct cli *cli, const char *text, struct error *e)
     if (rc == 0)
         rc = archive_report_show(&item, &doc, e);
     if (rc == 0)
-        rc = cli->json ? out_json(cli, json_incref(doc), e) : print_show(cli, doc, e);
-    json_decref(doc);
+        rc = out_document(cli, doc, print_show, e);
     free(path);
     archive_item_release(&item);
     return rc;

@@ -158,10 +158,7 @@ static int list_archives(struct cli *cli, const struct list_filter *f, struct er
         rc = reach_fallback(cli, rc, request, &doc, e);
         json_decref(request);
     }
-    if (rc == 0)
-        rc = cli->json ? out_json(cli, json_incref(doc), e) : print_archives(cli, doc, e);
-    json_decref(doc);
-    return rc;
+    return rc == 0 ? out_document(cli, doc, print_archives, e) : rc;
 }
 
 static int run(struct cli *cli, struct error *e)
@@ -184,13 +181,7 @@ static int run(struct cli *cli, struct error *e)
         json_decref(request);
     }
     repo_close(r);
-    if (rc != 0)
-        return rc;
-    if (cli->json)
-        return out_json(cli, doc, e);
-    rc = print_list(cli, doc, e);
-    json_decref(doc);
-    return rc;
+    return rc == 0 ? out_document(cli, doc, print_list, e) : rc;
 }
 
 const struct command command_list = {

@@ -143,13 +143,7 @@ static int run(struct cli *cli, struct error *e)
         json_decref(request);
     }
     repo_close(r);
-    if (rc != 0)
-        return rc;
-    if (cli->json)
-        return out_json(cli, doc, e);
-    rc = print_show(cli, doc, e);
-    json_decref(doc);
-    return rc;
+    return rc == 0 ? out_document(cli, doc, print_show, e) : rc;
 }
 
 const struct command command_show = {

@@ -36,6 +36,15 @@ int out_json(struct cli *cli, json_t *doc, struct error *e)
     return 0;
 }
 
+int out_document(struct cli *cli, json_t *doc, out_print print, struct error *e)
+{
+    if (cli->json)
+        return out_json(cli, doc, e);
+    int rc = print(cli, doc, e);
+    json_decref(doc);
+    return rc;
+}
+
 void out_failed_summary(struct cli *cli, int exit_code)
 {
     struct error ignored = ERROR_INIT;

@@ -13,6 +13,9 @@
 /* One JSON document or line on stdout; a line is flushed at once. Takes the reference; NULL is no
  * memory. A line with "type":"summary" is remembered as the last. */
 int out_json(struct cli *cli, json_t *doc, struct error *e);
+/* A document as JSON where that was asked for, else by `print`. Takes the reference. */
+typedef int (*out_print)(struct cli *cli, const json_t *doc, struct error *e);
+int out_document(struct cli *cli, json_t *doc, out_print print, struct error *e);
 
 /* The summary of a command that failed before it had one. */
 void out_failed_summary(struct cli *cli, int exit_code);

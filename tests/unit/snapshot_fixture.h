@@ -78,6 +78,23 @@ static inline void fx_close(struct fx *f)
     close(root);
 }
 
+/* As cmocka's setup and teardown; *state is the struct fx. */
+static inline int fx_setup(void **state)
+{
+    struct fx *f = calloc(1, sizeof(*f));
+
+    *state = f;
+    fx_open(f);
+    return 0;
+}
+
+static inline int fx_teardown(void **state)
+{
+    fx_close(*state);
+    free(*state);
+    return 0;
+}
+
 /* ---- making snapshots ---- */
 
 static inline struct node fx_meta(uint8_t type, uint16_t mode)

@@ -16,22 +16,11 @@
 static struct restore_result result;
 static struct error last_error;
 
-static int setup(void **state)
-{
-    struct fx *f = calloc(1, sizeof(*f));
-
-    *state = f;
-    fx_open(f);
-    return 0;
-}
-
 static int teardown(void **state)
 {
     restore_result_release(&result);
     fileops = &fileops_system;
-    fx_close(*state);
-    free(*state);
-    return 0;
+    return fx_teardown(state);
 }
 
 struct how {
@@ -1068,7 +1057,7 @@ static void many_small_files(void **state)
 
 int main(void)
 {
-#define TEST(name) cmocka_unit_test_setup_teardown(name, setup, teardown)
+#define TEST(name) cmocka_unit_test_setup_teardown(name, fx_setup, teardown)
     const struct CMUnitTest tests[] = {
         TEST(brings_a_tree_back),
         TEST(makes_missing_parents),

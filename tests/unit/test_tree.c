@@ -11,22 +11,6 @@
 
 #include "base/banned.h"
 
-static int setup(void **state)
-{
-    struct fx *f = calloc(1, sizeof(*f));
-
-    *state = f;
-    fx_open(f);
-    return 0;
-}
-
-static int teardown(void **state)
-{
-    fx_close(*state);
-    free(*state);
-    return 0;
-}
-
 /* ---- walking ---- */
 
 struct lines {
@@ -619,7 +603,7 @@ static void errors_carry_exit_codes(void **state)
 
 int main(void)
 {
-#define TEST(name) cmocka_unit_test_setup_teardown(name, setup, teardown)
+#define TEST(name) cmocka_unit_test_setup_teardown(name, fx_setup, fx_teardown)
     const struct CMUnitTest tests[] = {
         TEST(walks_in_order),
         TEST(names_what_is_missing),

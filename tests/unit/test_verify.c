@@ -11,21 +11,10 @@
 static struct verify_result result;
 static struct error last_error;
 
-static int setup(void **state)
-{
-    struct fx *f = calloc(1, sizeof(*f));
-
-    *state = f;
-    fx_open(f);
-    return 0;
-}
-
 static int teardown(void **state)
 {
     verify_result_release(&result);
-    fx_close(*state);
-    free(*state);
-    return 0;
+    return fx_teardown(state);
 }
 
 static int verify_as(struct fx *f, struct verify_request req)
@@ -744,7 +733,7 @@ static void content_under_a_wrong_id_is_told(void **state)
 
 int main(void)
 {
-#define TEST(name) cmocka_unit_test_setup_teardown(name, setup, teardown)
+#define TEST(name) cmocka_unit_test_setup_teardown(name, fx_setup, teardown)
     const struct CMUnitTest tests[] = {
         TEST(a_sound_repository_is_verified),
         TEST(every_bit_is_noticed_by_a_writer),

@@ -10,21 +10,10 @@ static struct verify_result result;
 static struct error last_error;
 static bool flag; /* all, or round */
 
-static int setup(void **state)
-{
-    struct fx *f = calloc(1, sizeof(*f));
-
-    *state = f;
-    fx_open(f);
-    return 0;
-}
-
 static int teardown(void **state)
 {
     verify_result_release(&result);
-    fx_close(*state);
-    free(*state);
-    return 0;
+    return fx_teardown(state);
 }
 
 static void read_new(struct fx *f)
@@ -251,12 +240,12 @@ static void a_round_finds_damage(void **state)
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test_setup_teardown(only_what_is_new_is_read, setup, teardown),
-        cmocka_unit_test_setup_teardown(in_pieces, setup, teardown),
-        cmocka_unit_test_setup_teardown(damage_in_what_is_new, setup, teardown),
-        cmocka_unit_test_setup_teardown(a_round_reads_everything, setup, teardown),
-        cmocka_unit_test_setup_teardown(a_round_verifies_again, setup, teardown),
-        cmocka_unit_test_setup_teardown(a_round_finds_damage, setup, teardown),
+        cmocka_unit_test_setup_teardown(only_what_is_new_is_read, fx_setup, teardown),
+        cmocka_unit_test_setup_teardown(in_pieces, fx_setup, teardown),
+        cmocka_unit_test_setup_teardown(damage_in_what_is_new, fx_setup, teardown),
+        cmocka_unit_test_setup_teardown(a_round_reads_everything, fx_setup, teardown),
+        cmocka_unit_test_setup_teardown(a_round_verifies_again, fx_setup, teardown),
+        cmocka_unit_test_setup_teardown(a_round_finds_damage, fx_setup, teardown),
     };
 
     return cmocka_run_group_tests(tests, NULL, NULL);
