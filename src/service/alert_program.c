@@ -166,15 +166,17 @@ static int end_it(struct alert_program *p, int pidfd, pid_t pid, enum how how, s
     kill(-pid, SIGKILL);
     kill(pid, SIGKILL);
     (void)wait_for(pidfd, -1, KILLED_MS);
-    if (reap(pidfd, &end))
+    bool gone = reap(pidfd, &end);
+    if (gone)
         close(pidfd);
     else
         p->left = pidfd;
     if (how == STOPPED)
         return error_set(e, ERR_CANCELLED, "stopped");
-    return error_set(e, ERR_FAILED, "'%s' did not end within %llu s and was killed",
+    return error_set(e, ERR_FAILED, "'%s' did not end within %llu s and %s",
                      text_escape(p->path, quoted, sizeof(quoted)),
-                     (unsigned long long)p->limit_ms / 1000);
+                     (unsigned long long)p->limit_ms / 1000,
+                     gone ? "was killed" : "cannot be killed");
 }
 
 /* ---- the outside ---- */
@@ -186,7 +188,7 @@ static int look_at_left(struct alert_program *p, struct error *e)
     if (p->left < 0)
         return 0;
     if (!reap(p->left, &end))
-        return error_set(e, ERR_FAILED, "one that was started before cannot be ended");
+        return error_set(e, ERR_FAILED, "one that was started before cannot be killed yet");
     alert_program_release(p);
     return 0;
 }

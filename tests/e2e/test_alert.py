@@ -12,8 +12,9 @@ import wk
 from test_timed import Service
 
 
-def program(scratch, text):
-    path = os.path.join(scratch, "program.sh")
+def program(folder, text):
+    os.makedirs(folder, exist_ok=True)
+    path = os.path.join(folder, "program.sh")
     wk.write(path, "#!/bin/sh\n" + text)
     os.chmod(path, 0o755)
     return path
@@ -135,27 +136,6 @@ def quick(s):
         assert took < wk.PATIENCE / 12, took
 
 
-def hangs(scratch):
-    """One that reads nothing and never ends is killed after 30 s with what it has started. Many
-    wait behind it, and saves go on."""
-    s = Service(scratch, start=False)
-    pids = os.path.join(scratch, "pids")
-    s.sections["alert"] = {"command": program(scratch, "sleep 1000 &\necho $$ $! > %s\nwait\n"
-                                              % pids)}
-    for i in range(20):
-        s.watches["gone%d" % i] = {"path": os.path.join(scratch, "gone%d" % i)}
-    s.write_config()
-    s.start()
-    both = wk.until(lambda: os.path.exists(pids) and open(pids).read().split(), "the command")
-    quick(s)
-    wk.until(lambda: "alert-failed" in s.codes(), "the time-out", 60)
-    assert "30 s" in s.cli("status", code=7).out
-    wk.until(lambda: not any(os.path.exists("/proc/%s/status" % p) and
-                             "\nState:\tZ" not in open("/proc/%s/status" % p).read()
-                             for p in both), "its processes to be gone")
-    s.stop()
-
-
 def space_is_told(scratch):
     """From 80 % on, of the file system and of max_size, and when there is room again; by itself,
     soon after a save."""
@@ -188,36 +168,60 @@ def space_is_told(scratch):
         subprocess.run(["umount", "-l", disk], check=True)
 
 
-def hung_folder(path):
-    """A mount whose server never answers: whoever looks into it waits until killed."""
+def own_mounts():
     libc = ctypes.CDLL(None, use_errno=True)
     if os.geteuid() != 0 or not os.path.exists("/dev/fuse"):
-        wk.skip("needs root and /dev/fuse")
+        return None
     if libc.unshare(0x20000) != 0 or subprocess.run(["mount", "--make-rprivate", "/"]).returncode:
-        wk.skip("no mount namespace of our own")
+        return None
+    return libc
+
+
+def silent_folder(libc, path):
+    """A mount whose server never answers: whoever looks into it waits until killed."""
     os.mkdir(path)
     server = os.open("/dev/fuse", os.O_RDWR)
     options = "fd=%d,rootmode=40000,user_id=0,group_id=0" % server
-    if libc.mount(b"hung", path.encode(), b"fuse", 0, options.encode()) != 0:
+    if libc.mount(b"silent", path.encode(), b"fuse", 0, options.encode()) != 0:
         wk.skip("FUSE cannot be mounted")
     return server
 
 
-def on_a_disk_that_hangs(scratch):
-    """Where the program lies nobody answers: no save waits, and it is told."""
-    s = Service(scratch, start=False)
-    folder = os.path.join(scratch, "hung")
-    server = hung_folder(folder)
-    s.sections["alert"] = {"command": os.path.join(folder, "program")}
-    s.watches["gone"] = {"path": os.path.join(scratch, "gone")}
+def frozen_folder(path):
+    """Who writes there waits, and cannot be killed."""
+    os.mkdir(path)
+    with open(path + ".img", "wb") as f:
+        f.truncate(16 << 20)
+    for command in (["mkfs.ext4", "-q", path + ".img"], ["mount", "-o", "loop", path + ".img", path],
+                    ["fsfreeze", "-f", path]):
+        if subprocess.run(command).returncode:
+            wk.skip("no disk that can be frozen")
+
+
+def thaw(path):
+    subprocess.run(["fsfreeze", "-u", path])
+    subprocess.run(["umount", "-l", path], check=True)
+
+
+def with_program(scratch, command):
+    """A service with many alerts to tell."""
+    os.makedirs(scratch, exist_ok=True)
+    s = with_alerts(scratch, delay="1s")
+    s.sections["alert"]["command"] = command
+    for i in range(20):
+        s.watches["gone%d" % i] = {"path": os.path.join(scratch, "gone%d" % i)}
     s.write_config()
-    s.start()
-    wk.until(lambda: list(children(s)), "the program to be looked for")
-    quick(s)
-    wk.until(lambda: "alert-failed" in s.codes(), "the time-out", 60)
-    s.stop()
-    os.close(server)
-    subprocess.run(["umount", "-l", folder], check=True)
+    return s.start()
+
+
+def told_failure(s):
+    return [p["message"] for p in s.status()["problems"] if p["code"] == "alert-failed"]
+
+
+def waits(service):
+    wk.until(lambda: list(children(service)), "the program to be at work")
+    quick(service)
+    return wk.until(lambda: told_failure(service), "the time-out", 90, pace=0.3)[0]
 
 
 def children(s):
@@ -225,6 +229,45 @@ def children(s):
     for task in os.listdir("/proc/%d/task" % s.pid()):
         with open("/proc/%d/task/%s/children" % (s.pid(), task)) as f:
             yield from f.read().split()
+
+
+def all_ended(pids):
+    return not any(os.path.exists("/proc/%s/status" % p) and
+                   "\nState:\tZ" not in open("/proc/%s/status" % p).read() for p in pids)
+
+
+def holds_up_nothing(scratch):
+    """A program that reads nothing and never ends is killed after 30 s with what it has started.
+    Saves go on, and many alerts wait. So it is where the disk that it lies on does not answer, and
+    where it waits for one so that it cannot be killed: then no other is started."""
+    pids = os.path.join(scratch, "pids")
+    hanging = with_program(os.path.join(scratch, "a"),
+                           program(scratch, "sleep 1000 &\necho $$ $! > %s\nwait\n" % pids))
+    libc = own_mounts()
+    if not libc:
+        assert "did not end within 30 s and was killed" in waits(hanging)
+        hanging.stop()
+        wk.skip("needs root, /dev/fuse and a mount namespace for disks that hang")
+    silent, frozen = os.path.join(scratch, "silent"), os.path.join(scratch, "frozen")
+    server = silent_folder(libc, silent)
+    frozen_folder(frozen)
+    try:
+        unread = with_program(os.path.join(scratch, "b"), os.path.join(silent, "program"))
+        writing = with_program(os.path.join(scratch, "c"),
+                               program(frozen + ".d", "echo x > %s/file\n" % frozen))
+        for s in (hanging, unread):
+            assert "did not end within 30 s and was killed" in waits(s), told_failure(s)
+        wk.until(lambda: all_ended(open(pids).read().split()), "its processes to be gone")
+        assert "did not end within 30 s and cannot be killed" in waits(writing)
+        wk.until(lambda: "cannot be killed yet" in told_failure(writing)[0], "the next try",
+                 pace=0.3)
+        assert len(list(children(writing))) == 1
+        for s in (hanging, unread, writing):
+            s.stop()
+    finally:
+        thaw(frozen)
+        os.close(server)
+        subprocess.run(["umount", "-l", silent], check=True)
 
 
 def forget(s):
@@ -316,5 +359,4 @@ def to_a_webhook(scratch):
 
 
 wk.main(is_as_documented, tried_again, given_up_until_the_next, told_after_a_restart,
-        cannot_be_started, hangs, unchecked_for_too_long, to_a_webhook, space_is_told,
-        on_a_disk_that_hangs)
+        cannot_be_started, unchecked_for_too_long, to_a_webhook, space_is_told, holds_up_nothing)
