@@ -2,7 +2,6 @@
 
 #include "cli/output.h"
 #include "cli/reach.h"
-#include "service/policy.h"
 #include "service/status.h"
 #include "snapshot/report.h"
 
@@ -123,7 +122,7 @@ int status_here(struct cli *cli, const struct error *silent, json_t **out, struc
     }
     repo_close(r);
     if (rc == 0)
-        rc = status_add_repository(doc, cli->config->repository, policy_max_size(cli->config), e);
+        rc = status_add_repository(doc, cli->config->repository, cli->config, e);
     if (rc != 0) {
         json_decref(doc);
         return rc;

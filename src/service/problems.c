@@ -1,5 +1,4 @@
 #include "service/problems.h"
-#include "service/policy.h"
 
 #include "base/buffer.h"
 #include "service/alert.h"
@@ -31,7 +30,7 @@ struct problems {
     json_t *doc;  /* of the look at work */
     json_t *note; /* what was told before the last restart, read by the first look */
     char *repo_path;
-    uint64_t max_size; /* of the repository, as the settings had it last */
+    const struct config *config; /* of the look at work */
 };
 
 /* ---- what was told ---- */
@@ -192,7 +191,7 @@ static void on_work(uv_work_t *work)
 
     if (!p->loaded)
         p->note = read_note(p->repo_path);
-    (void)status_add_repository(p->doc, p->repo_path, p->max_size, &ignored);
+    (void)status_add_repository(p->doc, p->repo_path, p->config, &ignored);
 }
 
 static void take_note(struct problems *p)
@@ -237,7 +236,7 @@ void problems_look(struct service *s, uint64_t now_ns)
         return;
     s->reads++;
     p->looking = true;
-    p->max_size = policy_max_size(s->config);
+    p->config = s->config;
     if (uv_queue_work(&s->loop, &p->work, on_work, on_worked) != 0)
         on_worked(&p->work, UV_ENOMEM);
 }

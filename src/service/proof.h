@@ -24,8 +24,8 @@ int proof_restore(struct repo *reader, struct repo *writer, const struct snapsho
 int proof_archive(const struct archive_item *item, struct repo *writer, const atomic_bool *cancel,
                   struct restore_test *test, struct error *e);
 
-/* The same of several snapshots, told as a verification: with count 0 the latest one of every watch, or of
- * this one. `bytes` are those that were restored, `seconds` how long that took. */
+/* The same of several snapshots, told as a verification: with count 0 the latest one of every
+ * watch, or of this one. `bytes` are those that were restored, `seconds` how long that took. */
 struct proof_request {
     struct repo *reader, *writer; /* writer NULL: nothing is kept */
     const char *watch;            /* or NULL */

@@ -2,7 +2,6 @@
 
 #include "base/log.h"
 #include "service/archives.h"
-#include "service/policy.h"
 #include "service/status.h"
 #include "snapshot/report.h"
 #include "snapshot/selector.h"
@@ -168,7 +167,7 @@ static int read_show(struct reading *r, struct error *e)
 
 static int read_status(struct reading *r, struct error *e)
 {
-    int rc = status_add_repository(r->doc, r->repo_path, policy_max_size(r->config), e);
+    int rc = status_add_repository(r->doc, r->repo_path, r->config, e);
 
     if (rc == 0)
         status_finish(r->doc);

@@ -5,6 +5,7 @@
 #include "keep/archive.h"
 #include "service/checked.h"
 #include "service/keeper.h"
+#include "service/policy.h"
 #include "service/problems.h"
 #include "service/timed.h"
 #include "snapshot/freeze.h"
@@ -579,7 +580,7 @@ static void add_space(json_t *doc, json_t *o, const char *path)
     nearly_full(doc, &fs);
 }
 
-static int add_opened(json_t *doc, struct repo *r, uint64_t max_size, struct error *e)
+static int add_opened(json_t *doc, struct repo *r, const struct config *c, struct error *e)
 {
     uint64_t bytes = repo_bytes(r);
     json_t *o = json_object_get(doc, "repository");
@@ -588,17 +589,18 @@ static int add_opened(json_t *doc, struct repo *r, uint64_t max_size, struct err
     int rc = add_rows(doc, r, &all, e);
 
     if (rc == 0)
-        rc = status_add_events(doc, repo_catalog(r), e);
+        rc = status_add_events(doc, repo_catalog(r), c, e);
     text_hex(repo_id(r), 16, id);
     json_object_set_new(o, "id", json_string(id));
     json_object_set_new(o, "bytes", json_integer((json_int_t)bytes));
-    nearly_too_large(doc, bytes, max_size);
+    nearly_too_large(doc, bytes, policy_max_size(c));
     json_object_set_new(o, "snapshots", json_integer((json_int_t)all.snapshots));
     json_object_set_new(o, "last_verify", time_or_null(all.last_verify));
     return rc;
 }
 
-int status_add_repository(json_t *doc, const char *repo_path, uint64_t max_size, struct error *e)
+int status_add_repository(json_t *doc, const char *repo_path, const struct config *c,
+                          struct error *e)
 {
     struct repo_options opt = {0};
     struct repo *r = NULL;
@@ -609,7 +611,7 @@ int status_add_repository(json_t *doc, const char *repo_path, uint64_t max_size,
     add_archives(doc);
     int rc = repo_open(repo_path, REPO_READ, &opt, &r, e);
     if (rc == 0) {
-        rc = add_opened(doc, r, max_size, e);
+        rc = add_opened(doc, r, c, e);
         repo_close(r);
     }
     if (rc != 0)

@@ -10,15 +10,17 @@
 #include <jansson.h>
 
 struct catalog;
+struct config;
 struct service;
 
 /* The loop's half; NULL on no memory. */
 json_t *status_live(struct service *s);
 
 /* Add what the repository at path says: its own object, and counts and the last snapshot of each
- * watch in the document. What is wrong becomes a problem. Any thread, with its own handle. 0, or
- * ERR_FAILED without memory. max_size: of the repository, 0: off. */
-int status_add_repository(json_t *doc, const char *repo_path, uint64_t max_size, struct error *e);
+ * watch in the document. What is wrong by these settings becomes a problem. Any thread, with its
+ * own handle. 0, or ERR_FAILED without memory. */
+int status_add_repository(json_t *doc, const char *repo_path, const struct config *c,
+                          struct error *e);
 
 /* Add {"code","watch","since","message","do"}; watch may be NULL, since.s == 0: not known. A '@' in
  * what_to_do stands for the watch's name. */
@@ -31,7 +33,8 @@ void status_job_problem(json_t *doc, const char *job, const char *watch, struct 
 /* The folder of the watch's archives, which status_add_repository looks into. */
 void status_archives_in(json_t *watch, const char *folder);
 /* status_events.c: what the marks say. */
-int status_add_events(json_t *doc, struct catalog *catalog, struct error *e);
+int status_add_events(json_t *doc, struct catalog *catalog, const struct config *c,
+                      struct error *e);
 /* The wall clock's second at which a watch will have been unchecked for [alert] max_age, INT64_MAX:
  * none. */
 int64_t status_max_age_at(const struct service *s);

@@ -1,6 +1,7 @@
 /* What status takes from the marks: events, timed jobs that have failed since their last success,
  * how long a restore takes. */
 #include "service/status.h"
+#include "service/timed.h"
 #include "snapshot/report.h"
 
 #include <stdio.h>
@@ -13,12 +14,19 @@ enum { EVENTS_SHOWN = 20 };
 
 struct collecting {
     json_t *doc;
+    const struct config *config;
     const struct watch_row *watches;
     size_t count;
     json_t *failed; /* "job watch" -> {"job","watch","time","message"} */
     double seconds; /* of restore tests */
     bool tested;
 };
+
+/* Of no watch, or one that is configured still; without a configuration of watches all are. */
+static bool is_ours(const struct config *c, const char *watch)
+{
+    return !watch || c->watch_count == 0 || config_watch(c, watch);
+}
 
 static const char *watch_name(const struct collecting *c, const struct mark *m)
 {
@@ -62,7 +70,7 @@ static void take_state(struct collecting *c, const struct mark *m)
     size_t len = (size_t)(blank - m->text);
     key_of(key, sizeof(key), m->text, len, watch);
     json_object_del(c->failed, key);
-    if (len != sizeof(test) - 1 || memcmp(m->text, test, len) != 0)
+    if (len != sizeof(test) - 1 || memcmp(m->text, test, len) != 0 || !is_ours(c->config, watch))
         return;
     json_t *o = json_loads(blank + 1, 0, NULL);
     c->seconds += json_number_value(json_object_get(o, "seconds"));
@@ -86,6 +94,17 @@ static int take_mark(void *ctx, uint64_t sequence, const struct mark *m)
     return 0;
 }
 
+static bool is_job(const struct config *c, const char *job, const char *watch)
+{
+    if (!is_ours(c, watch))
+        return false;
+    for (int kind = 0; kind < TIMED_KINDS; kind++) {
+        if (strcmp(job, timed_word((enum timed_kind)kind)) == 0)
+            return strcmp(timed_rule(c, (enum timed_kind)kind, watch), "off") != 0;
+    }
+    return true;
+}
+
 static void tell_failed(const struct collecting *c)
 {
     const char *key;
@@ -93,18 +112,20 @@ static void tell_failed(const struct collecting *c)
 
     json_object_foreach(c->failed, key, o)
     {
+        const char *job = json_string_value(json_object_get(o, "job"));
         const char *watch = json_string_value(json_object_get(o, "watch"));
         const char *message = json_string_value(json_object_get(o, "message"));
         struct wall_time since = {.s = json_integer_value(json_object_get(o, "since"))};
-        status_job_problem(c->doc, json_string_value(json_object_get(o, "job")), watch, since,
-                           message ? message : "");
+        if (is_job(c->config, job, watch))
+            status_job_problem(c->doc, job, watch, since, message ? message : "");
     }
 }
 
-int status_add_events(json_t *doc, struct catalog *catalog, struct error *e)
+int status_add_events(json_t *doc, struct catalog *catalog, const struct config *config,
+                      struct error *e)
 {
     struct list_filter filter = {.recent = EVENTS_SHOWN};
-    struct collecting c = {.doc = doc, .failed = json_object()};
+    struct collecting c = {.doc = doc, .config = config, .failed = json_object()};
     struct watch_row *rows = NULL;
     json_t *events = NULL;
 

@@ -254,6 +254,14 @@ void timed_settled(struct service *s, enum timed_kind kind, const char *watch)
 
 /* ---- rules ---- */
 
+const char *timed_rule(const struct config *c, enum timed_kind kind, const char *watch)
+{
+    if (kind == TIMED_VERIFY)
+        return config_text(c, "verify", NULL, "at");
+    return kind == TIMED_ARCHIVE ? config_text(c, "archive", watch, "at")
+                                 : config_text(c, "retention", watch, "prune_at");
+}
+
 static void set_rule(struct service *s, enum timed_kind kind, const char *watch, const char *rule)
 {
     struct error e = ERROR_INIT;
@@ -284,10 +292,10 @@ void timed_configure(struct service *s)
     drop_old(s);
     for (size_t i = 0; i < c->watch_count; i++) {
         const char *watch = c->watches[i].name;
-        set_rule(s, TIMED_ARCHIVE, watch, config_text(c, "archive", watch, "at"));
-        set_rule(s, TIMED_PRUNE, watch, config_text(c, "retention", watch, "prune_at"));
+        set_rule(s, TIMED_ARCHIVE, watch, timed_rule(c, TIMED_ARCHIVE, watch));
+        set_rule(s, TIMED_PRUNE, watch, timed_rule(c, TIMED_PRUNE, watch));
     }
-    set_rule(s, TIMED_VERIFY, NULL, config_text(c, "verify", NULL, "at"));
+    set_rule(s, TIMED_VERIFY, NULL, timed_rule(c, TIMED_VERIFY, NULL));
     if (read_known(s, &e) != 0)
         log_warn("when the timed jobs ran last cannot be read: %s", e.message);
 }

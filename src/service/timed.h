@@ -16,6 +16,8 @@ struct timed_jobs;
 /* After the keepers: reads what was done last. */
 int timed_open(struct service *s, struct error *e);
 void timed_close(struct service *s); /* no job at work */
+/* When that job runs by these settings, "off": never; of verification watch is NULL. Any thread. */
+const char *timed_rule(const struct config *c, enum timed_kind kind, const char *watch);
 /* The rules of s->config are in force from now on. */
 void timed_configure(struct service *s);
 /* Set the alarm to the next thing that is due by the wall clock. */

@@ -114,6 +114,11 @@ def archives_come_back(scratch):
     assert event["job"] == "verify" and damaged in event["message"], event
     assert not [n for n in os.listdir(state) if n.startswith("restore-test")], os.listdir(state)
     assert s.cli("--json", "list", "other", "--archives").json["archives"][0]["damaged"]
+    # A watch that is none any more takes no time.
+    before = s.status()["repository"]["restore_seconds"]
+    del s.watches["third"]
+    s.set("verify", at="off")
+    assert 0 < s.status()["repository"]["restore_seconds"] < before, (before, s.status())
     s.stop()
 
 
@@ -198,6 +203,34 @@ def an_archive_by_hand_settles_it(scratch):
     s.save()
     assert s.codes() == [] and s.status()["repository"]["archives"] == 1, s.status()
     s.stop()
+
+
+def what_is_no_job_any_more(scratch):
+    """One that failed and then is switched off, or whose watch is gone, is no problem."""
+    s = Service(scratch, {"retry": {"attempts": "1"}}, start=False)
+    s.watches["other"] = {"path": os.path.join(scratch, "other")}
+    os.mkdir(s.watches["other"]["path"])
+    wk.write(os.path.join(scratch, "other", "a"), "a")
+    target = os.path.join(scratch, "archives")
+    wk.write(target, "no folder")
+    s.sections["archive"] = {"at": "off", "path": target}
+    s.write_config()
+    s.start()
+    s.due("archive")
+    wk.until(lambda: s.codes() == ["archive-failed"] * 2, "both archives to fail")
+    s.set("archive bot", at="off")
+    assert [p["watch"] for p in s.status()["problems"]] == ["other"], s.status()
+    del s.watches["other"]
+    s.write_config()
+    s.set("archive bot", at="off")
+    wk.until(lambda: s.codes() == [], "all to be well")
+    s.stop()
+    assert [p["code"] for p in s.status()["problems"]] == ["not-running"], s.status()
+    # Failures are still told as what they were.
+    assert len(s.cli("--json", "list").json["events"]) == 2
+    del s.sections["archive bot"]
+    s.write_config()
+    assert "archive-failed" in s.codes(), s.status()
 
 
 def failures_of_every_kind(scratch):
@@ -299,5 +332,6 @@ def restore_test_on_request(scratch):
 
 if __name__ == "__main__":
     wk.main(verify_at_its_time, archives_come_back, missed_run_is_made_up, verified_by_itself, an_archive_that_fails,
-            an_archive_by_hand_settles_it, failures_of_every_kind, reload_changes_the_times, restore_test_on_request,
+            an_archive_by_hand_settles_it, failures_of_every_kind,
+            what_is_no_job_any_more, reload_changes_the_times, restore_test_on_request,
             prune_at_its_time)
