@@ -107,15 +107,8 @@ static inline void check_saves(struct fault_run *o)
     OK(save(r, &o->model, "third", &c, &e), e);
     assert_true(o->model.snapshots[o->model.count - 1].number > newest);
     check_model(r, &o->model);
-    char *live = dump_catalog(o->path);
-    OK(repo_rebuild(r, &e), e);
+    check_rebuilt_after_fault(r, o->path);
     assert_int_equal(check_all_listed(r), listed + 1);
-    char *rebuilt = dump_catalog(o->path);
-    char *end_live = strstr(live, "SELECT chain"), *end_rebuilt = strstr(rebuilt, "SELECT chain");
-    *end_live = *end_rebuilt = '\0'; /* but the next number may be higher in the one that lived */
-    assert_string_equal(live, rebuilt);
-    free(live);
-    free(rebuilt);
     repo_close(r);
 }
 

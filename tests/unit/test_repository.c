@@ -168,12 +168,7 @@ static void test_marks_survive_a_rebuild(void **state)
     memcpy(freeze.watch_id, watch.id, WATCH_ID_LEN);
     watch_row_release(&watch);
     OK(repo_mark(w->repo, &freeze, &e), e);
-    char *live = dump_catalog(w->path);
-    OK(repo_rebuild(w->repo, &e), e);
-    char *rebuilt = dump_catalog(w->path);
-    assert_string_equal(live, rebuilt);
-    free(live);
-    free(rebuilt);
+    check_rebuilt(w->repo, w->path);
     OK(catalog_snapshot_by_name(repo_catalog(w->repo), "before-upgrade", "app", &row, &e), e);
     assert_int_equal(row.commit.number, 1);
     assert_string_equal(row.commit.note, "it worked");
@@ -626,12 +621,7 @@ static void test_interleaved_saves(void **state)
     model_add(&w->model, "app", na, &a);
     check_model(w->repo, &w->model);
     check_refs(w->repo);
-    char *live = dump_catalog(w->path);
-    OK(repo_rebuild(w->repo, &e), e);
-    char *rebuilt = dump_catalog(w->path);
-    assert_string_equal(live, rebuilt);
-    free(live);
-    free(rebuilt);
+    check_rebuilt(w->repo, w->path);
     check_model(w->repo, &w->model);
 }
 
@@ -693,12 +683,7 @@ static void test_long_lists(void **state)
     }
     OK(end_save(t, NULL, &none, &number, &e), e);
     assert_true(number < between); /* its number was taken with its first list */
-    char *live = dump_catalog(w->path);
-    OK(repo_rebuild(w->repo, &e), e);
-    char *rebuilt = dump_catalog(w->path);
-    assert_string_equal(live, rebuilt);
-    free(live);
-    free(rebuilt);
+    check_rebuilt(w->repo, w->path);
     struct snapshot_row row;
     OK(catalog_snapshot(repo_catalog(w->repo), number, &row, &e), e);
     assert_true(row.whole);
@@ -862,23 +847,14 @@ static void test_a_rotten_block(void **state)
 static void test_prune_lets_chunks_go(void **state)
 {
     struct world *w = *state;
-    struct error e = ERROR_INIT;
     uint64_t doomed[] = {1, 2, 4};
 
     make_history(w);
-    OK(repo_drop(w->repo, doomed, 3, &e), e);
-    for (size_t i = 0; i < w->model.count; i++)
-        for (size_t k = 0; k < 3; k++)
-            w->model.snapshots[i].dropped |= w->model.snapshots[i].number == doomed[k];
+    must_drop(w, doomed, 3);
     assert_int_equal(snapshot_count(w->repo), 3);
     check_model(w->repo, &w->model);
     check_refs(w->repo);
-    char *live = dump_catalog(w->path);
-    OK(repo_rebuild(w->repo, &e), e);
-    char *rebuilt = dump_catalog(w->path);
-    assert_string_equal(live, rebuilt);
-    free(live);
-    free(rebuilt);
+    check_rebuilt(w->repo, w->path);
     struct model_tree a = *last_tree(&w->model, "app");
     tree_set(&a, "settings.json", 71, 2000);
     must_save(w, "app", &a);

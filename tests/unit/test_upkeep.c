@@ -22,16 +22,6 @@ static struct upkeep_result keep_up(struct world *w, bool all, uint64_t keep_s)
     return done;
 }
 
-static void drop(struct world *w, const uint64_t *numbers, uint32_t count)
-{
-    struct error e = ERROR_INIT;
-
-    OK(repo_drop(w->repo, numbers, count, &e), e);
-    for (size_t i = 0; i < w->model.count; i++)
-        for (uint32_t n = 0; n < count; n++)
-            w->model.snapshots[i].dropped |= w->model.snapshots[i].number == numbers[n];
-}
-
 static size_t packs_of(const char *repo, const char *prefix)
 {
     char path[256];
@@ -50,16 +40,9 @@ static size_t packs_of(const char *repo, const char *prefix)
 /* The catalog as it lives is the one that the packs give, whatever was moved and removed. */
 static void check_rebuild(struct world *w)
 {
-    struct error e = ERROR_INIT;
-
     check_model(w->repo, &w->model);
     check_refs(w->repo);
-    char *live = dump_catalog(w->path);
-    OK(repo_rebuild(w->repo, &e), e);
-    char *rebuilt = dump_catalog(w->path);
-    assert_string_equal(live, rebuilt);
-    free(live);
-    free(rebuilt);
+    check_rebuilt(w->repo, w->path);
     check_model(w->repo, &w->model);
     check_refs(w->repo);
 }
@@ -173,18 +156,18 @@ static void test_drops_with_holes(void **state)
     const uint64_t first[] = {2, 4}, second[] = {1, 6}, third[] = {3, 5};
 
     make_history(w);
-    drop(w, first, 2);
+    must_drop(w, first, 2);
     check_rebuild(w);
     keep_up(w, true, 0);
     check_rebuild(w);
-    drop(w, second, 2);
+    must_drop(w, second, 2);
     check_rebuild(w);
     struct model_tree a = *last_tree(&w->model, "app");
     tree_set(&a, "new", 30, 9000);
     must_save(w, "app", &a);
     keep_up(w, true, 0);
     check_rebuild(w);
-    drop(w, third, 2);
+    must_drop(w, third, 2);
     keep_up(w, true, 0);
     check_rebuild(w);
     assert_int_equal(snapshot_count(w->repo), 2);
@@ -253,7 +236,7 @@ static void test_a_watch_without_snapshots(void **state)
     const uint64_t photos[] = {2, 5, 7};
 
     make_history(w);
-    drop(w, photos, 3);
+    must_drop(w, photos, 3);
     keep_up(w, true, 0);
     check_rebuild(w);
     struct model_tree b = *last_tree(&w->model, "photos");
@@ -274,7 +257,7 @@ static void test_dead_data_packs_make_room(void **state)
         must_save(w, "app", &a);
         world_reopen(w, REPO_WRITE);
     }
-    drop(w, doomed, 3);
+    must_drop(w, doomed, 3);
     /* The pack is the one that is written: it has to end first. */
     for (uint64_t i = 0; i < 9; i++) {
         tree_set(&a, "fill", 201 + 2 * i, 9 * 1024 * 1024);
@@ -283,7 +266,7 @@ static void test_dead_data_packs_make_room(void **state)
     struct upkeep_result done = keep_up(w, false, 0);
     assert_true(done.packs_sealed + done.packs_emptied >= 1);
     uint64_t late[] = {5, 6, 7, 8, 9, 10, 11, 12};
-    drop(w, late, 8);
+    must_drop(w, late, 8);
     uint64_t before = repo_bytes(w->repo);
     done = keep_up(w, false, 0);
     assert_true(done.bytes_removed > 60 * 1024 * 1024);
@@ -447,7 +430,7 @@ static void test_an_open_save_is_waited_for(void **state)
     uint64_t number;
 
     make_history(w);
-    drop(w, doomed, 3);
+    must_drop(w, doomed, 3);
     /* Content that nothing needs any more is named again by a save that has begun. */
     a = *last_tree(&w->model, "photos");
     b = a;
@@ -496,7 +479,7 @@ static void empty_a_pack_beside_a_save(struct world *w, void (*begun)(void))
         must_save(w, "app", &a);
     }
     keep_up(w, false, DAY);
-    drop(w, doomed, 3);
+    must_drop(w, doomed, 3);
     beside.repo = w->repo;
     beside.t = NULL;
     beside.begun = begun;
@@ -696,7 +679,7 @@ static void test_a_copy_made_while_packs_come_and_go(void **state)
                 must_save(w, "app", &t);
                 keep_up(w, true, DAY);
                 if (pause == 1)
-                    drop(w, doomed, 2);
+                    must_drop(w, doomed, 2);
                 keep_up(w, true, DAY);
             }
             if (i == count)
@@ -765,7 +748,7 @@ static void test_a_copy_without_what_was_moved(void **state)
     struct repo *copy;
 
     fill_a_pack(w);
-    drop(w, doomed, 2);
+    must_drop(w, doomed, 2);
     size_t count = list_packs(w->path, names, 8);
     struct upkeep_result done = keep_up(w, false, DAY);
     assert_int_equal(done.packs_emptied, 1);

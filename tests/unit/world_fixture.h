@@ -62,4 +62,14 @@ static inline void must_save(struct world *w, const char *watch, const struct mo
     OK(save(w->repo, &w->model, watch, tree, &e), e);
 }
 
+static inline void must_drop(struct world *w, const uint64_t *numbers, uint32_t count)
+{
+    struct error e = ERROR_INIT;
+
+    OK(repo_drop(w->repo, numbers, count, &e), e);
+    for (size_t i = 0; i < w->model.count; i++)
+        for (uint32_t n = 0; n < count; n++)
+            w->model.snapshots[i].dropped |= w->model.snapshots[i].number == numbers[n];
+}
+
 #endif
