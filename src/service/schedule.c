@@ -169,19 +169,28 @@ int schedule_set(struct schedule *s, enum timed_kind kind, const char *watch, co
     return 0;
 }
 
-/* A clock that was wrong for a while, and then is set right, shows slots of before anew. */
-static void has_run(struct timed *t, int64_t slot)
+/* By which a slot is known again. An interval knows no local time. */
+static int64_t local_of(const struct schedule *s, const struct timed *t, int64_t slot)
 {
-    memmove(t->ran, t->ran + 1, sizeof(t->ran) - sizeof(t->ran[0]));
-    t->ran[TIMED_RAN - 1] = slot;
+    const struct zone *z = s->clock.zone;
+
+    return t->rule.interval > 0 ? slot : slot + z->offset_at(z->context, slot);
 }
 
-static bool did_run(const struct timed *t, int64_t slot)
+/* A clock that was wrong for a while, and then is set right, or a zone further west, shows local
+ * times of before anew. */
+static void has_run(struct timed *t, int64_t local)
+{
+    memmove(t->ran, t->ran + 1, sizeof(t->ran) - sizeof(t->ran[0]));
+    t->ran[TIMED_RAN - 1] = local;
+}
+
+static bool did_run(const struct timed *t, int64_t local)
 {
     bool did = false;
 
     for (int i = 0; i < TIMED_RAN; i++)
-        did = did || t->ran[i] == slot;
+        did = did || t->ran[i] == local;
     return did;
 }
 
@@ -210,10 +219,10 @@ bool schedule_known(struct schedule *s, struct timed *t, const char *state)
         return true;
     now_known(t, done);
     for (const char *at = end; *at == ' '; at = end) {
-        int64_t slot = strtoll(at, &end, 10);
+        int64_t local = strtoll(at, &end, 10);
         if (end == at)
             break;
-        has_run(t, slot);
+        has_run(t, local);
     }
     return true;
 }
@@ -225,7 +234,7 @@ void timed_state(const struct timed *t, bool with_slot, char out[TIMED_STATE_MAX
     for (int i = with_slot; i < TIMED_RAN; i++)
         at += (size_t)snprintf(out + at, TIMED_STATE_MAX - at, " %" PRId64, t->ran[i]);
     if (with_slot)
-        snprintf(out + at, TIMED_STATE_MAX - at, " %" PRId64, t->slot);
+        snprintf(out + at, TIMED_STATE_MAX - at, " %" PRId64, t->local);
 }
 
 /* ---- what is due ---- */
@@ -233,6 +242,7 @@ void timed_state(const struct timed *t, bool with_slot, char out[TIMED_STATE_MAX
 static void begin(struct schedule *s, struct timed *t, int64_t slot)
 {
     t->slot = slot;
+    t->local = local_of(s, t, slot);
     t->attempt++;
     t->running = true;
     if (s->calls.begin(s->calls.ctx, t))
@@ -256,7 +266,7 @@ static void look(struct schedule *s, struct timed *t)
         return;
     }
     t->next = d.next;
-    if (d.due && !did_run(t, d.slot)) {
+    if (d.due && !did_run(t, local_of(s, t, d.slot))) {
         begin(s, t, d.slot);
         return;
     }
@@ -286,7 +296,7 @@ bool schedule_last_attempt(const struct schedule *s, const struct timed *t)
 static void succeeded(struct timed *t)
 {
     t->done = t->slot;
-    has_run(t, t->slot);
+    has_run(t, t->local);
     t->attempt = 0;
     t->failed = t->given_up = false;
 }

@@ -7,9 +7,16 @@
  * A job's `done` is the slot (UTC seconds) of its last run (calendar.h). It comes from where it
  * survives a restart (schedule_known) and goes there again: by the job itself when it has done its
  * work, by `moved` when the clock was found to have been wrong. Slots that nobody was there for are
- * made up by one run; a slot that a wrong clock brings again is not run again. A job that fails is
+ * made up by one run. A job that fails is
  * tried `attempts` times in all, `delay_ms` of the boot clock apart; then it rests until its next
- * slot, and a restart tries the one it owes again. */
+ * slot, and a restart tries the one it owes again.
+ *
+ * So a daily job runs once for each local day of uptime: a date whose time for it the clock reaches
+ * or passes, forward, while the service is up. Where several were passed at once (the machine was
+ * off, the clock or the zone jumped forward) the newest counts. A local time that comes again,
+ * because the clock was wrong or the zone moved west, is not run again while it is among the
+ * TIMED_RAN last ones. Where the clock goes back by more than one slot, what lies before it is not
+ * made up. */
 #ifndef WK_SERVICE_SCHEDULE_H
 #define WK_SERVICE_SCHEDULE_H
 
@@ -40,13 +47,13 @@ struct timed { /* one job; read it, change it by the calls below */
     bool gone;  /* configured no more; freed when its run ends */
     int64_t done;
     int64_t next;           /* the wall clock's second at which to look again */
-    int64_t ran[TIMED_RAN]; /* its last slots, oldest first, 0: none */
+    int64_t ran[TIMED_RAN]; /* local times of its last slots as if in UTC, oldest first, 0: none */
     bool running;
-    int64_t slot;      /* while it runs */
-    unsigned attempt;  /* of that slot, from 1; 0: none begun */
-    uint64_t retry_at; /* boot clock, ms; while attempt > 0 and it does not run */
-    bool failed;       /* its last run did, and it has not succeeded since */
-    bool given_up;     /* so did the last try for some slot, and it has not succeeded since */
+    int64_t slot, local; /* while it runs */
+    unsigned attempt;    /* of that slot, from 1; 0: none begun */
+    uint64_t retry_at;   /* boot clock, ms; while attempt > 0 and it does not run */
+    bool failed;         /* its last run did, and it has not succeeded since */
+    bool given_up;       /* so did the last try for some slot, and it has not succeeded since */
     int64_t failed_since;
     struct error failure;
 };

@@ -328,6 +328,37 @@ static void zone_changes(void **state)
     tear_down(&w);
 }
 
+/* A date that a zone further west brings again has its run; a restart knows it too. */
+static void west_and_east(void **state)
+{
+    struct world w;
+
+    set_up(&w, new_year + 5 * HOUR);
+    w.east = 9 * HOUR;
+    have(&w, TIMED_ARCHIVE, "a", "03:00");
+    int64_t slot = new_year + 3 * DAY + 3 * HOUR; /* of that date, as if in UTC */
+    pass_until(&w, slot - 9 * HOUR + HOUR);
+    assert_int_equal(w.runs[w.count - 1].at, slot - 9 * HOUR);
+    size_t before = w.count;
+    w.east = -5 * HOUR;
+    schedule_tick(w.s);
+    start(&w);
+    have(&w, TIMED_ARCHIVE, "a", "03:00");
+    pass_until(&w, slot + 5 * HOUR + 20 * HOUR);
+    assert_int_equal(w.count, before);
+    pass_until(&w, slot + 5 * HOUR + DAY + HOUR);
+    assert_int_equal(w.count, before + 1);
+    assert_int_equal(w.runs[before].at, slot + 5 * HOUR + DAY);
+    /* East again, over the time of the next date: at once, and once. */
+    pass_until(&w, slot + 5 * HOUR + DAY + 12 * HOUR);
+    w.east = 9 * HOUR;
+    schedule_tick(w.s);
+    assert_int_equal(w.count, before + 2);
+    pass_until(&w, slot - 9 * HOUR + 2 * DAY + 20 * HOUR);
+    assert_int_equal(w.count, before + 2);
+    tear_down(&w);
+}
+
 /* ---- failures ---- */
 
 static void tried_three_times(void **state)
@@ -460,11 +491,17 @@ static void order(void **state)
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(one_run_each_day), cmocka_unit_test(off_and_asleep),
-        cmocka_unit_test(clock_jumps),      cmocka_unit_test(small_steps),
-        cmocka_unit_test(zone_changes),     cmocka_unit_test(tried_three_times),
-        cmocka_unit_test(held_back),        cmocka_unit_test(pause_by_the_boot_clock),
-        cmocka_unit_test(reloaded),         cmocka_unit_test(order),
+        cmocka_unit_test(one_run_each_day),
+        cmocka_unit_test(off_and_asleep),
+        cmocka_unit_test(clock_jumps),
+        cmocka_unit_test(small_steps),
+        cmocka_unit_test(zone_changes),
+        cmocka_unit_test(west_and_east),
+        cmocka_unit_test(tried_three_times),
+        cmocka_unit_test(held_back),
+        cmocka_unit_test(pause_by_the_boot_clock),
+        cmocka_unit_test(reloaded),
+        cmocka_unit_test(order),
     };
 
     return cmocka_run_group_tests(tests, NULL, NULL);

@@ -1,583 +1,143 @@
-/* A year of keeping: the service's own scheduler over a real repository, a real source and real
- * archives, with hand-made clocks. After every prune, archive and verification the floor is looked
- * for by means of the test's own. */
-#include "save_fixture.h"
-
-#include "base/clock.h"
-#include "io/fileops.h"
-#include "keep/archive.h"
-#include "keep/prune.h"
-#include "service/schedule.h"
-#include "snapshot/selector.h"
-#include "snapshot/verify.h"
-
-#include <inttypes.h>
-#include <stdint.h>
-#include <sys/statvfs.h>
-#include <time.h>
+/* A year of keeping, and what can go wrong in one. */
+#include "year_world.h"
 
 #include "base/banned.h"
 
-enum { HOUR = 3600, DAY = 86400, ROWS_MAX = 6000, WATCHES = 2, RUNS_MAX = 2000 };
-static const int64_t new_year = 1767225600; /* 2026-01-01T00:00:00Z */
-#define EASTERN "EST5EDT,M3.2.0,M11.1.0"
-
-struct item { /* a snapshot or an archive, as the test sees it */
-    uint64_t number;
-    int64_t day; /* local */
-    bool good;
-};
-struct items {
-    struct item *list;
-    size_t count;
-};
-
-struct watch {
-    const char *name;
-    struct place place;
-    struct watch_spec spec;
-    struct rules *rules;
-    int64_t archived[RUNS_MAX]; /* true times */
-    size_t archives;
-    bool gone, emptied; /* no folder; nothing in it */
-};
-
-struct world {
-    char dir[64];
-    char archives[96], repo_path[96];
-    struct repo *repo;
-    struct schedule *schedule;
-    struct zone zone;
-    int64_t now, wrong; /* true time; how far the wall clock is off */
-    struct watch watches[WATCHES];
-    struct keep_policy policy, archive_policy;
-    uint64_t max_size;
-    bool archiving;
-    unsigned failures, checks;
-    uint64_t counter;
-};
-
-/* ---- clocks ---- */
-
-static void set_clock(const struct world *w)
-{
-    const struct wall_time t = {.s = w->now + w->wrong};
-
-    clock_fake(&t);
-}
-
-static int64_t wall_s(void *ctx)
-{
-    return clock_wall().s;
-}
-
-static uint64_t boot_ms(void *ctx)
-{
-    const struct world *w = ctx;
-
-    return (uint64_t)(w->now - new_year + DAY) * 1000;
-}
-
-static void set_zone(const char *tz)
-{
-    setenv("TZ", tz, 1);
-    tzset();
-}
-
-static int32_t offset_at(void *ctx, int64_t s)
-{
-    return clock_utc_offset(s);
-}
-
-/* ---- the floor, by other means ---- */
-
-static int64_t local_day(int64_t time, int32_t offset)
-{
-    int64_t local = time + offset;
-
-    return local / DAY - (local % DAY < 0);
-}
-
-static int add_row(void *ctx, const struct snapshot_row *row)
-{
-    struct items *l = ctx;
-
-    assert_true(l->count < ROWS_MAX);
-    l->list[l->count++] =
-        (struct item){.number = row->commit.number,
-                      .day = local_day(row->commit.time.s, row->commit.utc_offset),
-                      .good = snapshot_good(row) == SNAPSHOT_GOOD};
-    return 0;
-}
-
-static void snapshots_of(struct world *w, const char *watch, struct items *l)
-{
-    struct error e = ERROR_INIT;
-    struct watch_row row;
-
-    l->count = 0;
-    if (!l->list)
-        l->list = calloc(ROWS_MAX, sizeof(*l->list));
-    assert_non_null(l->list);
-    MUST(catalog_watch_by_name(repo_catalog(w->repo), watch, &row, &e), e);
-    MUST(catalog_snapshots(repo_catalog(w->repo), row.serial, 1, UINT64_MAX, false, add_row, l, &e),
-         e);
-    watch_row_release(&row);
-}
-
-static int add_archive(void *ctx, const struct archive_item *item, struct error *e)
-{
-    struct items *l = ctx;
-
-    l->list[l->count] = (struct item){.number = l->count + 1,
-                                      .day = local_day(item->time.s, item->utc_offset),
-                                      .good = item->verified.s != 0 && !item->damaged};
-    l->count++;
-    return 0;
-}
-
-static void archives_of(struct world *w, const char *watch, struct items *l)
-{
-    struct error e = ERROR_INIT;
-
-    l->count = 0;
-    if (!l->list)
-        l->list = calloc(ROWS_MAX, sizeof(*l->list));
-    MUST(archive_list(w->archives, watch, add_archive, l, &e), e);
-}
-
-static const struct item *find(const struct items *l, uint64_t number)
-{
-    const struct item *found = NULL;
-
-    for (size_t i = 0; i < l->count; i++)
-        found = l->list[i].number == number ? &l->list[i] : found;
-    return found;
-}
-
-static size_t good_count(const struct items *l)
-{
-    size_t n = 0;
-
-    for (size_t i = 0; i < l->count; i++)
-        n += l->list[i].good;
-    return n;
-}
-
-static bool is_new_day(int64_t days[3], size_t *count, int64_t day)
-{
-    for (size_t i = 0; i < *count; i++) {
-        if (days[i] == day)
-            return false;
-    }
-    if (*count == 3)
-        return false;
-    days[(*count)++] = day;
-    return true;
-}
-
-/* What the law asks to stay: the three newest good ones, and the newest good one of each of the
- * three latest days that have one. What the prune itself has verified counts. */
-static void floor_held(const struct items *before, const struct items *after)
-{
-    size_t newest = 0, day_count = 0;
-    int64_t days[3];
-
-    for (size_t i = before->count; i-- > 0;) {
-        const struct item *it = &before->list[i], *now = find(after, it->number);
-        if (now ? !now->good : !it->good)
-            continue;
-        bool needed = newest++ < 3;
-        if (is_new_day(days, &day_count, it->day) || needed)
-            assert_non_null(now);
-    }
-    assert_true(good_count(after) >= (good_count(before) < 3 ? good_count(before) : 3));
-}
-
-/* ---- the jobs ---- */
-
-static void verify_new_ones(struct world *w)
-{
-    const struct verify_part part = {.repo = w->repo, .record_in = w->repo};
-    struct verify_result result = {0};
-    struct error e = ERROR_INIT;
-    bool all;
-
-    MUST(verify_new(&part, UINT64_MAX, &result, &all, &e), e);
-    verify_result_release(&result);
-}
-
-static int verify_share(struct world *w, struct error *e)
-{
-    const struct verify_part part = {.repo = w->repo, .record_in = w->repo};
-    struct verify_result result = {0};
-    bool round;
-    int rc = verify_sample(&part, 20, &result, &round, e);
-
-    verify_result_release(&result);
-    return rc;
-}
-
-static int archive_latest(struct world *w, struct watch *watch, struct error *e)
-{
-    struct snapshot_row row = {0};
-    struct archive_result result = {0};
-    const struct archive_order order = {.snapshot = &row,
-                                        .folder = w->archives,
-                                        .format = ARCHIVE_TAR_GZ,
-                                        .level = 1,
-                                        .workers = 1};
-
-    MUST(selector_resolve(w->repo, "latest", watch->name, &row, NULL, e), *e);
-    int rc = archive_write(w->repo, &order, &result, e);
-    if (rc == 0) {
-        assert_true(watch->archives < RUNS_MAX);
-        watch->archived[watch->archives++] = w->now;
-    }
-    archive_result_release(&result);
-    snapshot_row_release(&row);
-    return rc;
-}
-
-static int policy(void *ctx, const char *watch, struct prune_policy *out, struct error *e)
-{
-    const struct world *w = ctx;
-
-    *out = (struct prune_policy){
-        .snapshots = w->policy, .archives = w->archive_policy, .max_size = w->max_size};
-    return 0;
-}
-
-static int list_one(void *ctx, const struct archive_item *item, struct error *e)
-{
-    struct prune_archive **at = ctx;
-
-    snprintf((*at)->name, sizeof((*at)->name), "%.200s", item->name);
-    (*at)->item = strdup(item->path);
-    (*at)->time = item->time.s;
-    (*at)->utc_offset = item->utc_offset;
-    (*at)->verified = item->verified.s != 0 && !item->damaged;
-    (*at)->manual = item->manual;
-    (*at)->size = item->stored_bytes;
-    ++*at;
-    return 0;
-}
-
-static int list_archives(void *ctx, const char *watch, struct prune_archive **list, size_t *count,
-                         struct error *e)
-{
-    const struct world *w = ctx;
-    struct prune_archive *at = *list = calloc(ROWS_MAX, sizeof(*at));
-
-    assert_non_null(at);
-    int rc = archive_list(w->archives, watch, list_one, &at, e);
-    *count = (size_t)(at - *list);
-    return rc;
-}
-
-static int remove_it(void *ctx, const struct archive_item *item, struct error *e)
-{
-    return strcmp(item->path, ctx) == 0 ? archive_remove(item, e) : 0;
-}
-
-static int remove_archive(void *ctx, const struct prune_archive *archive, struct error *e)
-{
-    const struct world *w = ctx;
-
-    return archive_list(w->archives, NULL, remove_it, archive->item, e);
-}
-
-static void release_archives(void *ctx, struct prune_archive *list, size_t count)
-{
-    for (size_t i = 0; i < count; i++)
-        free(list[i].item);
-    free(list);
-}
-
-static int prune(struct world *w, struct watch *watch, struct error *e)
-{
-    static struct items before, after, archives_before, archives_after;
-    const struct age_reading clocks = {
-        .wall = clock_wall().s, .boot = (int64_t)(boot_ms(w) / 1000), .boot_id = {1}};
-    const struct prune_archives archives = {
-        .list = list_archives, .remove = remove_archive, .release = release_archives, .ctx = w};
-    const struct prune_request q = {.repo = w->repo,
-                                    .watch = watch->name,
-                                    .policy = policy,
-                                    .ctx = w,
-                                    .archives = &archives,
-                                    .clocks = &clocks};
-    struct prune_result result = {0};
-
-    snapshots_of(w, watch->name, &before);
-    archives_of(w, watch->name, &archives_before);
-    int rc = prune_run(&q, &result, e);
-    assert_true(!(watch->gone || watch->emptied) || result.frozen_count > 0);
-    prune_result_release(&result);
-    snapshots_of(w, watch->name, &after);
-    archives_of(w, watch->name, &archives_after);
-    floor_held(&before, &after);
-    assert_true(good_count(&archives_after) >=
-                (good_count(&archives_before) < 3 ? good_count(&archives_before) : 3));
-    assert_true(!(watch->gone || watch->emptied) || after.count == before.count);
-    w->checks++;
-    return rc;
-}
-
-static struct watch *watch_of(struct world *w, const struct timed *t)
-{
-    for (int i = 0; t->watch && i < WATCHES; i++) {
-        if (strcmp(w->watches[i].name, t->watch) == 0)
-            return &w->watches[i];
-    }
-    return NULL;
-}
-
-static bool begin(void *ctx, struct timed *t)
-{
-    struct world *w = ctx;
-    struct watch *watch = watch_of(w, t);
-    struct error e = ERROR_INIT;
-    int rc = 0;
-
-    if (t->kind == TIMED_ARCHIVE && watch->gone)
-        return false;
-    if (t->kind == TIMED_ARCHIVE)
-        rc = archive_latest(w, watch, &e);
-    else if (t->kind == TIMED_PRUNE)
-        rc = prune(w, watch, &e);
-    else
-        rc = verify_share(w, &e);
-    w->failures += rc != 0;
-    schedule_ended(w->schedule, t, rc, &e);
-    return true;
-}
-
-/* ---- the world ---- */
-
-static int no_flush(int fd)
-{
-    return 0;
-}
-
-static void have(struct world *w, enum timed_kind kind, const char *watch, const char *rule)
-{
-    struct error e = ERROR_INIT;
-
-    MUST(schedule_set(w->schedule, kind, watch, rule, &e), e);
-    struct timed *t = schedule_find(w->schedule, kind, watch);
-    if (t)
-        schedule_known_since(w->schedule, t, w->now);
-}
-
-static void open_watch(struct world *w, struct watch *watch, const char *name)
-{
-    struct error e = ERROR_INIT;
-
-    watch->name = name;
-    snprintf(watch->place.root, sizeof(watch->place.root), "%.50s/%.10s", w->dir, name);
-    SYS(mkdir(watch->place.root, 0755));
-    watch->place.rootfd = open(watch->place.root, O_RDONLY | O_DIRECTORY | O_CLOEXEC);
-    SYS(watch->place.rootfd);
-    watch->spec = (struct watch_spec){.name = name, .root = watch->place.root};
-    MUST(rules_new(&watch->spec, &watch->rules, &e), e);
-}
-
-/* In memory where there is room: what an archive flushes takes most of the time. */
-static void make_place(struct world *w)
-{
-    struct statvfs fs;
-    bool memory = statvfs("/dev/shm", &fs) == 0 && fs.f_bavail > (256 << 20) / fs.f_frsize;
-
-    snprintf(w->dir, sizeof(w->dir), "%s/wk-year-XXXXXX", memory ? "/dev/shm" : "/tmp");
-    assert_non_null(mkdtemp(w->dir));
-}
-
-static void open_world(struct world *w, const char *archive_at)
-{
-    static struct fileops fast;
-    const struct repo_options opt = {.wait_ms = 1000, .codec = CODEC_ZSTD};
-    const struct schedule_clock clock = {
-        .wall_s = wall_s, .boot_ms = boot_ms, .zone = &w->zone, .ctx = w};
-    const struct schedule_calls calls = {.begin = begin, .ctx = w};
-    struct error e = ERROR_INIT;
-
-    fast = fileops_system;
-    fast.fsync = fast.fdatasync = no_flush;
-    fileops = &fast;
-    *w = (struct world){.now = new_year + 5 * HOUR, .zone = {.offset_at = offset_at}};
-    set_zone(EASTERN);
-    set_clock(w);
-    make_place(w);
-    snprintf(w->archives, sizeof(w->archives), "%s/archives", w->dir);
-    snprintf(w->repo_path, sizeof(w->repo_path), "%s/repo", w->dir);
-    MUST(repo_init(w->repo_path, &e), e);
-    MUST(repo_open(w->repo_path, REPO_WRITE, &opt, &w->repo, &e), e);
-    open_watch(w, &w->watches[0], "one");
-    open_watch(w, &w->watches[1], "two");
-    w->schedule = schedule_new(&clock, &calls);
-    assert_non_null(w->schedule);
-    schedule_retries(w->schedule, 3, 60000);
-    for (int i = 0; i < WATCHES; i++) {
-        have(w, TIMED_ARCHIVE, w->watches[i].name, archive_at);
-        have(w, TIMED_PRUNE, w->watches[i].name, "04:00");
-    }
-    have(w, TIMED_VERIFY, NULL, "05:00");
-}
-
-static void close_world(struct world *w)
-{
-    struct error e = ERROR_INIT;
-    int top = open("/", O_RDONLY | O_DIRECTORY | O_CLOEXEC);
-
-    schedule_free(w->schedule);
-    repo_close(w->repo);
-    for (int i = 0; i < WATCHES; i++) {
-        rules_free(w->watches[i].rules);
-        close(w->watches[i].place.rootfd);
-    }
-    MUST(remove_tree(top, w->dir + 1, &e), e);
-    close(top);
-    clock_fake(NULL);
-    fileops = &fileops_system;
-    set_zone("UTC");
-}
-
-static void save(struct world *w, struct watch *watch, const char *content)
-{
-    struct save_request q = {
-        .repo = w->repo, .watch = &watch->spec, .rules = watch->rules, .kind = SNAPSHOT_CHANGE};
-    struct save_result result = {0};
-    struct error e = ERROR_INIT;
-
-    if (watch->gone)
-        return;
-    if (!watch->emptied)
-        put_text(&watch->place, "state.json", content);
-    MUST(save_run(&q, &result, &e), e);
-    save_result_release(&result);
-}
-
-static void save_all_of(struct world *w, bool emptied)
-{
-    char content[64];
-
-    snprintf(content, sizeof(content), "{\"n\": %" PRIu64 "}", ++w->counter);
-    for (int i = 0; i < WATCHES; i++)
-        save(w, &w->watches[i], emptied && i == 0 ? "" : content);
-}
-
-/* As the service: woken at the moment that is due. */
-static void pass_until(struct world *w, int64_t end)
-{
-    while (w->now < end) {
-        int64_t due = schedule_due(w->schedule);
-        int64_t at = due == INT64_MAX ? end : due - w->wrong;
-        if (due != INT64_MIN && at > w->now)
-            w->now = at < end ? at : end;
-        set_clock(w);
-        schedule_tick(w->schedule);
-    }
-}
-
-static void jump(struct world *w, int64_t wrong)
-{
-    w->wrong = wrong;
-    set_clock(w);
-    schedule_tick(w->schedule);
-}
-
-static void set_gone(struct watch *watch, bool gone)
-{
-    char away[96];
-
-    snprintf(away, sizeof(away), "%s.away", watch->place.root);
-    SYS(rename(gone ? watch->place.root : away, gone ? away : watch->place.root));
-    watch->gone = gone;
-}
-
-static void break_archives(const struct world *w, bool broken)
-{
-    char away[128];
-
-    snprintf(away, sizeof(away), "%s.away", w->archives);
-    if (broken) {
-        SYS(rename(w->archives, away));
-        int fd = open(w->archives, O_WRONLY | O_CREAT | O_EXCL | O_CLOEXEC, 0600);
-        SYS(fd);
-        close(fd);
-    } else {
-        SYS(unlink(w->archives));
-        SYS(rename(away, w->archives));
-    }
-}
-
-static void damage_newest(struct world *w)
-{
-    static struct items l;
-    struct error e = ERROR_INIT;
-
-    snapshots_of(w, "one", &l);
-    const struct mark m = {.type = MARK_DAMAGED,
-                           .time = clock_wall(),
-                           .count = 1,
-                           .snapshots = &l.list[l.count - 1].number};
-    MUST(repo_mark(w->repo, &m, &e), e);
-}
-
-struct plan { /* days on which something happens; 0: never */
-    int fails, forward, back, abroad, home, damaged, gone, found, emptied, mended;
+struct plan {                 /* days on which something happens; 0: never */
+    int fails;                /* every so many days */
+    int forward, back, right; /* the clock jumps at six; when it is right again after that */
+    int abroad, far, home;    /* other zones */
+    int off, on, doubled;     /* the machine; a night that has an hour twice */
+    int gone, found, emptied, mended; /* a folder; the content of a file */
+    int rotten, thawed;             /* of watch one what was verified; when a person has seen it */
+    int rotten_fresh, thawed_fresh; /* what was not */
+    int archives_rotten;            /* the newest two, an hour before the prune */
 };
 
 static void day_begins(struct world *w, const struct plan *p, int day)
 {
     if (day == p->abroad)
-        set_zone("JST-9");
+        travel(w, "JST-9");
+    if (day == p->far)
+        travel(w, "HST10");
     if (day == p->home)
-        set_zone(EASTERN);
+        travel(w, EASTERN);
     if (p->gone && day == p->gone)
-        set_gone(&w->watches[1], true);
+        set_gone(w, &w->watches[1], true);
     if (p->gone && day == p->found)
-        set_gone(&w->watches[1], false);
+        set_gone(w, &w->watches[1], false);
     if (p->fails && day % p->fails == 5)
         break_archives(w, true);
     if (p->fails && day % p->fails == 6)
         break_archives(w, false);
-    if (p->damaged && day % p->damaged == 7)
-        damage_newest(w);
+    if (p->rotten && day == p->rotten) {
+        rot_newest(w, &w->watches[0], 2);
+        w->look_at_truth = true;
+    }
+    if (p->thawed && (day == p->thawed || day == p->thawed_fresh)) {
+        assert_true(w->found > 0 && w->watches[0].damaged && !w->watches[1].damaged);
+        thaw(w);
+        w->look_at_truth = false;
+    }
+    w->watches[0].emptied = p->emptied && day >= p->emptied && day < p->mended;
 }
 
-static void live(struct world *w, const struct plan *p, int days, int hours_apart)
+/* An archive by hand at the local time at which one was made an hour before: both are there. */
+static void in_the_doubled_hour(struct world *w)
 {
-    for (int day = 1; day <= days; day++) {
-        bool emptied = p->emptied && day >= p->emptied && day < p->mended;
+    struct error e = ERROR_INIT;
+
+    for (int i = 0; i < WATCHES; i++) {
+        struct watch *watch = &w->watches[i];
+        char twice[64];
+        snprintf(twice, sizeof(twice), "%s-2", watch->made[watch->made_count - 1]);
+        assert_non_null(strstr(twice, "2026-11-01_01-30-00-2"));
+        MUST(archive_latest(w, watch, &e), e);
+        assert_string_equal(watch->made[watch->made_count - 1], twice);
+    }
+    assert_string_equal(w->watches[0].made[w->watches[0].made_count - 1],
+                        w->watches[1].made[w->watches[1].made_count - 1]);
+}
+
+static void live(struct world *w, const struct plan *p, int from, int to, int hours_apart)
+{
+    for (int day = from; day <= to; day++) {
+        if (p->off && day >= p->off && day < p->on)
+            continue;
+        if (p->on && day == p->on)
+            switched_off(w, (p->on - p->off) * (int64_t)DAY);
         day_begins(w, p, day);
         for (int hour = 0; hour < 24; hour += hours_apart) {
-            save_all_of(w, emptied);
+            save_all_of(w);
+            if (hour == 2 && p->rotten_fresh && day == p->rotten_fresh)
+                rot_newest(w, &w->watches[0], 2);
+            if (hour == 3 && p->archives_rotten && day == p->archives_rotten)
+                rot_archives(w, &w->watches[1], 2);
             if (hour == 6 && p->forward && day == p->forward)
                 jump(w, 90 * DAY);
             if (hour == 6 && p->back && day == p->back)
                 jump(w, -30 * (int64_t)DAY);
-            pass_until(w, w->now + HOUR * hours_apart);
-            if (w->wrong != 0 && hour >= 9)
+            if (hour == 1 && p->doubled && day == p->doubled) {
+                pass_until(w, w->now + HOUR / 2);
+                in_the_doubled_hour(w);
+                pass_until(w, w->now + HOUR / 2);
+            } else {
+                pass_until(w, w->now + HOUR * hours_apart);
+            }
+            if (w->wrong > 0 && hour >= 9)
+                jump(w, 0);
+            if (w->wrong < 0 && hour >= 9 && day >= p->right)
                 jump(w, 0);
         }
         verify_new_ones(w);
     }
 }
 
-static size_t archives_between(const struct watch *watch, int64_t from, int64_t to)
-{
-    size_t n = 0;
+/* ---- one archive for each local day ---- */
 
-    for (size_t i = 0; i < watch->archives; i++)
-        n += watch->archived[i] >= from && watch->archived[i] < to;
-    return n;
+/* What the machine did is what was expected, to the second. */
+static void ran_as_expected(const struct world *w)
+{
+    for (int i = 0; i < WATCHES; i++) {
+        const struct watch *watch = &w->watches[i];
+        const struct runs *did = &watch->runs, *want = &watch->expected.runs;
+        for (size_t k = 0; k < did->count && k < want->count; k++) {
+            const struct run *a = &did->list[k], *b = &want->list[k];
+            if (a->at != b->at || a->day != b->day)
+                fail_msg("%s: run %zu of day %lld (of this year) at %lld, not of day %lld at %lld",
+                         watch->name, k, (long long)(a->day - new_year / DAY),
+                         (long long)((a->at - new_year) / MINUTE),
+                         (long long)(b->day - new_year / DAY),
+                         (long long)((b->at - new_year) / MINUTE));
+        }
+        assert_int_equal(did->count, want->count);
+        assert_int_equal(watch->failed, watch->expected.failed);
+    }
+}
+
+/* By the calendar alone: while the clock was right each date of uptime has one run, and no other
+ * date has any. */
+static void one_a_day(const struct world *w, const struct plan *p, int days)
+{
+    for (int i = 0; i < WATCHES; i++) {
+        const struct runs *r = &w->watches[i].runs;
+        for (int day = 2; day < days; day++) {
+            size_t n = 0;
+            bool failed = p->fails && day % p->fails == 5;
+            bool away = i == 1 && p->gone && day >= p->gone && day < p->found - 1;
+            bool off = p->off && day >= p->off && day < p->on - 1;
+            bool skipped = p->back && day > p->back && day < p->right;
+            for (size_t k = 0; k < r->count; k++)
+                n += !r->list[k].wrong && r->list[k].day == new_year / DAY + day - 1;
+            if (n != (failed || away || off || skipped ? 0 : 1))
+                fail_msg("%s: day %d has %zu archives", w->watches[i].name, day, n);
+        }
+    }
 }
 
 /* ---- the tests ---- */
 
-/* Seven days are kept, archives for thirty. */
+/* Snapshots are kept for seven days, archives for thirty. */
 static void a_year_of_seven_days(void **state)
 {
     static struct world w;
@@ -585,128 +145,276 @@ static void a_year_of_seven_days(void **state)
     const struct plan p = {.fails = 37,
                            .forward = 40,
                            .back = 80,
+                           .right = 83,
                            .abroad = 100,
-                           .home = 110,
-                           .damaged = 30,
+                           .far = 104,
+                           .home = 109,
+                           .rotten = 120,
+                           .thawed = 127,
                            .gone = 150,
                            .found = 155,
                            .emptied = 200,
-                           .mended = 202};
+                           .mended = 203,
+                           .off = 250,
+                           .on = 254,
+                           .doubled = 305};
 
-    open_world(&w, "03:00");
+    open_world(&w, 90); /* 01:30 */
     w.policy = (struct keep_policy){.keep_min = 3, .keep_days = 7};
     w.archive_policy = (struct keep_policy){.keep_min = 3, .keep_days = 30};
-    live(&w, &p, 365, 1);
-    /* One archive each day of both watches, in the same minute and in the doubled hour, but for the
-     * days that could not, and the wrong days that the clock showed. */
-    for (int day = 2; day < 364; day++) {
-        int64_t from = new_year + 5 * HOUR + (int64_t)day * DAY;
-        bool quiet = day % 37 != 5 && day % 37 != 4 && (day < 38 || day > 42) &&
-                     (day < 78 || day > 82) && (day < 98 || day > 112);
-        for (int i = 0; i < WATCHES; i++) {
-            if (quiet && (i == 0 || day < 148 || day > 156))
-                assert_int_equal(archives_between(&w.watches[i], from, from + DAY), 1);
-            assert_true(archives_between(&w.watches[i], from, from + DAY) <= 3);
-        }
-    }
-    /* What is there at the end: the last seven days, and not much else. */
+    live(&w, &p, 1, 365, 1);
+    ran_as_expected(&w);
+    one_a_day(&w, &p, 365);
     snapshots_of(&w, "one", &l);
     assert_in_range(l.count, 7 * 24 - 2, 8 * 24 + 2);
-    archives_of(&w, "one", &l);
-    assert_in_range(l.count, 29, 32);
-    assert_true(w.failures >= 9 * 3 && w.checks > 700);
+    archives_of(&w, &w.watches[0], &l);
+    assert_in_range(l.count, 29, 33);
+    print_message("%u tries failed, %u prunes looked at, %u of them exactly\n", w.watches[0].failed,
+                  w.checks, w.exact);
+    assert_true(w.watches[0].failed == 10 * 3 && w.checks > 700 && w.exact > 380);
     free(l.list);
     l.list = NULL;
     close_world(&w);
 }
 
-/* The newest of each hour, day, week, month, year. */
+/* By what a rule groups, told by the C library. */
+static void key_of(const struct item *it, int32_t offset, char unit, char out[32])
+{
+    time_t local = (time_t)(it->time + offset);
+    struct tm tm;
+
+    assert_non_null(gmtime_r(&local, &tm));
+    size_t n = unit == 'h'   ? strftime(out, 32, "%Y-%m-%d %H", &tm)
+               : unit == 'd' ? strftime(out, 32, "%Y-%m-%d", &tm)
+               : unit == 'w' ? strftime(out, 32, "%G-%V", &tm)
+               : unit == 'm' ? strftime(out, 32, "%Y-%m", &tm)
+                             : strftime(out, 32, "%Y", &tm);
+    assert_true(n > 0);
+}
+
+/* Of each of the n newest keys that have a good one the newest good one. */
+static void want(const struct items *l, const int32_t *offsets, char unit, unsigned n, bool *wanted)
+{
+    char key[32], last[32] = "";
+
+    for (size_t i = l->count; i-- > 0 && n > 0;) {
+        if (!l->list[i].good)
+            continue;
+        key_of(&l->list[i], offsets[i], unit, key);
+        if (strcmp(key, last) != 0) {
+            wanted[i] = true;
+            n--;
+        }
+        memcpy(last, key, sizeof(last));
+    }
+}
+
+struct offsets {
+    int32_t list[ROWS_MAX];
+    size_t count;
+};
+
+static int add_offset(void *ctx, const struct snapshot_row *row)
+{
+    struct offsets *o = ctx;
+
+    o->list[o->count++] = row->commit.utc_offset;
+    return 0;
+}
+
+static void offsets_of(struct world *w, struct offsets *o)
+{
+    struct error e = ERROR_INIT;
+    struct watch_row row;
+
+    o->count = 0;
+    MUST(catalog_watch_by_name(repo_catalog(w->repo), "one", &row, &e), e);
+    MUST(catalog_snapshots(repo_catalog(w->repo), row.serial, 1, UINT64_MAX, false, add_offset, o,
+                           &e),
+         e);
+    watch_row_release(&row);
+}
+
+/* One prune, and what is there after it is what each of the rules wants, and the floor. */
+static void pruned_exactly(struct world *w)
+{
+    static struct items before, after;
+    static struct offsets offsets;
+    bool wanted[ROWS_MAX] = {false};
+    struct error e = ERROR_INIT;
+
+    verify_new_ones(w);
+    snapshots_of(w, "one", &before);
+    offsets_of(w, &offsets);
+    want(&before, offsets.list, 'h', w->policy.keep_hourly, wanted);
+    want(&before, offsets.list, 'd', w->policy.keep_daily, wanted);
+    want(&before, offsets.list, 'w', w->policy.keep_weekly, wanted);
+    want(&before, offsets.list, 'm', w->policy.keep_monthly, wanted);
+    want(&before, offsets.list, 'y', w->policy.keep_yearly, wanted);
+    for (size_t i = before.count > FLOOR ? before.count - FLOOR : 0; i < before.count; i++)
+        wanted[i] = true; /* the newest of all, good or not */
+    MUST(prune(w, &w->watches[0], false, &e), e);
+    snapshots_of(w, "one", &after);
+    floor_held(&before, &after);
+    for (size_t i = 0; i < before.count; i++) {
+        bool there = find(&after, before.list[i].number) != NULL;
+        if (there != (wanted[i] || before.list[i].needed))
+            fail_msg("%llu of %zu: %s", (unsigned long long)before.list[i].number, before.count,
+                     there ? "there" : "gone");
+    }
+    free(before.list);
+    free(after.list);
+    before.list = after.list = NULL;
+}
+
+/* The newest of each hour, day, week, month, year, through a change of the year; the archives at an
+ * hour that the night of the summer time does not have. */
 static void rules_of_all_kinds(void **state)
 {
     static struct world w;
     static struct items l;
-    const struct plan p = {.damaged = 9, .abroad = 20, .home = 25, .emptied = 40, .mended = 41};
+    const struct plan p = {
+        .abroad = 20, .home = 25, .archives_rotten = 30, .emptied = 40, .mended = 41};
 
-    open_world(&w, "01:30");
+    open_world(&w, 150); /* 02:30 */
     w.policy = (struct keep_policy){.keep_min = 3,
-                                    .keep_hourly = 24,
+                                    .keep_hourly = 30,
                                     .keep_daily = 7,
                                     .keep_weekly = 4,
                                     .keep_monthly = 12,
                                     .keep_yearly = 2};
-    w.archive_policy = (struct keep_policy){.keep_min = 3, .keep_last = 5};
-    live(&w, &p, 70, 1);
-    snapshots_of(&w, "one", &l);
-    /* Hours and days overlap; some that were not verified yet come besides. */
-    assert_in_range(l.count, 24 + 6 + 2, 2 * 24 + 7 + 4 + 3 + 3 + 6);
-    int64_t last = INT64_MAX;
-    size_t days = 0;
-    for (size_t i = l.count; i-- > 0;) {
-        days += l.list[i].good && l.list[i].day < last;
-        last = l.list[i].good && l.list[i].day < last ? l.list[i].day : last;
+    w.archive_policy = (struct keep_policy){.keep_min = 3, .keep_last = 1};
+    w.verify_before_prune = true;
+    for (int days = 10; days <= 70; days += 10) {
+        live(&w, &p, days - 9, days, 1);
+        pruned_exactly(&w);
     }
-    assert_true(days >= 7);
-    archives_of(&w, "two", &l);
-    assert_in_range(l.count, 5, 6);
+    ran_as_expected(&w);
+    one_a_day(&w, &p, 70);
+    const struct runs *r = &w.watches[0].runs;
+    int64_t march8 = 1772953200; /* 03:00 EDT: an hour that begins with it */
+    size_t gap = 0;
+    for (size_t i = 0; i < r->count; i++)
+        gap += r->list[i].at == march8;
+    assert_int_equal(gap, 1);
+    snapshots_of(&w, "one", &l);
+    assert_in_range(l.count, 30 + 5 + 2, 30 + 7 + 4 + 12 + 2 + 3);
+    archives_of(&w, &w.watches[1], &l);
+    assert_int_equal(l.count, 3);
+    assert_int_equal(good_count(&l), 3);
     free(l.list);
     l.list = NULL;
     close_world(&w);
 }
 
 /* Nothing that can be set breaks the floor: one is to be kept, and the repository is to have no
- * size at all. */
+ * size at all. What the prune would rely on is damaged before anybody has verified it; the file is
+ * emptied; there are no archives. */
 static void greedy(void **state)
 {
     static struct world w;
-    static struct items l;
-    const struct plan p = {.damaged = 8, .forward = 11, .back = 15, .gone = 18, .found = 20};
+    static struct items before, after;
+    const struct plan p = {.rotten_fresh = 8,
+                           .thawed_fresh = 10,
+                           .thawed = 10,
+                           .forward = 12,
+                           .back = 15,
+                           .right = 17,
+                           .gone = 20,
+                           .found = 22};
+    const struct plan empties = {.emptied = 25, .mended = 30};
 
-    open_world(&w, "off");
+    open_world(&w, -1);
     w.policy = (struct keep_policy){.keep_min = 3, .keep_last = 1};
     w.archive_policy = (struct keep_policy){.keep_min = 3, .keep_last = 1};
     w.max_size = 1;
-    live(&w, &p, 30, 2);
-    snapshots_of(&w, "one", &l);
-    assert_true(good_count(&l) >= 3 && l.count < 40);
-    archives_of(&w, "one", &l);
-    assert_int_equal(l.count, 0);
-    free(l.list);
-    l.list = NULL;
+    live(&w, &p, 1, 7, 2);
+    w.look_at_truth = true;
+    live(&w, &p, 8, 24, 2);
+    assert_true(w.checks >= 2 * 23);
+    w.look_at_truth = true;
+    snapshots_of(&w, "one", &before);
+    assert_in_range(good_count(&before), 3, 16);
+    /* Five days in which nothing good comes: the good ones of before are not one fewer. */
+    live(&w, &empties, 25, 29, 2);
+    snapshots_of(&w, "one", &after);
+    size_t still = 0;
+    for (size_t i = 0; i < before.count; i++)
+        still += before.list[i].good && find(&after, before.list[i].number) &&
+                 readable(&w, &w.watches[0], before.list[i].number);
+    assert_true(still >= 3);
+    live(&w, &empties, 30, 32, 2);
+    snapshots_of(&w, "one", &after);
+    assert_in_range(good_count(&after), 3, 16);
+    assert_int_equal(w.watches[0].made_count + w.watches[1].made_count, 0);
+    free(before.list);
+    free(after.list);
+    before.list = after.list = NULL;
     close_world(&w);
 }
 
-/* A mount point without its disk: every timed job for thirty days takes nothing away. */
-static void an_empty_mount_point(void **state)
+static void take_all_away(struct world *w)
+{
+    struct watch *watch = &w->watches[0];
+    char name[16];
+
+    SYS(unlinkat(watch->place.rootfd, "state.json", 0));
+    for (int i = 0; i < 120; i++) {
+        snprintf(name, sizeof(name), "f%d", i);
+        SYS(unlinkat(watch->place.rootfd, name, 0));
+    }
+    watch->empty = true;
+}
+
+static void same_items(const struct items *a, const struct items *b)
+{
+    assert_int_equal(a->count, b->count);
+    for (size_t i = 0; i < a->count; i++) {
+        assert_int_equal(a->list[i].number, b->list[i].number);
+        assert_int_equal(a->list[i].good, b->list[i].good);
+    }
+}
+
+/* A mount point without its disk, as far as a save is made of it: every timed job, and a rescan an
+ * hour, for thirty days take nothing away. The archives of that time hold the last good state. */
+static void an_emptied_folder(void **state)
 {
     static struct world w;
-    static struct items before, after;
+    static struct items before, after, archives, archives_after;
     const struct plan none = {0};
     char name[16];
 
-    open_world(&w, "03:00");
+    open_world(&w, 180); /* 03:00 */
     w.policy = (struct keep_policy){.keep_min = 3, .keep_days = 1};
     w.archive_policy = (struct keep_policy){.keep_min = 3, .keep_days = 1};
     for (int i = 0; i < 120; i++) {
         snprintf(name, sizeof(name), "f%d", i);
         put_text(&w.watches[0].place, name, name);
     }
-    live(&w, &none, 5, 2);
+    live(&w, &none, 1, 5, 2);
     snapshots_of(&w, "one", &before);
-    assert_true(good_count(&before) >= 5);
-    SYS(unlinkat(w.watches[0].place.rootfd, "state.json", 0));
-    for (int i = 0; i < 120; i++) {
-        snprintf(name, sizeof(name), "f%d", i);
-        SYS(unlinkat(w.watches[0].place.rootfd, name, 0));
-    }
-    w.watches[0].emptied = true;
-    live(&w, &none, 30, 2);
+    archives_of(&w, &w.watches[0], &archives);
+    assert_true(good_count(&before) >= 5 && good_count(&archives) >= 3);
+    take_all_away(&w);
+    size_t rows = before.count, pruned = w.checks;
+    uint64_t newest = before.list[rows - 1].number;
+    live(&w, &none, 6, 35, 1);
+    assert_int_equal(w.checks - pruned, 2 * 30);
+    assert_int_equal(w.verified, 35);
     snapshots_of(&w, "one", &after);
-    for (size_t i = 0; i < before.count; i++)
-        assert_non_null(find(&after, before.list[i].number));
-    assert_int_equal(good_count(&after), good_count(&before));
+    for (size_t i = after.count; i-- > 0 && after.list[i].number > newest;) {
+        assert_false(after.list[i].good);
+        after.count--;
+    }
+    same_items(&before, &after);
+    archives_of(&w, &w.watches[0], &archives_after);
+    for (size_t i = 0; i < archives.count; i++)
+        assert_non_null(find(&archives_after, archives.list[i].number));
     free(before.list);
     free(after.list);
-    before.list = after.list = NULL;
+    free(archives.list);
+    free(archives_after.list);
+    before.list = after.list = archives.list = archives_after.list = NULL;
     close_world(&w);
 }
 
@@ -714,7 +422,7 @@ int main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(greedy),
-        cmocka_unit_test(an_empty_mount_point),
+        cmocka_unit_test(an_emptied_folder),
         cmocka_unit_test(rules_of_all_kinds),
         cmocka_unit_test(a_year_of_seven_days),
     };
