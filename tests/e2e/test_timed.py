@@ -8,9 +8,10 @@ import wk
 
 
 class Service(wk.Service):
-    """One watch, and an alert program of our own."""
+    """One watch, clocks that the test moves, and an alert program of our own."""
 
     def __init__(self, scratch, sections=None, start=True):
+        self.clock = wk.Clock(scratch)
         self.root = os.path.join(scratch, "data")
         self.told_file = os.path.join(scratch, "told")
         self.breaker = os.path.join(scratch, "alert-is-broken")
@@ -18,6 +19,12 @@ class Service(wk.Service):
         wk.write(os.path.join(self.root, "a.json"), '{"n": 1}')
         super().__init__(scratch, {"bot": {"path": self.root, "settle": "50ms"}}, start=start,
                          sections=sections)
+
+    def due(self, section, key="at", **more):
+        """Have the job run at a time of its own, and let it come."""
+        at = self.clock.now() + datetime.timedelta(hours=1)
+        self.set(section, **{key: at.strftime("%H:%M:%S")}, **more)
+        self.clock.wait(3601)
 
     def alert_command(self):
         """A program that keeps what it is given, unless it is told to fail."""
@@ -38,11 +45,13 @@ class Service(wk.Service):
 def verified_by_itself(scratch):
     """What a save added is read back within minutes, without anybody asking."""
     s = Service(scratch)
-    wk.until(lambda: s.snapshots()[-1]["verified"], "the snapshot to be verified", 150)
+    s.clock.wait(600)
+    wk.until(lambda: s.snapshots()[-1]["verified"], "the snapshot to be verified")
     assert s.snapshots()[-1]["good"] is True
     wk.replace(os.path.join(s.root, "a.json"), '{"n": 2}')
     s.save()
-    wk.until(lambda: all(x["verified"] for x in s.snapshots()), "the second one too", 150)
+    s.clock.wait(600)
+    wk.until(lambda: all(x["verified"] for x in s.snapshots()), "the second one too")
     s.stop()
 
 
@@ -125,10 +134,10 @@ def archives_come_back(scratch):
 def missed_run_is_made_up(scratch):
     """A slot that passed while the service was off is run once at the start."""
     s = Service(scratch, {"verify": {"at": "off"}})
-    slot = s.due("verify")
+    at = s.clock.now() + datetime.timedelta(hours=1)
+    s.set("verify", at=at.strftime("%H:%M:%S"))
     s.stop()
-    wk.until(lambda: datetime.datetime.now(datetime.timezone.utc) > slot, "the time to pass",
-             pace=0.2)
+    s.clock.wait(7200)
     s.start()
     wk.until(lambda: "verify done" in s.log_text(), "the run that was missed")
     s.stop()
@@ -138,9 +147,19 @@ def missed_run_is_made_up(scratch):
     s.stop()
 
 
+def tries_fail(s, count):
+    """Three tries, a minute apart; so many there were in all then."""
+    for n in (count - 2, count - 1, count):
+        wk.until(lambda: len([e for e in s.status()["events"] if e["event"] == "job-failed"]) >= n,
+                 "try %d to fail" % n)
+        if n < count:
+            s.clock.wait(61)
+    wk.until(lambda: "archive-failed" in s.codes(), "the last try to fail")
+
+
 def an_archive_that_fails(scratch):
     """Three tries, events for each, exit 7, one alert; well again: another one."""
-    s = Service(scratch, {"retry": {"delay": "1s"}}, start=False)
+    s = Service(scratch, start=False)
     target = os.path.join(scratch, "archives")
     wk.write(target, "no folder")
     s.sections.update({"archive": {"at": "off", "path": target},
@@ -148,7 +167,7 @@ def an_archive_that_fails(scratch):
     s.write_config()
     s.start()
     s.due("archive")
-    wk.until(lambda: "archive-failed" in s.codes(), "the last try to fail")
+    tries_fail(s, 3)
     events = [e for e in s.status()["events"] if e["event"] == "job-failed"]
     assert [e["attempt"] for e in events] == [1, 2, 3], events
     assert [e["last"] for e in events] == [False, False, True], events
@@ -164,8 +183,7 @@ def an_archive_that_fails(scratch):
     r = s.cli("status", code=8)
     assert "archive failed" in r.out, r.out
     s.start()
-    wk.until(lambda: len([e for e in s.status()["events"] if e["event"] == "job-failed"]) == 6,
-             "three more tries")
+    tries_fail(s, 6)
     wk.until(lambda: "archive-failed" in s.codes(), "the problem again")
     # Another time makes nothing well; working again at that time does.
     os.remove(target)

@@ -211,16 +211,6 @@ class Service:
         os.kill(self.pid(), signal.SIGHUP)
         until(lambda: self.log_text().count("configuration loaded") > loaded, "the reload")
 
-    def due(self, section, key="at", **more):
-        """Have the job run a few seconds from now, however slow this machine is."""
-        seconds = 3
-        while True:
-            at = datetime.datetime.now(datetime.timezone.utc) + datetime.timedelta(seconds=seconds)
-            self.set(section, **{key: at.strftime("%H:%M:%S")}, **more)
-            if datetime.datetime.now(datetime.timezone.utc) < at - datetime.timedelta(seconds=1):
-                return at
-            seconds *= 2
-
     def codes(self):
         return [p["code"] for p in self.status()["problems"]]
 

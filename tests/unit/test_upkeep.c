@@ -222,7 +222,7 @@ static void test_a_log_that_is_needed_stays(void **state)
     }
     assert_true(repo_bytes(w->repo) <= bytes + 300 * 1024); /* the catalog, for the most part */
     check_rebuild(w);
-    drop(w, doomed, 3);
+    must_drop(w, doomed, 3);
     struct upkeep_result done = keep_up(w, false, 0);
     assert_true(done.packs_emptied == 1 && done.bytes_moved < 1000 * 1024);
     assert_true(repo_bytes(w->repo) < bytes / 2);
