@@ -183,6 +183,7 @@ static int fill_item(const struct archive_meta *m, const struct archive_place *p
         .suspect = (c->flags & COMMIT_SUSPECT) != 0,
         .told = true,
     };
+    memcpy(item->repository, m->repository, sizeof(item->repository));
     return item->path && item->name && item->watch ? 0 : no_memory(e);
 }
 
@@ -199,6 +200,7 @@ static int write_under_lease(struct repo *r, const struct archive_order *o,
         rc = find_root(r, &o->snapshot->commit, &m.root, e);
     if (rc == 0)
         rc = archive_place_open(o, m.time, &p, e);
+    text_hex(repo_id(r), 16, m.repository);
     m.name = p.name;
     m.inside = inside;
     if (rc == 0)

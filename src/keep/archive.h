@@ -46,12 +46,14 @@ struct archive_order {
     const atomic_bool *cancel;         /* or NULL */
 };
 
+enum { ARCHIVE_REPOSITORY_MAX = 33 };
 struct archive_item {
     char *path; /* of the archive: file or folder */
     char *name; /* backup_..., without ".tar.gz" */
     char *watch;
     bool manual;
     enum archive_format format;
+    char repository[ARCHIVE_REPOSITORY_MAX]; /* its id in hex, "": unknown; snapshots count there */
     uint64_t snapshot, files, bytes, stored_bytes;
     double seconds;
     struct wall_time time;     /* when it was written */

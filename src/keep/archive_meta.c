@@ -211,6 +211,7 @@ static json_t *head_of(const struct archive_meta *m)
     set(o, "utc_offset", json_integer(offset));
     set(o, "host", report_text(host));
     set(o, "watch", report_text(m->order->snapshot->watch_name));
+    set(o, "repository", json_string(m->repository));
     set(o, "snapshot", json_integer((json_int_t)c->number));
     set(o, "snapshot_time", report_time(c->time));
     set(o, "root", report_text(m->root));
@@ -361,6 +362,8 @@ static void take_head(struct archive_item *item, const json_t *o)
     item->watch = text_of(o, "watch");
     const char *kind = json_string_value(json_object_get(o, "kind"));
     item->manual = kind && strcmp(kind, "manual") == 0;
+    const char *repository = json_string_value(json_object_get(o, "repository"));
+    snprintf(item->repository, sizeof(item->repository), "%s", repository ? repository : "");
     item->snapshot = count_of(o, "snapshot");
     item->files = count_of(o, "file_count");
     item->bytes = count_of(o, "total_bytes");

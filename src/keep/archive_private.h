@@ -75,6 +75,7 @@ struct archive_meta { /* gathered while the archive is written */
     const char *name;   /* backup_... as first chosen: the top folder */
     const char *inside; /* what the file is called in the archive */
     char *root;         /* of the watch */
+    char repository[ARCHIVE_REPOSITORY_MAX];
     uint64_t files, bytes;
     struct buffer entries;   /* of files_backed_up, as they are written */
     struct buffer databases; /* paths, each with a NUL behind it */

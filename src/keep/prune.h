@@ -28,6 +28,7 @@ struct prune_policy {
 struct prune_archive {
     void *item;        /* of who listed it */
     uint64_t snapshot; /* it was made of */
+    bool foreign;      /* which another repository had: a former one */
     char name[PRUNE_NAME_MAX];
     int64_t time;
     int32_t utc_offset;

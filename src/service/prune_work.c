@@ -1,5 +1,6 @@
 #include "service/prune_work.h"
 
+#include "base/text.h"
 #include "service/archives.h"
 #include "service/policy.h"
 #include "snapshot/report.h"
@@ -46,6 +47,7 @@ static void tell(void *ctx, const struct prune_line *line)
 struct archive_list {
     struct prune_archive *list;
     size_t count, cap;
+    char repository[ARCHIVE_REPOSITORY_MAX]; /* ours */
 };
 
 /* One that nobody can say anything about is left alone. */
@@ -64,6 +66,7 @@ static int add_archive(void *ctx, const struct archive_item *item, struct error 
     struct prune_archive *a = &l->list[l->count];
     *a = (struct prune_archive){.item = strdup(item->path),
                                 .snapshot = item->snapshot,
+                                .foreign = strcmp(item->repository, l->repository) != 0,
                                 .time = item->time.s,
                                 .utc_offset = item->utc_offset,
                                 .verified =
@@ -81,7 +84,9 @@ static int by_age(const void *a, const void *b)
 {
     const struct prune_archive *x = a, *y = b;
 
-    if (x->snapshot != y->snapshot) /* the clock may have been anywhere */
+    if (x->foreign != y->foreign) /* what was before this repository is older */
+        return x->foreign ? -1 : 1;
+    if (!x->foreign && x->snapshot != y->snapshot) /* the clock may have been anywhere */
         return x->snapshot < y->snapshot ? -1 : 1;
     if (x->time != y->time)
         return x->time < y->time ? -1 : 1;
@@ -93,6 +98,8 @@ static int list_archives(void *ctx, const char *watch, struct prune_archive **li
 {
     const struct prune_order *o = ctx;
     struct archive_list l = {0};
+
+    text_hex(repo_id(o->repo), 16, l.repository);
     int rc = archives_each(o->config, watch, add_archive, &l, e);
 
     if (l.count > 0)

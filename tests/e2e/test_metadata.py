@@ -14,7 +14,7 @@ import time
 import wk
 
 KEYS = {"schema", "archive", "backup_date", "created_utc", "zone", "utc_offset", "host", "watch",
-        "snapshot", "snapshot_time", "root", "kind", "format", "metadata", "complete", "suspect",
+        "repository", "snapshot", "snapshot_time", "root", "kind", "format", "metadata", "complete", "suspect",
         "file_count", "total_bytes", "left_out_count", "left_out", "app", "watchkeep_version",
         "databases", "files_backed_up"}
 CHECKED = {"stored_bytes", "seconds", "verified", "damaged"}  # what NAME.json has besides
@@ -119,6 +119,7 @@ def true_in_every_field(p, item, when, scratch, want):
     assert meta["snapshot_time"] == snapshot["time"] and meta["watch"] == "my-app", meta
     assert local(meta["snapshot_time"]) <= created, meta
     assert meta["root"] == p.root, meta
+    assert meta["repository"] == p.run("--json", "status", code=8).json["repository"]["id"], meta
     assert meta["complete"] is want["complete"] is snapshot["complete"], (meta, snapshot)
     assert meta["suspect"] is False is snapshot["suspect"], (meta, snapshot)
     # What it is.

@@ -100,6 +100,31 @@ def never_fewer_than_three(scratch):
     s.stop()
 
 
+def a_repository_begun_anew(scratch):
+    """The disk of the repository is lost, that of the folders is not: the new repository counts its
+    snapshots from one, and the old folders are still the older ones."""
+    root, place, s = make(scratch)
+    for day in range(9):
+        for i in range(4):
+            put(os.path.join(root, "users.json"), json.dumps({"1": {"coins": day, "i": i}}))
+            s.save()
+        s.night()
+    old = [x["name"] for x in s.archives()]
+    assert len(old) == DAYS and s.archives()[-1]["snapshot"] > 30, s.archives()
+    s.stop()
+    wk.remove(s.repo)
+    s.start()
+    new = []
+    for day in range(DAYS + 3):
+        put(os.path.join(root, "users.json"), json.dumps({"1": {"coins": 100 + day}}))
+        s.night()
+        new.append(s.archives()[-1]["name"])
+        left = [x["name"] for x in s.archives()]
+        assert left == (old + new)[-DAYS:], (day, left, old, new)
+    assert s.archives()[-1]["snapshot"] < 30, s.archives()
+    s.stop()
+
+
 def copied_back(scratch):
     """The bot ruins its file: told, and taken from yesterday's folder in every way there is."""
     root, place, s = make(scratch)
@@ -139,4 +164,5 @@ def copied_back(scratch):
     s.stop()
 
 
-wk.main(every_hour, a_folder_a_day, never_fewer_than_three, copied_back)
+wk.main(every_hour, a_folder_a_day, never_fewer_than_three,
+        a_repository_begun_anew, copied_back)

@@ -45,6 +45,7 @@ static void day_begins(struct world *w, const struct plan *p, int day)
 /* An archive by hand at the local time at which one was made an hour before: both are there. */
 static void in_the_doubled_hour(struct world *w)
 {
+    static struct items l;
     struct error e = ERROR_INIT;
 
     for (int i = 0; i < WATCHES; i++) {
@@ -54,7 +55,14 @@ static void in_the_doubled_hour(struct world *w)
         assert_non_null(strstr(twice, "2026-11-01_01-30-00-2"));
         MUST(archive_latest(w, watch, &e), e);
         assert_string_equal(watch->made[watch->made_count - 1], twice);
+        archives_of(w, watch, &l);
+        for (size_t k = watch->made_count - 1; k <= watch->made_count; k++) {
+            const struct item *it = find(&l, k);
+            assert_true(it && it->good);
+        }
     }
+    free(l.list);
+    l.list = NULL;
     assert_string_equal(w->watches[0].made[w->watches[0].made_count - 1],
                         w->watches[1].made[w->watches[1].made_count - 1]);
 }
