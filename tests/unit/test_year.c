@@ -351,6 +351,8 @@ static void greedy(void **state)
         still += before.list[i].good && find(&after, before.list[i].number) &&
                  readable(&w, &w.watches[0], before.list[i].number);
     assert_true(still >= 3);
+    assert_int_equal(good_count(&after), still);
+    assert_true(after.count > still);
     live(&w, &empties, 30, 32, 2);
     snapshots_of(&w, "one", &after);
     assert_in_range(good_count(&after), 3, 16);

@@ -387,12 +387,15 @@ static void save(struct world *w, struct watch *watch, enum snapshot_kind kind)
         .repo = w->repo, .watch = &watch->spec, .rules = watch->rules, .kind = kind};
     struct save_result result = {0};
     struct error e = ERROR_INIT;
-    char text[64] = "";
+    char text[64] = "", tick[64];
 
     if (watch->gone)
         return;
-    if (!watch->emptied)
-        content_text(watch, w->counter, text);
+    content_text(watch, w->counter, tick);
+    if (watch->emptied)
+        put_text(&watch->place, "tick", tick); /* so that there is something to save */
+    else
+        memcpy(text, tick, sizeof(text));
     if (!watch->empty)
         put_text(&watch->place, "state.json", text);
     MUST(save_run(&q, &result, &e), e);
