@@ -41,8 +41,8 @@ class Service(wk.Service):
                 if kind in (None, x["kind"])]
 
     def done(self, job):
-        """How often a timed job of this watch was done."""
-        return self.log_text().count("%s: %s done" % (self.name, job))
+        """How often a timed job of this watch was done; `verify` is of all."""
+        return self.log_text().count("%s: %s done" % ("info" if job == "verify" else self.name, job))
 
     def at(self, time, job):
         """The clock comes to that time of day, and the job is done."""
@@ -55,6 +55,8 @@ class Service(wk.Service):
         self.save()
         self.at(archive, "archive")
         self.at(prune, "prune")
+        if self.sections.get("verify", {}).get("at") != "off":
+            self.at("05:00:01", "verify")
         self.clock.wait("12:00:00")
 
     def same_listing(self, some):
