@@ -70,6 +70,19 @@ class Service(wk.Service):
                 assert part in line[0], (part, line)
             assert any(unit in line[0] for unit in (" B", "KiB", "MiB")), line
 
+    def restored_after_a_crash(self, check):
+        """Nobody saves what the app left when it died: the latest state comes back, once confirmed;
+        what it left can still be had."""
+        before = wk.tree(self.root)
+        self.cli("restore", "latest", "--in-place", code=5)
+        wk.same(before, wk.tree(self.root), "without --confirm")
+        self.cli("restore", "latest", "--in-place", "--confirm")
+        check()
+        self.cli("undo", "--confirm")
+        wk.same(before, wk.tree(self.root), "undo")
+        self.cli("restore", "latest", "--in-place", "--confirm")
+        check()
+
     def restored_by(self, which, check):
         """Refused without the word, done with it, and taken back by undo."""
         before = wk.tree(self.root)

@@ -161,7 +161,14 @@ def copied_back(scratch):
     put(os.path.join(root, "users.json"), "{}")
     s.save()
     s.restored_by("latest~1", check)
+    put(os.path.join(root, "users.json"), '{"1": {"coins": 5}}')
     s.stop()
+    wk.remove(os.path.join(root, "guilds"))
+    put(os.path.join(root, "users.json"), "")
+
+    def check_all():
+        assert coins(root) == 5 and os.path.exists(os.path.join(root, "guilds", "10.json"))
+    s.restored_after_a_crash(check_all)
 
 
 wk.main(every_hour, a_folder_a_day, never_fewer_than_three,

@@ -114,7 +114,16 @@ def restored_by_number(scratch):
         assert rows(path) == 61
     s.restored_by("latest~1", check)
     s.cli("restore", "999", "--in-place", "--confirm", code=6)
+    last = rows(path)
     s.stop()
+    db = sqlite3.connect(path)
+    db.execute("DROP TABLE trades")
+    db.commit()
+    db.close()
+
+    def check_last():
+        assert rows(path) == last
+    s.restored_after_a_crash(check_last)
 
 
 wk.main(a_copy_every_night, restored_by_number)
