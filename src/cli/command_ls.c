@@ -92,12 +92,9 @@ struct listed { /* what is listed: a snapshot, or an archive */
 static int visit_archived(void *ctx, const struct archive_entry *x, struct error *e)
 {
     struct buffer meta = BUFFER_INIT;
-    struct node n = *x->node;
     int rc = 0;
 
-    n.extent_count = 0;
-    n.extents = NULL;
-    node_encode(&n, &meta);
+    node_encode(x->node, &meta);
     struct tree_entry t = {
         .path = x->path, .meta = meta.data, .meta_len = (uint32_t)meta.len, .level = *x->path != 0};
     rc = buffer_ok(&meta) ? visit(ctx, &t, e)

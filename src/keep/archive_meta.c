@@ -49,6 +49,7 @@ void archive_meta_release(struct archive_meta *m)
     buffer_release(&m->entries);
     buffer_release(&m->databases);
     buffer_release(&m->counted);
+    archive_tail_release(&m->tail);
 }
 
 /* ---- gathering ---- */

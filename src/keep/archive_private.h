@@ -2,7 +2,9 @@
  *
  * archive.c         the order of the whole
  * archive_place.c   folders, names, temporaries, putting in place, removing
- * archive_tar.c     the tree as a tar, in members packed by workers
+ * archive_tar.c     the tree as a tar, cut into pieces
+ * archive_piece.c   a piece of it, made and packed by a worker (archive_piece.h)
+ * archive_tail.c    what stands behind the tree in a tar
  * archive_folder.c  the tree as plain files
  * archive_meta.c    metadata.json and NAME.json: written, and their head read
  * archive_hash.c    SHA-256 of files as people count it: holes are zeros
@@ -67,6 +69,22 @@ int archive_hash_add(struct archive_hasher *h, const uint8_t *p, uint64_t len, s
 int archive_hash_end(struct archive_hasher *h, struct hash *out, struct error *e);
 void archive_hash_release(struct archive_hasher *h);
 
+/* ---- archive_piece.c ---- */
+
+/* Which path comes first in a walk: by name in each folder, so '/' is below every byte. */
+int archive_path_order(const char *a, const char *b);
+
+/* ---- archive_tail.c ---- */
+
+struct gzip_packer;
+struct archive_tail { /* folders that are named once more behind everything; all zero: none */
+    struct gzip_packer *packer;
+    struct buffer raw, packed;
+};
+int archive_tail_folder(struct archive_tail *t, const char *top, const char *path,
+                        const struct node *n, struct error *e);
+void archive_tail_release(struct archive_tail *t);
+
 /* ---- archive_meta.c ---- */
 
 struct archive_meta { /* gathered while the archive is written */
@@ -83,6 +101,7 @@ struct archive_meta { /* gathered while the archive is written */
     struct archive_left_out *left_out;
     size_t left_out_count;
     uint64_t left_out_total;
+    struct archive_tail tail;
 };
 void archive_meta_release(struct archive_meta *m);
 void archive_meta_file(struct archive_meta *m, const char *path, uint64_t size,
@@ -137,12 +156,15 @@ int archive_meta_load(int dir, const char *name, struct buffer *out, struct erro
 /* Fill item from NAME.json in dir. ERR_DAMAGED, ERR_NOTFOUND. */
 int archive_meta_read(int dir, const char *name, struct archive_item *item, struct error *e);
 
-/* ---- archive_tar.c, archive_folder.c ---- */
+/* ---- archive_tar.c, archive_tail.c, archive_folder.c ---- */
+
+/* How many threads make it. */
+unsigned archive_workers(const struct archive_order *o);
 
 /* Write all of it but its metadata to fd; m is filled. *offset: bytes written. */
 int archive_tar_write(struct repo *r, struct archive_meta *m, int fd, uint64_t *offset,
                       struct error *e);
-/* The metadata as last member, and the end. */
+/* The metadata, the folders that are named once more, and the end. */
 int archive_tar_finish(struct archive_meta *m, const struct buffer *text, int fd, uint64_t *offset,
                        struct error *e);
 

@@ -20,7 +20,8 @@ struct archive_reader {
     int fd;
     struct gzip_reader *gzip;
     struct tar_reader *tar;
-    char *top; /* the folder that everything stands under; NULL before the first entry */
+    char *top;   /* the folder that everything stands under; NULL before the first entry */
+    bool behind; /* the metadata: folders that stand there were given before */
     struct archive_entry entry;
 };
 
@@ -148,11 +149,17 @@ int archive_reader_next(struct archive_reader *r, const struct archive_entry **o
 {
     const struct tar_entry *t;
 
+    int rc;
+
     if (r->walk)
         return archive_walk_next(r->walk, out, e);
-    int rc = tar_reader_next(r->tar, &t, e);
+    do
+        rc = tar_reader_next(r->tar, &t, e);
+    while (rc == 1 && r->behind && t->node.type == NODE_FOLDER && !t->link);
     if (rc == 1)
         rc = take_tar_entry(r, t, e);
+    if (rc == 1)
+        r->behind |= r->entry.metadata;
     *out = &r->entry;
     return rc;
 }

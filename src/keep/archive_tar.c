@@ -1,59 +1,39 @@
-/* The tree as a tar stream, cut into members that workers make from the packs and compress at once:
- * this thread walks the tree and hands out pieces, a worker reads their content, checks it, hashes
- * it and packs it, and this thread writes what is ready in order. A long file is cut over several
- * pieces; its hash is taken in order, here. Pieces at work are bounded, and so is the memory. */
-#include "keep/archive_private.h"
+/* The tree as a tar stream, cut into pieces that workers make from the packs and pack at once: this
+ * thread walks the tree and hands out pieces (archive_piece.h), and writes what is ready in order.
+ * A long file is cut over several pieces; its hash is taken in order, here. Pieces at work are
+ * bounded, and so is the memory.
+ *
+ * Members stand in pieces by kind, not folder by folder, because they pack better so. Two things
+ * follow. A program that unpacks them comes back to a folder after it has set its time: hence every
+ * such folder is named once more behind everything, and gets its time again. And a folder that
+ * cannot be written into any more once it has its mode, or that passes something on to what is made
+ * in it (a default ACL, its group), is not come back to: it and all below it stand in the order of
+ * the walk.
+ *
+ * Further names of a file come after its first, and long files would break a piece: both wait until
+ * the piece that is being filled has been handed out. */
+#include "keep/archive_piece.h"
 
 #include "base/text.h"
 #include "io/fileops.h"
-#include "keep/gzip.h"
 #include "keep/tar_write.h"
 #include "snapshot/number_set.h"
-#include "snapshot/task_pool.h"
 #include "snapshot/tree.h"
 
 #include <errno.h>
+#include <fcntl.h>
 #include <limits.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/stat.h>
 #include <unistd.h>
 
 #include "base/banned.h"
 
-/* Long pieces compress better, short ones let the workers end together. */
 enum {
-    PIECE_BYTES = 2 * 1024 * 1024,
-    PIECE_ITEMS = 2048,
-    PIECES_PER_WORKER = 3,
+    PIECES_PER_WORKER = 2,
     WORKERS_MAX = 4,
-};
-
-struct item {
-    size_t path, meta, link; /* offsets in piece.bytes; link 0: none */
-    uint32_t meta_len;
-    uint64_t from, to;  /* of the stream */
-    bool first, last;   /* with the header; with the padding, and the file is whole */
-    struct hash sha256; /* of a file that lies whole in this piece */
-    bool hashed;
-};
-
-struct piece {
-    struct task task; /* first */
-    struct piece *next;
-    struct tar_job *job;
-    struct item *items;
-    size_t count;
-    uint64_t content; /* as planned */
-    struct buffer bytes;
-    struct buffer raw, packed;
-    size_t part_at; /* where in raw the content of the last item begins, of a long file */
-    int rc;
-    struct error error;
-};
-
-struct worker {
-    struct chunk_source *source;
-    struct gzip_packer *packer;
+    WAITING_BYTES = 1024 * 1024,
 };
 
 struct tar_job {
@@ -62,9 +42,12 @@ struct tar_job {
     struct catalog *catalog;
     struct number_set nodes;
     struct task_pool pool;
-    struct worker workers[WORKERS_MAX];
+    struct piece_worker workers[WORKERS_MAX];
     unsigned worker_count;
     struct piece *filling;
+    struct piece *waiting;          /* long files and further names, not yet in pieces */
+    bool in_order;                  /* below a folder that is not come back to */
+    unsigned order_level;           /* of that folder */
     struct piece *oldest, **newest; /* handed out, in order */
     unsigned out, out_max;
     struct piece *spare;
@@ -73,27 +56,11 @@ struct tar_job {
     struct node long_node; /* of a file that is cut */
     struct archive_hasher long_hash;
     bool in_long;
-    struct buffer path;
 };
 
 static int no_memory(struct error *e)
 {
     return error_set(e, ERR_FAILED, "out of memory");
-}
-
-/* People see which file it was. */
-static int named(struct error *e, const char *path)
-{
-    char quoted[256], text[sizeof(e->message)];
-    int code = e->code, sys = e->sys;
-
-    if (e->path[0] || code == ERR_CANCELLED || code == ERR_CATALOG)
-        return code;
-    memcpy(text, e->message, sizeof(text));
-    error_set(e, code, "cannot archive '%s': %.400s", text_escape(path, quoted, sizeof(quoted)),
-              text);
-    e->sys = sys;
-    return error_path(e, path);
 }
 
 static int cancelled(const struct tar_job *j, struct error *e)
@@ -105,172 +72,7 @@ static int cancelled(const struct tar_job *j, struct error *e)
     return 0;
 }
 
-/* The path below the top folder of a member. */
-static const char *below_top(const struct tar_job *j, const char *path)
-{
-    size_t top = strlen(j->meta->name);
-
-    return path + top + (path[top] == '/');
-}
-
-/* ---- a worker ---- */
-
-struct content {
-    struct piece *piece; /* NULL: the content is only hashed */
-    struct worker *worker;
-    struct archive_hasher *hash; /* or NULL */
-};
-
-static int put_chunk(void *ctx, uint64_t off, const struct chunk_ref *ref, struct error *e)
-{
-    struct content *c = ctx;
-    const uint8_t *p;
-    size_t len;
-
-    int rc = chunk_source_get(c->worker->source, &ref->id, &p, &len, e);
-    if (rc == 0 && len != ref->len)
-        rc = error_set(e, ERR_DAMAGED, "its content is not as long as it says");
-    if (rc == 0 && c->hash)
-        rc = archive_hash_add(c->hash, p, len, e);
-    if (rc != 0)
-        return rc;
-    if (!c->piece)
-        return 0;
-    buffer_append(&c->piece->raw, p, len);
-    return buffer_ok(&c->piece->raw) ? 0 : no_memory(e);
-}
-
-/* A file of one chunk and no holes has that chunk's id as its SHA-256. */
-static bool is_its_chunk(const struct node *n)
-{
-    return n->ref_count == 1 && n->depth == 0 && n->extent_count == 0;
-}
-
-static int put_whole(struct content *c, struct item *item, const struct node *n, struct error *e)
-{
-    struct archive_hasher hash = {0};
-    size_t before = c->piece ? c->piece->raw.len : 0;
-    bool alone = is_its_chunk(n);
-    int rc = alone ? 0 : archive_hash_begin(&hash, n, e);
-
-    c->hash = alone ? NULL : &hash;
-    if (rc == 0 && (c->piece || !alone))
-        rc = content_walk(c->worker->source, n, put_chunk, c, e);
-    if (rc == 0 && c->piece && c->piece->raw.len - before != tar_content_len(n))
-        rc = error_set(e, ERR_DAMAGED, "its content is not as long as it says");
-    if (rc == 0 && alone)
-        item->sha256 = n->refs[0].id;
-    else if (rc == 0)
-        rc = archive_hash_end(&hash, &item->sha256, e);
-    item->hashed = rc == 0;
-    archive_hash_release(&hash);
-    return rc;
-}
-
-static int put_part(struct content *c, struct item *item, const struct node *n, struct error *e)
-{
-    c->hash = NULL;
-    c->piece->part_at = c->piece->raw.len;
-    return content_walk_range(c->worker->source, n, item->from, item->to, put_chunk, c, e);
-}
-
-static int put_item(struct piece *p, struct worker *w, struct item *item, const struct node *n,
-                    struct error *e)
-{
-    const char *text = (const char *)p->bytes.data;
-    struct content c = {.piece = p, .worker = w};
-    struct tar_member m = {
-        .path = text + item->path, .node = n, .link = item->link ? text + item->link : NULL};
-    uint64_t len = m.link ? 0 : tar_content_len(n);
-    int rc = 0;
-
-    if (item->first)
-        tar_put_header(&m, &p->raw);
-    if (m.link)
-        c.piece = NULL;
-    if (n->type == NODE_FILE)
-        rc = item->first && item->last ? put_whole(&c, item, n, e) : put_part(&c, item, n, e);
-    if (rc == 0 && item->last)
-        tar_put_padding(len, &p->raw);
-    return rc == 0 && !buffer_ok(&p->raw) ? no_memory(e) : rc;
-}
-
-/* A worker's reserve for what chunks add beyond a piece's plan. */
-static int pack_all(struct piece *p, struct worker *w, struct error *e)
-{
-    size_t at = 0;
-    int rc = 0;
-
-    while (rc == 0 && at < p->raw.len) {
-        size_t left = p->raw.len - at;
-        size_t now = left < GZIP_MEMBER_RAW_MAX ? left : GZIP_MEMBER_RAW_MAX;
-        rc = gzip_pack(w->packer, p->raw.data + at, now, &p->packed, e);
-        at += now;
-    }
-    return rc;
-}
-
-static void run_piece(struct task *t, void *worker)
-{
-    struct piece *p = (struct piece *)t;
-    struct error *e = &p->error;
-
-    for (size_t i = 0; p->rc == 0 && i < p->count; i++) {
-        struct item *item = &p->items[i];
-        struct node n;
-        p->rc = cancelled(p->job, e);
-        if (p->rc == 0)
-            p->rc = node_decode(p->bytes.data + item->meta, item->meta_len, &n, e);
-        if (p->rc != 0)
-            break;
-        p->rc = put_item(p, worker, item, &n, e);
-        node_release(&n);
-        if (p->rc != 0)
-            named(e, below_top(p->job, (const char *)p->bytes.data + item->path));
-    }
-    if (p->rc == 0)
-        p->rc = pack_all(p, worker, e);
-}
-
-/* ---- pieces ---- */
-
-static void piece_free(struct piece *p)
-{
-    if (!p)
-        return;
-    buffer_release(&p->bytes);
-    buffer_release(&p->raw);
-    buffer_release(&p->packed);
-    free(p->items);
-    free(p);
-}
-
-static struct piece *piece_new(struct tar_job *j)
-{
-    struct piece *p = j->spare;
-
-    if (p) {
-        j->spare = p->next;
-        struct piece kept = *p;
-        *p = (struct piece){
-            .items = kept.items, .bytes = kept.bytes, .raw = kept.raw, .packed = kept.packed};
-        buffer_clear(&p->bytes);
-        buffer_clear(&p->raw);
-        buffer_clear(&p->packed);
-    } else if ((p = calloc(1, sizeof(*p)))) {
-        p->items = calloc(PIECE_ITEMS, sizeof(*p->items));
-        if (!p->items) {
-            free(p);
-            return NULL;
-        }
-    } else {
-        return NULL;
-    }
-    p->job = j;
-    p->task.run = run_piece;
-    buffer_append(&p->bytes, "", 1); /* offset 0 is none */
-    return p;
-}
+/* ---- pieces that come back ---- */
 
 static bool oldest_done(void *ctx)
 {
@@ -278,7 +80,8 @@ static bool oldest_done(void *ctx)
 }
 
 /* A long file's bytes in this piece, in their order. */
-static int hash_part(struct tar_job *j, struct piece *p, const struct item *item, struct error *e)
+static int hash_part(struct tar_job *j, struct piece *p, const struct piece_item *item,
+                     struct error *e)
 {
     const uint8_t *meta = p->bytes.data + item->meta;
     uint64_t end = p->raw.len;
@@ -299,7 +102,7 @@ static int hash_part(struct tar_job *j, struct piece *p, const struct item *item
     return rc;
 }
 
-static int end_long(struct tar_job *j, struct item *item, struct error *e)
+static int end_long(struct tar_job *j, struct piece_item *item, struct error *e)
 {
     int rc = archive_hash_end(&j->long_hash, &item->sha256, e);
 
@@ -310,13 +113,12 @@ static int end_long(struct tar_job *j, struct item *item, struct error *e)
     return rc;
 }
 
-static int note_item(struct tar_job *j, struct piece *p, struct item *item, struct error *e)
+static int note_item(struct tar_job *j, struct piece *p, struct piece_item *item, struct error *e)
 {
-    const char *path = (const char *)p->bytes.data + item->path;
     struct node_brief b;
     int rc = 0;
 
-    if (!(item->first && item->last)) {
+    if (piece_is_part(item)) {
         rc = hash_part(j, p, item, e);
         if (rc == 0 && item->last)
             rc = end_long(j, item, e);
@@ -324,8 +126,8 @@ static int note_item(struct tar_job *j, struct piece *p, struct item *item, stru
     if (rc == 0 && item->hashed)
         rc = node_brief_decode(p->bytes.data + item->meta, item->meta_len, &b, e);
     if (rc == 0 && item->hashed)
-        archive_meta_file(j->meta, below_top(j, path), b.size, &item->sha256);
-    return rc == 0 ? 0 : named(e, below_top(j, path));
+        archive_meta_file(j->meta, piece_path(p, item), b.size, &item->sha256);
+    return rc == 0 ? 0 : archive_named(e, piece_path(p, item));
 }
 
 static void tell_progress(struct tar_job *j, const struct piece *p)
@@ -336,6 +138,24 @@ static void tell_progress(struct tar_job *j, const struct piece *p)
         return;
     atomic_fetch_add(&g->files, p->count);
     atomic_fetch_add(&g->bytes, p->content);
+}
+
+static void keep_spare(struct tar_job *j, struct piece *p)
+{
+    p->next = j->spare;
+    j->spare = p;
+}
+
+/* What is written is on its way to the disk while more is packed: the flush has less to wait for.
+ */
+static int write_piece(struct tar_job *j, const struct piece *p, struct error *e)
+{
+    int rc = file_write_all(j->fd, p->packed.data, p->packed.len, *j->offset, e);
+
+    if (rc == 0)
+        sync_file_range(j->fd, (off_t)*j->offset, (off_t)p->packed.len, SYNC_FILE_RANGE_WRITE);
+    *j->offset += p->packed.len;
+    return rc;
 }
 
 /* The oldest piece is written, once it is ready. */
@@ -352,17 +172,34 @@ static int take_oldest(struct tar_job *j, struct error *e)
     if (rc != 0)
         *e = p->error;
     for (size_t i = 0; rc == 0 && i < p->count; i++)
-        rc = note_item(j, p, &p->items[i], e);
+        rc = note_item(j, p, &p->items[p->order[i]], e);
     if (rc == 0)
-        rc = file_write_all(j->fd, p->packed.data, p->packed.len, *j->offset, e);
-    *j->offset += p->packed.len;
+        rc = write_piece(j, p, e);
     tell_progress(j, p);
-    p->next = j->spare;
-    j->spare = p;
+    keep_spare(j, p);
     return rc;
 }
 
-static int send_piece(struct tar_job *j, struct error *e)
+/* ---- pieces that are filled ---- */
+
+static struct piece *next_piece(struct tar_job *j, bool sorted)
+{
+    struct piece *p = j->spare;
+
+    if (p) {
+        j->spare = p->next;
+        piece_reset(p);
+    } else {
+        p = piece_new();
+    }
+    if (p) {
+        p->sorted = sorted;
+        p->cancel = j->meta->order->cancel;
+    }
+    return p;
+}
+
+static int hand_out(struct tar_job *j, struct error *e)
 {
     struct piece *p = j->filling;
     int rc = 0;
@@ -384,62 +221,94 @@ static int send_piece(struct tar_job *j, struct error *e)
     return 0;
 }
 
-/* ---- the walk ---- */
+struct entry { /* what an item is made of */
+    const char *path, *link;
+    const uint8_t *meta;
+    uint32_t meta_len;
+    uint64_t len; /* of the content */
+};
 
-static struct item *new_item(struct tar_job *j, const struct tree_entry *t, const char *link)
+static struct piece_item *new_item(struct tar_job *j, const struct entry *x, bool sorted)
 {
-    struct piece *p = j->filling ? j->filling : (j->filling = piece_new(j));
+    struct piece *p = j->filling ? j->filling : (j->filling = next_piece(j, sorted));
 
-    if (!p)
-        return NULL;
-    struct item *item = &p->items[p->count++];
-    *item = (struct item){.path = p->bytes.len, .meta_len = t->meta_len, .to = UINT64_MAX};
-    buffer_printf(&p->bytes, "%s%s%s", j->meta->name, *t->path ? "/" : "", t->path);
-    buffer_append(&p->bytes, "", 1);
-    if (link) {
-        item->link = p->bytes.len;
-        buffer_append_str(&p->bytes, link);
-        buffer_append(&p->bytes, "", 1);
-    }
-    item->meta = p->bytes.len;
-    buffer_append(&p->bytes, t->meta, t->meta_len);
-    item->first = item->last = true;
-    return item;
-}
-
-static int added(struct tar_job *j, uint64_t content, struct error *e)
-{
-    struct piece *p = j->filling;
-
-    p->content += content + TAR_BLOCK;
-    return p->count == PIECE_ITEMS || p->content >= PIECE_BYTES ? send_piece(j, e) : 0;
+    return p ? piece_add(p, j->meta->name, x->path, x->link, x->meta, x->meta_len) : NULL;
 }
 
 /* Each part ends its piece, so that its bytes are the last in it. */
-static int add_parts(struct tar_job *j, const struct tree_entry *t, uint64_t len, struct error *e)
+static int add_parts(struct tar_job *j, const struct entry *x, struct error *e)
 {
     int rc = 0;
 
-    for (uint64_t from = 0; rc == 0 && from < len; from += PIECE_BYTES) {
-        struct item *item = new_item(j, t, NULL);
+    for (uint64_t from = 0; rc == 0 && from < x->len; from += PIECE_BYTES) {
+        struct piece_item *item = new_item(j, x, false);
         if (!item)
             return no_memory(e);
         item->first = from == 0;
-        item->last = len - from <= PIECE_BYTES;
+        item->last = x->len - from <= PIECE_BYTES;
         item->from = from;
         item->to = item->last ? UINT64_MAX : from + PIECE_BYTES;
-        j->filling->content += PIECE_BYTES;
-        rc = send_piece(j, e);
+        j->filling->content += item->last ? x->len - from : PIECE_BYTES;
+        rc = hand_out(j, e);
     }
     return rc;
+}
+
+static int add_plain(struct tar_job *j, const struct entry *x, bool sorted, struct error *e)
+{
+    if (x->len > PIECE_LONG && !x->link)
+        return add_parts(j, x, e);
+    if (!new_item(j, x, sorted))
+        return no_memory(e);
+    struct piece *p = j->filling;
+    p->content += x->len + TAR_BLOCK;
+    return p->count == PIECE_ITEMS || p->content >= PIECE_BYTES ? hand_out(j, e) : 0;
+}
+
+/* Hand out what is being filled, then what has waited for that. */
+static int hand_out_all(struct tar_job *j, struct error *e)
+{
+    struct piece *w = j->waiting;
+    int rc = hand_out(j, e);
+
+    j->waiting = NULL;
+    for (size_t i = 0; rc == 0 && w && i < w->count; i++) {
+        const struct piece_item *item = &w->items[i];
+        const char *link = item->link ? (const char *)w->bytes.data + item->link : NULL;
+        struct entry x = {.path = (const char *)w->bytes.data + item->path,
+                          .link = link,
+                          .meta = w->bytes.data + item->meta,
+                          .meta_len = item->meta_len,
+                          .len = item->to};
+        rc = buffer_ok(&w->bytes) ? add_plain(j, &x, false, e) : no_memory(e);
+    }
+    if (w)
+        keep_spare(j, w);
+    return rc == 0 ? hand_out(j, e) : rc;
+}
+
+static int wait_with(struct tar_job *j, const struct entry *x, struct error *e)
+{
+    if (!j->waiting && !(j->waiting = next_piece(j, false)))
+        return no_memory(e);
+    struct piece *w = j->waiting;
+    struct piece_item *item = piece_add(w, "", x->path, x->link, x->meta, x->meta_len);
+    item->to = x->len;
+    return w->count == PIECE_ITEMS || w->bytes.len >= WAITING_BYTES ? hand_out_all(j, e) : 0;
 }
 
 static int add_entry(struct tar_job *j, const struct tree_entry *t, uint64_t len, const char *link,
                      struct error *e)
 {
-    if (len > PIECE_BYTES && !link)
-        return add_parts(j, t, len, e);
-    return new_item(j, t, link) ? added(j, len, e) : no_memory(e);
+    const struct entry x = {
+        .path = t->path, .link = link, .meta = t->meta, .meta_len = t->meta_len, .len = len};
+
+    if (j->in_order)
+        return add_plain(j, &x, false, e);
+    if (link || len > PIECE_LONG)
+        return wait_with(j, &x, e);
+    int rc = add_plain(j, &x, true, e);
+    return rc == 0 && !j->filling ? hand_out_all(j, e) : rc;
 }
 
 /* ---- hard links: the name that the walk met first ---- */
@@ -450,16 +319,6 @@ struct first_name {
     struct error *e;
     int rc;
 };
-
-/* The order of the walk: by name in each folder, so '/' is below every byte. */
-static int walk_order(const char *a, const char *b)
-{
-    while (*a && *a == *b)
-        a++, b++;
-    int x = *a == '/' ? 1 : *a ? (uint8_t)*a + 1 : 0;
-    int y = *b == '/' ? 1 : *b ? (uint8_t)*b + 1 : 0;
-    return x - y;
-}
 
 static int consider_name(void *ctx, uint64_t parent, const char *name, size_t len)
 {
@@ -478,7 +337,7 @@ static int consider_name(void *ctx, uint64_t parent, const char *name, size_t le
         buffer_append(&f->path, "/", 1);
     buffer_append(&f->path, name, len);
     const char *path = buffer_cstr(&f->path);
-    if (f->best.len == 0 || walk_order(path, (const char *)f->best.data) < 0) {
+    if (f->best.len == 0 || archive_path_order(path, (const char *)f->best.data) < 0) {
         buffer_clear(&f->best);
         buffer_append(&f->best, path, strlen(path) + 1);
     }
@@ -489,22 +348,15 @@ static int add_link(struct tar_job *j, const struct tree_entry *t, struct error 
 {
     const struct snapshot_row *s = j->meta->order->snapshot;
     struct first_name f = {.job = j, .e = e};
-    char *link = NULL;
 
     int rc = catalog_links(j->catalog, s->watch_serial, t->node, (int64_t)s->commit.number,
                            consider_name, &f, e);
     if (rc == 0)
         rc = f.rc;
     if (rc == 0) {
-        buffer_clear(&j->path);
-        buffer_printf(&j->path, "%s/%s", j->meta->name,
-                      f.best.data ? (const char *)f.best.data : "");
-        link = buffer_ok(&f.best) && buffer_ok(&f.path) && buffer_ok(&j->path)
-                   ? strdup((const char *)j->path.data)
-                   : NULL;
-        rc = link ? add_entry(j, t, 0, link, e) : no_memory(e);
+        bool ok = buffer_ok(&f.best) && buffer_ok(&f.path) && f.best.len > 0;
+        rc = ok ? add_entry(j, t, 0, (const char *)f.best.data, e) : no_memory(e);
     }
-    free(link);
     buffer_release(&f.best);
     buffer_release(&f.path);
     return rc;
@@ -521,20 +373,51 @@ static const char *why_left_out(const struct node *n)
     return NULL;
 }
 
+/* Whether more can be put into the folder after it has all that is told of it. */
+static bool can_come_back(const struct node *n)
+{
+    for (uint32_t i = 0; i < n->xattr_count; i++)
+        if (strcmp(n->xattrs[i].name, "system.posix_acl_default") == 0)
+            return false;
+    return (n->mode & S_IRWXU) == S_IRWXU && !(n->mode & S_ISGID);
+}
+
+static int visit_folder(struct tar_job *j, const struct tree_entry *t, const struct node *n,
+                        struct error *e)
+{
+    int rc = 0;
+
+    if (!j->in_order && !can_come_back(n)) {
+        rc = hand_out_all(j, e);
+        j->in_order = true;
+        j->order_level = t->level;
+    } else if (!j->in_order) {
+        rc = archive_tail_folder(&j->meta->tail, j->meta->name, t->path, n, e);
+    }
+    return rc == 0 ? add_entry(j, t, 0, NULL, e) : rc;
+}
+
 static int visit_node(struct tar_job *j, const struct tree_entry *t, const struct node *n,
                       struct error *e)
 {
     const char *reason = why_left_out(n);
+    int rc = 0;
 
+    if (j->in_order && t->level <= j->order_level) {
+        rc = hand_out(j, e);
+        j->in_order = false;
+    }
+    if (rc != 0)
+        return rc;
     if (reason)
         return archive_meta_left_out(j->meta, t->path, reason, e);
-    if (n->type != NODE_FOLDER) {
-        int fresh = number_set_add(&j->nodes, t->node);
-        if (fresh < 0)
-            return no_memory(e);
-        if (!fresh)
-            return add_link(j, t, e);
-    }
+    if (n->type == NODE_FOLDER)
+        return visit_folder(j, t, n, e);
+    int fresh = number_set_add(&j->nodes, t->node);
+    if (fresh < 0)
+        return no_memory(e);
+    if (!fresh)
+        return add_link(j, t, e);
     if (n->type == NODE_FILE && (n->flags & NODE_SQLITE))
         buffer_append(&j->meta->databases, t->path, strlen(t->path) + 1);
     return add_entry(j, t, tar_content_len(n), NULL, e);
@@ -549,7 +432,7 @@ static int visit(void *ctx, const struct tree_entry *t, struct error *e)
     if (rc == 0)
         rc = node_decode(t->meta, t->meta_len, &n, e);
     if (rc != 0)
-        return named(e, t->path);
+        return archive_named(e, t->path);
     rc = visit_node(j, t, &n, e);
     node_release(&n);
     return rc;
@@ -557,7 +440,7 @@ static int visit(void *ctx, const struct tree_entry *t, struct error *e)
 
 /* ---- the whole ---- */
 
-static unsigned worker_count(const struct archive_order *o)
+unsigned archive_workers(const struct archive_order *o)
 {
     long n = o->workers ? (long)o->workers : sysconf(_SC_NPROCESSORS_ONLN);
 
@@ -566,13 +449,13 @@ static unsigned worker_count(const struct archive_order *o)
 
 static int start(struct tar_job *j, struct error *e)
 {
-    unsigned wanted = worker_count(j->meta->order);
+    unsigned wanted = archive_workers(j->meta->order);
     int rc = repo_catalog_open(j->repo, &j->catalog, e);
 
     if (rc != 0)
         j->catalog = NULL;
     while (rc == 0 && j->worker_count < wanted) {
-        struct worker *w = &j->workers[j->worker_count];
+        struct piece_worker *w = &j->workers[j->worker_count];
         rc = chunk_source_open(j->repo, &w->source, e);
         if (rc != 0)
             break;
@@ -584,24 +467,27 @@ static int start(struct tar_job *j, struct error *e)
     return rc;
 }
 
+static void free_list(struct piece *p)
+{
+    while (p) {
+        struct piece *next = p->next;
+        piece_free(p);
+        p = next;
+    }
+}
+
 static void stop(struct tar_job *j)
 {
     task_pool_release(&j->pool);
     for (unsigned i = 0; i < j->worker_count; i++) {
         gzip_packer_free(j->workers[i].packer);
         chunk_source_close(j->workers[i].source);
+        buffer_release(&j->workers[i].raw);
     }
     piece_free(j->filling);
-    while (j->oldest) {
-        struct piece *p = j->oldest;
-        j->oldest = p->next;
-        piece_free(p);
-    }
-    while (j->spare) {
-        struct piece *p = j->spare;
-        j->spare = p->next;
-        piece_free(p);
-    }
+    piece_free(j->waiting);
+    free_list(j->oldest);
+    free_list(j->spare);
     if (j->in_long) {
         archive_hash_release(&j->long_hash);
         node_release(&j->long_node);
@@ -609,7 +495,6 @@ static void stop(struct tar_job *j)
     if (j->catalog)
         repo_catalog_close(j->repo, j->catalog);
     number_set_release(&j->nodes);
-    buffer_release(&j->path);
 }
 
 int archive_tar_write(struct repo *r, struct archive_meta *m, int fd, uint64_t *offset,
@@ -626,46 +511,9 @@ int archive_tar_write(struct repo *r, struct archive_meta *m, int fd, uint64_t *
         rc = tree_walk(j.catalog, s->watch_serial, (int64_t)s->commit.number, "", UINT_MAX, visit,
                        &j, e);
     if (rc == 0)
-        rc = send_piece(&j, e);
+        rc = hand_out_all(&j, e);
     while (rc == 0 && j.oldest)
         rc = take_oldest(&j, e);
     stop(&j);
-    return rc;
-}
-
-int archive_tar_finish(struct archive_meta *m, const struct buffer *text, int fd, uint64_t *offset,
-                       struct error *e)
-{
-    struct gzip_packer *packer = gzip_packer_new(m->order->level);
-    struct buffer raw = BUFFER_INIT, packed = BUFFER_INIT, path = BUFFER_INIT;
-    struct node n = {.type = NODE_FILE,
-                     .mode = 0600,
-                     .uid = geteuid(),
-                     .gid = getegid(),
-                     .mtime_s = m->time.s,
-                     .size = text->len,
-                     .ref_count = 1}; /* it has content, wherever that is */
-    int rc = packer ? 0 : no_memory(e);
-
-    buffer_printf(&path, "%s/%s", m->name, m->inside);
-    struct tar_member member = {
-        .path = buffer_cstr(&path), .node = &n, .comment = TAR_METADATA_COMMENT};
-    tar_put_header(&member, &raw);
-    buffer_append(&raw, text->data, text->len);
-    tar_put_padding(text->len, &raw);
-    tar_put_end(&raw);
-    if (rc == 0 && (!buffer_ok(&raw) || !buffer_ok(&path)))
-        rc = no_memory(e);
-    for (size_t at = 0; rc == 0 && at < raw.len; at += PIECE_BYTES) {
-        size_t left = raw.len - at;
-        rc = gzip_pack(packer, raw.data + at, left < PIECE_BYTES ? left : PIECE_BYTES, &packed, e);
-    }
-    if (rc == 0)
-        rc = file_write_all(fd, packed.data, packed.len, *offset, e);
-    *offset += packed.len;
-    gzip_packer_free(packer);
-    buffer_release(&raw);
-    buffer_release(&packed);
-    buffer_release(&path);
     return rc;
 }

@@ -1,6 +1,8 @@
 #include "keep/archive_use.h"
 
+#include "base/buffer.h"
 #include "base/text.h"
+#include "keep/archive_private.h"
 #include "snapshot/restore_given.h"
 
 #include <errno.h>
@@ -279,24 +281,102 @@ int archive_cat(const struct archive_item *item, const char *path, int fd, struc
 
 /* ---- ls ---- */
 
+struct listed {              /* an entry, kept until all are there and can be put in order */
+    size_t path, link, meta; /* offsets in listing.bytes; link 0: none */
+    uint32_t meta_len;
+    uint64_t content;
+};
+
+struct listing {
+    struct listed *list;
+    size_t count, cap;
+    struct buffer bytes;
+};
+
+static size_t put_text(struct buffer *b, const char *text)
+{
+    size_t at = b->len;
+
+    buffer_append(b, text, strlen(text) + 1);
+    return at;
+}
+
+static int list_entry(struct listing *l, const struct archive_entry *x, struct error *e)
+{
+    struct node n = *x->node;
+
+    n.extent_count = 0;
+    n.extents = NULL;
+    if (l->count == l->cap) {
+        size_t cap = l->cap ? 2 * l->cap : 256;
+        struct listed *list = reallocarray(l->list, cap, sizeof(*list));
+        if (!list)
+            return no_memory(e);
+        l->list = list;
+        l->cap = cap;
+    }
+    struct listed *at = &l->list[l->count++];
+    *at = (struct listed){.path = put_text(&l->bytes, x->path), .content = x->content};
+    if (x->link)
+        at->link = put_text(&l->bytes, x->link);
+    at->meta = l->bytes.len;
+    node_encode(&n, &l->bytes);
+    at->meta_len = (uint32_t)(l->bytes.len - at->meta);
+    return buffer_ok(&l->bytes) ? 0
+                                : error_set(e, ERR_DAMAGED, "an entry of the archive cannot be");
+}
+
+static int by_path(const void *a, const void *b, void *ctx)
+{
+    const char *text = ctx;
+
+    return archive_path_order(text + ((const struct listed *)a)->path,
+                              text + ((const struct listed *)b)->path);
+}
+
+static int show_listed(const struct listing *l, archive_entry_visit visit, void *ctx,
+                       struct error *e)
+{
+    const char *text = (const char *)l->bytes.data;
+    int rc = 0;
+
+    if (l->count > 0)
+        qsort_r(l->list, l->count, sizeof(*l->list), by_path, l->bytes.data);
+    for (size_t i = 0; rc == 0 && i < l->count; i++) {
+        const struct listed *at = &l->list[i];
+        struct node n;
+        rc = node_decode(l->bytes.data + at->meta, at->meta_len, &n, e);
+        if (rc != 0)
+            break;
+        struct archive_entry x = {.path = text + at->path,
+                                  .link = at->link ? text + at->link : NULL,
+                                  .node = &n,
+                                  .content = at->content};
+        rc = visit(ctx, &x, e);
+        node_release(&n);
+    }
+    return rc;
+}
+
 int archive_each(const struct archive_item *item, const char *path, archive_entry_visit visit,
                  void *ctx, struct error *e)
 {
+    struct listing l = {.bytes = BUFFER_INIT};
     const struct archive_entry *x;
     struct archive_reader *r;
-    bool any = false;
 
     int rc = archive_reader_open(item->path, false, &r, e);
     if (rc != 0)
         return rc;
+    buffer_append(&l.bytes, "", 1); /* offset 0 is none */
     while ((rc = archive_reader_next(r, &x, e)) == 1) {
-        if (x->metadata || !within(x->path, path))
-            continue;
-        any = true;
-        rc = visit(ctx, x, e);
-        if (rc != 0)
+        if (!x->metadata && within(x->path, path) && (rc = list_entry(&l, x, e)) != 0)
             break;
     }
     archive_reader_close(r);
-    return rc == 0 && !any ? not_there(item, path, e) : rc;
+    if (rc == 0)
+        rc = l.count > 0 ? show_listed(&l, visit, ctx, e) : not_there(item, path, e);
+    free(l.list);
+    buffer_release(&l.bytes);
+    return rc;
 }

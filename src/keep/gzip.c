@@ -5,8 +5,8 @@
 
 #include <libdeflate.h>
 #include <math.h>
-#include <stdbool.h>
 #include <stdlib.h>
+#include <string.h>
 
 #include "base/banned.h"
 
@@ -17,17 +17,21 @@ enum {
     OS_UNIX = 3,
     WINDOW = 16 * 1024, /* what is looked at for whether it compresses */
     SAMPLE = 2 * 1024,
+    RUN_MIN = 8, /* windows; a member of its own forgets what stood before */
 };
 
+enum kind { COMMON, QUICK, DENSE }; /* what it is worth to look for in it */
+
 struct gzip_packer {
-    struct libdeflate_compressor *deflate, *store;
+    struct libdeflate_compressor *by_kind[DENSE + 1];
     float weight[WINDOW / 4 + 1]; /* n log2 n */
+    uint8_t kinds[GZIP_MEMBER_RAW_MAX / WINDOW + 1];
 };
 
 /* libdeflate's levels reach what zlib's do with less work. */
 static int deflate_level(unsigned level)
 {
-    static const int levels[] = {1, 1, 1, 2, 2, 3, 4, 6, 7, 8, 10, 11, 12};
+    static const int levels[] = {1, 1, 1, 2, 2, 3, 5, 6, 7, 8, 10, 11, 12};
 
     return levels[level < sizeof(levels) / sizeof(levels[0]) ? level : 12];
 }
@@ -38,9 +42,10 @@ struct gzip_packer *gzip_packer_new(unsigned level)
 
     if (!p)
         return NULL;
-    p->deflate = libdeflate_alloc_compressor(deflate_level(level));
-    p->store = libdeflate_alloc_compressor(0);
-    if (!p->deflate || !p->store) {
+    p->by_kind[COMMON] = libdeflate_alloc_compressor(deflate_level(level));
+    p->by_kind[QUICK] = libdeflate_alloc_compressor(1);
+    p->by_kind[DENSE] = libdeflate_alloc_compressor(0);
+    if (!p->by_kind[COMMON] || !p->by_kind[QUICK] || !p->by_kind[DENSE]) {
         gzip_packer_free(p);
         return NULL;
     }
@@ -53,10 +58,9 @@ void gzip_packer_free(struct gzip_packer *p)
 {
     if (!p)
         return;
-    if (p->deflate)
-        libdeflate_free_compressor(p->deflate);
-    if (p->store)
-        libdeflate_free_compressor(p->store);
+    for (int i = 0; i <= DENSE; i++)
+        if (p->by_kind[i])
+            libdeflate_free_compressor(p->by_kind[i]);
     free(p);
 }
 
@@ -83,26 +87,36 @@ static float entropy(const struct gzip_packer *p, const uint8_t *data, size_t n)
     return log2f((float)n) - sum / (float)n;
 }
 
-/* Compressed or random bytes have as good as eight bits each. A sample tells of most others, more
- * cheaply: of so few bytes even random ones show less. */
-static bool is_dense(const struct gzip_packer *p, const uint8_t *data, size_t n)
+/* Compressed or random bytes have as good as eight bits each; with a little less there is hardly
+ * more in them than a quick look finds. A sample tells of most others, more cheaply. */
+static enum kind kind_of(const struct gzip_packer *p, const uint8_t *data, size_t n)
 {
-    return n == WINDOW && entropy(p, data, SAMPLE) > 7.8F && entropy(p, data, WINDOW) > 7.98F;
+    if (n < WINDOW || entropy(p, data, SAMPLE) < 7.3F)
+        return COMMON;
+    float bits = entropy(p, data, WINDOW);
+    return bits > 7.98F ? DENSE : bits > 7.45F ? QUICK : COMMON;
 }
 
-/* How many bytes from here on are all dense, or all not. */
-static size_t same_kind(const struct gzip_packer *p, const uint8_t *data, size_t n, bool *dense)
+/* Runs of a kind that are too short for a member become the next more common kind. */
+static void drop_short_runs(uint8_t *kinds, size_t count, enum kind kind)
 {
-    size_t at = n < WINDOW ? n : WINDOW;
-
-    *dense = is_dense(p, data, at);
-    while (at < n) {
-        size_t now = n - at < WINDOW ? n - at : WINDOW;
-        if (is_dense(p, data + at, now) != *dense)
-            break;
-        at += now;
+    for (size_t i = 0, end; i < count; i = end) {
+        for (end = i + 1; end < count && kinds[end] == kinds[i];)
+            end++;
+        if (kinds[i] == kind && end - i < RUN_MIN)
+            memset(kinds + i, kind - 1, end - i);
     }
-    return at;
+}
+
+static size_t set_kinds(struct gzip_packer *p, const uint8_t *data, size_t n)
+{
+    size_t count = 0;
+
+    for (size_t at = 0; at < n; at += WINDOW)
+        p->kinds[count++] = (uint8_t)kind_of(p, data + at, n - at < WINDOW ? n - at : WINDOW);
+    drop_short_runs(p->kinds, count, DENSE);
+    drop_short_runs(p->kinds, count, QUICK);
+    return count;
 }
 
 /* ---- members ---- */
@@ -141,13 +155,13 @@ int gzip_pack(struct gzip_packer *p, const void *raw, size_t n, struct buffer *o
 {
     const uint8_t *data = raw;
     int rc = n <= GZIP_MEMBER_RAW_MAX ? 0 : error_set(e, ERR_FAILED, "a member is too long");
+    size_t count = rc == 0 ? set_kinds(p, data, n) : 0;
 
-    while (rc == 0 && n > 0) {
-        bool dense;
-        size_t now = same_kind(p, data, n, &dense);
-        rc = put_member(dense ? p->store : p->deflate, data, now, out, e);
-        data += now;
-        n -= now;
+    for (size_t i = 0, end; rc == 0 && i < count; i = end) {
+        for (end = i + 1; end < count && p->kinds[end] == p->kinds[i];)
+            end++;
+        size_t from = i * WINDOW, to = end < count ? end * WINDOW : n;
+        rc = put_member(p->by_kind[p->kinds[i]], data + from, to - from, out, e);
     }
     return rc;
 }

@@ -3,7 +3,9 @@
 #include "base/clock.h"
 #include "io/fileops.h"
 #include "io/safe_path.h"
+#include "snapshot/pair_map.h"
 #include "snapshot/restore_job.h"
+#include "store/hash.h"
 
 #include <errno.h>
 #include <fcntl.h>
@@ -19,7 +21,8 @@ struct giving {
     struct restore_dir dir;
     struct restore_folder **open; /* the folders of the path given last, by level; [0] the top */
     size_t depth, cap;
-    bool reading_failed; /* the source ended it, not an entry */
+    struct pair_map folders; /* (folder above, hash of the name) -> the folder: it may come again */
+    bool reading_failed;     /* the source ended it, not an entry */
 };
 
 static int no_memory(struct error *e)
@@ -74,23 +77,43 @@ static int push(struct giving *g, struct restore_folder *f, struct error *e)
     return 0;
 }
 
+/* The place of that folder in the table, or where it is to go; names of one hash stand behind one
+ * another. *f NULL: it was not given yet. */
+static uint64_t look_up(const struct giving *g, const struct restore_folder *parent,
+                        const char *name, struct restore_folder **f)
+{
+    for (uint64_t seed = 0;; seed++) {
+        uint64_t key = hash_guard(name, strlen(name), seed);
+        const uint64_t *there = pair_map_get(&g->folders, (uintptr_t)parent, key);
+        *f = there ? (struct restore_folder *)(uintptr_t)*there : NULL; /* as it was put there */
+        if (!*f || strcmp((*f)->name, name) == 0)
+            return key;
+    }
+}
+
 /* Make the folder, or find it there: then somebody named it before. */
 static int enter(struct giving *g, const char *name, size_t len, struct error *e)
 {
     struct restore_job *j = g->job;
-    struct restore_folder *parent = g->open[g->depth - 1];
+    struct restore_folder *f, *parent = g->open[g->depth - 1];
     char own[NAME_LEN_MAX + 1];
 
     if (!node_name_ok(name, len))
         return error_set(e, ERR_REFUSED, "a path in it cannot be");
     memcpy(own, name, len);
     own[len] = 0;
+    uint64_t key = look_up(g, parent, own, &f);
+    if (f)
+        return push(g, f, e);
     int dirfd = restore_dir_open(j->tree, &g->dir, parent, e);
     if (dirfd < 0)
         return dirfd;
     if (fileops->mkdirat(dirfd, own, 0700) != 0 && errno != EEXIST)
         return error_sys(e, errno, "cannot make the folder");
-    return push(g, folder_new(j, parent, own, len), e);
+    f = folder_new(j, parent, own, len);
+    if (f && !pair_map_put(&g->folders, (uintptr_t)parent, key, (uintptr_t)f))
+        return no_memory(e);
+    return push(g, f, e);
 }
 
 /* Go to the folder that the first len bytes of path name. */
@@ -301,6 +324,7 @@ static int write_tree(struct restore_job *j, const void *ctx, struct error *e)
     while (rc == 1)
         rc = one_more(&g, e);
     restore_dir_close(&g.dir);
+    pair_map_release(&g.folders);
     free(g.open);
     return rc;
 }

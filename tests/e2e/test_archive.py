@@ -6,6 +6,7 @@ import json
 import os
 import sqlite3
 import stat
+import struct
 import subprocess
 import tarfile
 
@@ -117,6 +118,98 @@ def odd_with_stock_tools(scratch):
     back = os.path.join(scratch, "ours")
     wk.wk("-c", conf, "restore", item["name"], "--to", back)
     wk.same(before, wk.tree(back), "restore of the archive")
+
+
+def settle_times(root):
+    """Everything gets a time of its own, long ago."""
+    at = 1500000000
+    for folder, _, files in os.walk(root, topdown=False):
+        for path in [os.path.join(folder, f) for f in sorted(files)] + [folder]:
+            at += 1
+            os.utime(path, ns=(at * 10**9 + 123456789,) * 2, follow_symlinks=False)
+
+
+def by_kind(scratch):
+    """Members stand by kind, and not folder by folder: every folder has its time and mode all the
+    same, a further name comes after the first, and who unpacks needs no more rights than before."""
+    root, conf = ready(scratch)
+    for folder in ("a", "b", "b/deep/er", "closed/in", "group", "heir"):
+        os.makedirs(os.path.join(root, folder))
+        for name in ("1.txt", "2.py", "3.txt", "4", "5.py"):
+            wk.write(os.path.join(root, folder, name), folder + name)
+    os.makedirs(os.path.join(root, "z", "empty"))
+    os.link(os.path.join(root, "a", "5.py"), os.path.join(root, "b", "0.aaa"))
+    os.link(os.path.join(root, "closed", "in", "4"), os.path.join(root, "z", "4"))
+    wk.write(os.path.join(root, "a", "long"), b"long" * 700000)
+    os.link(os.path.join(root, "a", "long"), os.path.join(root, "a", "also.long"))
+    wk.write(os.path.join(root, "b", "longer"), os.urandom(1 << 20) * 17)
+    os.symlink("1.txt", os.path.join(root, "a", "link.txt"))
+    inherit = struct.pack("<I", 2) + b"".join(
+        struct.pack("<HHI", tag, 7, 65534 if tag == 2 else 2**32 - 1) for tag in (1, 2, 4, 16, 32))
+    try:
+        os.setxattr(os.path.join(root, "heir"), "system.posix_acl_default", inherit)
+    except OSError:
+        pass  # no ACLs here
+    os.chmod(os.path.join(root, "group"), 0o2775)
+    os.chmod(os.path.join(root, "closed", "in"), 0o555)
+    os.chmod(os.path.join(root, "closed"), 0o555)
+    os.chmod(os.path.join(root, "b"), 0o700)
+    settle_times(root)
+    before = wk.tree(root)
+    item = archived(conf)[0]
+
+    with tarfile.open(item["path"]) as t:
+        names = [m.name.split("/", 1)[-1] for m in t.getmembers()]
+        to = os.path.join(scratch, "python")
+        t.extractall(to, numeric_owner=True)
+    open_ones = [n for n in names if n.startswith(("a/", "b/", "z/")) and n.endswith(".txt")]
+    at = names.index(open_ones[0])
+    assert names[at:at + len(open_ones)] == open_ones, names
+    assert names.index("metadata.json") < names.index("b/deep", names.index("metadata.json")), names
+    check_unpacked(wk.tree(root), root, to, item["name"], "tarfile")
+
+    to = os.path.join(scratch, "tar")
+    os.mkdir(to)
+    subprocess.run(["tar", "-C", to, "--xattrs", "--xattrs-include=*", "-xpzf", item["path"]],
+                   check=True)
+    check_unpacked(before, root, to, item["name"], "tar")
+
+    if os.geteuid() == 0:
+        os.chmod(scratch, 0o755)
+        to = os.path.join(scratch, "user")
+        os.mkdir(to)
+        os.chown(to, 65534, 65534)
+        with open(item["path"], "rb") as f:
+            subprocess.run(["tar", "-C", to, "-xpzf", "-"], stdin=f, user=65534, group=65534,
+                           extra_groups=[], check=True)
+        check_unpacked(wk.tree(root, owner=False), root, to, item["name"], "tar by a user",
+                       owner=False)
+
+    back = os.path.join(scratch, "ours")
+    wk.wk("-c", conf, "restore", item["name"], "--to", back)
+    wk.same(before, wk.tree(back), "restore of the archive")
+    listed = wk.wk("-c", conf, "--json", "ls", item["name"]).json["entries"]
+    paths = [x["path"] for x in listed]
+    assert len(paths) == len(set(paths)), paths
+    assert paths == sorted(paths, key=lambda p: p.split("/")), paths
+    snapshot = wk.wk("-c", conf, "--json", "ls", "latest").json["entries"]
+    assert paths == [x["path"] for x in snapshot], paths
+
+
+def check_unpacked(before, root, to, name, how, **what):
+    top = os.path.join(to, name)
+    os.unlink(os.path.join(top, "metadata.json"))
+    os.utime(top, ns=(os.stat(root).st_mtime_ns,) * 2)
+    after = wk.tree(top, **what)
+    for d in [*before.values(), *after.values()]:
+        if how == "tar" or "type" not in d:
+            continue
+        d.pop("xattrs", None)  # nobody asked for ACLs
+        if how == "tarfile":   # floating point; links keep the time they are made at
+            d["mtime"] = 0 if stat.S_ISLNK(d["type"]) else d["mtime"] // 10**9
+    wk.same(before, after, how)
+    subprocess.run(["chmod", "-R", "u+rwx", to], check=True)
+    wk.remove(to)
 
 
 def odd_as_a_folder(scratch):
@@ -377,6 +470,6 @@ def left_by_a_kill(scratch):
         os.listdir(folder)
 
 
-wk.main(odd_with_stock_tools, odd_as_a_folder, own_metadata, names_and_places,
+wk.main(odd_with_stock_tools, by_kind, odd_as_a_folder, own_metadata, names_and_places,
         archives_inside_the_watch, what_is_refused, damage_makes_no_archive, damage_in_an_archive, hostile,
         through_the_service, left_by_a_kill)
