@@ -1,5 +1,7 @@
 #include "cli/save_here.h"
 
+#include "base/log.h"
+
 #include "cli/interrupt.h"
 #include "cli/output.h"
 #include "cli/progress.h"
@@ -10,6 +12,7 @@
 #include "snapshot/save.h"
 
 #include <errno.h>
+#include <inttypes.h>
 #include <stdlib.h>
 #include <string.h>
 
@@ -273,9 +276,13 @@ static void keep_up(struct repo *r)
 {
     const struct upkeep u = {.keep_s = UPKEEP_KEEP_S, .cancel = interrupt_watch()};
     struct error ignored = ERROR_INIT;
+    struct upkeep_result done = {0};
 
-    if (repo_upkeep_due(r))
-        (void)repo_upkeep(r, &u, NULL, &ignored);
+    if (!repo_upkeep_due(r))
+        return;
+    (void)repo_upkeep(r, &u, &done, &ignored);
+    log_debug("upkeep: checkpoint_bytes=%" PRIu64 " packs_emptied=%" PRIu64 " bytes_moved=%" PRIu64,
+              done.checkpoint_bytes, done.packs_emptied, done.bytes_moved);
 }
 
 int save_here(struct cli *cli, struct repo *r, const struct save_targets *targets,

@@ -9,7 +9,10 @@
 
 #include "base/banned.h"
 
-enum { MEMBER_BYTES = 4 * 1024 * 1024 }; /* of a gzip member: what a reader has in memory of it */
+enum {
+    MEMBER_BYTES = 4 * 1024 * 1024, /* of a gzip member: what a reader has in memory of it */
+    HEADER_BYTES = 1024,            /* of an item, about */
+};
 
 static int no_memory(struct error *e)
 {
@@ -49,7 +52,8 @@ struct piece *piece_new(void)
         return NULL;
     p->items = calloc(PIECE_ITEMS, sizeof(*p->items));
     p->order = calloc(PIECE_ITEMS, sizeof(*p->order));
-    if (!p->items || !p->order) {
+    p->reads = calloc(PIECE_ITEMS, sizeof(*p->reads));
+    if (!p->items || !p->order || !p->reads) {
         piece_free(p);
         return NULL;
     }
@@ -66,23 +70,26 @@ void piece_free(struct piece *p)
     buffer_release(&p->packed);
     free(p->items);
     free(p->order);
+    free(p->reads);
     free(p);
 }
 
 void piece_reset(struct piece *p)
 {
     struct piece kept = *p;
-
     *p = (struct piece){.items = kept.items,
                         .order = kept.order,
+                        .reads = kept.reads,
                         .bytes = kept.bytes,
-                        .raw = kept.raw,
-                        .packed = kept.packed,
                         .task.run = piece_run};
     buffer_clear(&p->bytes);
-    buffer_clear(&p->raw);
-    buffer_clear(&p->packed);
     buffer_append(&p->bytes, "", 1); /* offset 0 is none */
+}
+
+void piece_drop_bytes(struct piece *p)
+{
+    buffer_release(&p->raw);
+    buffer_release(&p->packed);
 }
 
 static size_t add_path(struct piece *p, const char *top, const char *path)
@@ -231,6 +238,27 @@ static int sort_items(struct piece *p, struct error *e)
     return rc;
 }
 
+/* ---- the order of reading: that of the packs ---- */
+
+static int by_storage(const void *x, const void *y)
+{
+    const struct piece_read *a = x, *b = y;
+
+    if (a->stored.pack_id != b->stored.pack_id)
+        return a->stored.pack_id < b->stored.pack_id ? -1 : 1;
+    if (a->stored.offset != b->stored.offset)
+        return a->stored.offset < b->stored.offset ? -1 : 1;
+    int way = by_number(a->stored.raw_off, b->stored.raw_off);
+    return way ? way : by_number(a->item, b->item);
+}
+
+static void set_reads(struct piece *p)
+{
+    for (uint32_t i = 0; i < p->count; i++)
+        p->reads[i].item = i;
+    qsort(p->reads, p->count, sizeof(*p->reads), by_storage);
+}
+
 static int set_order(struct piece *p, struct error *e)
 {
     for (uint32_t i = 0; i < p->count; i++)
@@ -329,8 +357,13 @@ static int lay_out(struct piece *p, struct piece_worker *w, struct piece_item *i
 {
     uint64_t len = item->link ? 0 : tar_content_len(n);
 
+    struct storage_order *stored = &p->reads[item - p->items].stored;
+
+    *stored = (struct storage_order){0};
     if (piece_is_part(item))
         return 0;
+    if (n->type == NODE_FILE && n->ref_count > 0)
+        chunk_source_order(w->source, &n->refs[0].id, stored);
     put_header(p, item, n);
     item->at = p->raw.len;
     buffer_grow(&p->raw, len);
@@ -392,32 +425,30 @@ static int pack_all(struct piece *p, struct piece_worker *w, struct error *e)
     return rc;
 }
 
-/* Memory that was filled before costs less than fresh one: it goes from piece to piece. */
-static void swap_raw(struct piece *p, struct piece_worker *w)
-{
-    struct buffer raw = p->raw;
-
-    p->raw = w->raw;
-    w->raw = raw;
-    buffer_clear(&p->raw);
-}
-
 void piece_run(struct task *t, void *worker)
 {
     struct piece *p = (struct piece *)t;
     struct piece_worker *w = worker;
     struct error *e = &p->error;
+    bool part = p->count > 0 && piece_is_part(&p->items[p->count - 1]);
 
-    if (!p->raw.data)
-        swap_raw(p, w);
+    if (!part) { /* memory that was filled before costs less than fresh one */
+        p->raw = w->raw;
+        buffer_clear(&p->raw);
+        w->raw = (struct buffer)BUFFER_INIT;
+    }
+    buffer_reserve(&p->raw, (size_t)p->content + p->count * HEADER_BYTES);
     p->rc = set_order(p, e);
     for (size_t i = 0; p->rc == 0 && i < p->count; i++)
         p->rc = step_item(p, w, p->order[i], lay_out, e);
-    for (uint32_t i = 0; p->rc == 0 && i < p->count; i++)
-        p->rc = step_item(p, w, i, fill_in, e);
+    if (p->rc == 0)
+        set_reads(p);
+    for (size_t i = 0; p->rc == 0 && i < p->count; i++)
+        p->rc = step_item(p, w, p->reads[i].item, fill_in, e);
     if (p->rc == 0)
         p->rc = pack_all(p, w, e);
-    bool kept = p->count > 0 && piece_is_part(&p->items[p->count - 1]);
-    if (!kept && !w->raw.data)
-        swap_raw(p, w);
+    if (!part) {
+        w->raw = p->raw;
+        p->raw = (struct buffer)BUFFER_INIT;
+    }
 }

@@ -4,16 +4,19 @@
  * from the packs, checks and hashes it, and packs all of it as gzip members. A sorted piece has its
  * folders first, in the order of the walk, and behind them the files by kind: names of one suffix
  * together, and among these equal names and equal contents. Deflate sees no further than 32 KiB
- * back, and so finds more alike; the packs are read in the order of the walk all the same. */
+ * back, and so finds more alike; the packs are read in
+ * their own order all the same. */
 #ifndef WK_KEEP_ARCHIVE_PIECE_H
 #define WK_KEEP_ARCHIVE_PIECE_H
 
 #include "keep/archive_private.h"
 #include "keep/gzip.h"
 #include "snapshot/task_pool.h"
+#include "store/repository.h"
 
 #define PIECE_BYTES (8u * 1024 * 1024) /* content of a piece, about */
-#define PIECE_LONG (2u * 1024 * 1024)  /* a longer file has pieces of its own */
+#define PIECE_LONG (2u * 1024 * 1024)  /* a longer file has pieces of its own, */
+#define PIECE_PART (4u * 1024 * 1024)  /* each with so much of it, about */
 #define PIECE_ITEMS 4096u
 
 struct piece_item {
@@ -24,6 +27,11 @@ struct piece_item {
     struct hash sha256; /* of a file that lies whole in this piece */
     bool hashed;
     size_t at; /* of its content, in piece.raw */
+};
+
+struct piece_read { /* whose content comes next from the packs */
+    struct storage_order stored;
+    uint32_t item;
 };
 
 struct piece_worker { /* of one thread */
@@ -40,10 +48,11 @@ struct piece {
     size_t top;                /* where a path begins below the top folder */
     struct piece_item *items;
     uint32_t *order; /* of the items in the stream, once it is made */
+    struct piece_read *reads;
     size_t count;
     uint64_t content; /* as planned */
     struct buffer bytes;
-    struct buffer raw; /* kept when the last item is a part of a long file */
+    struct buffer raw; /* there from then on only when the last item is a part of a long file */
     struct buffer packed;
     size_t part_at; /* where in raw the content of that part begins */
     int rc;
@@ -59,6 +68,8 @@ void piece_reset(struct piece *p);
  * (count < PIECE_ITEMS). A part of a file is the last item, and the piece is not sorted. */
 struct piece_item *piece_add(struct piece *p, const char *top, const char *path, const char *link,
                              const void *meta, uint32_t meta_len);
+/* Its bytes were written: their memory goes. */
+void piece_drop_bytes(struct piece *p);
 const char *piece_path(const struct piece *p, const struct piece_item *item);
 /* task.run of a piece; worker: a struct piece_worker. Sets rc, error, packed, order, hashes. */
 void piece_run(struct task *t, void *worker);

@@ -142,6 +142,7 @@ static void tell_progress(struct tar_job *j, const struct piece *p)
 
 static void keep_spare(struct tar_job *j, struct piece *p)
 {
+    piece_drop_bytes(p);
     p->next = j->spare;
     j->spare = p;
 }
@@ -240,15 +241,15 @@ static int add_parts(struct tar_job *j, const struct entry *x, struct error *e)
 {
     int rc = 0;
 
-    for (uint64_t from = 0; rc == 0 && from < x->len; from += PIECE_BYTES) {
+    for (uint64_t from = 0; rc == 0 && from < x->len; from += PIECE_PART) {
         struct piece_item *item = new_item(j, x, false);
         if (!item)
             return no_memory(e);
         item->first = from == 0;
-        item->last = x->len - from <= PIECE_BYTES;
+        item->last = x->len - from <= PIECE_PART;
         item->from = from;
-        item->to = item->last ? UINT64_MAX : from + PIECE_BYTES;
-        j->filling->content += item->last ? x->len - from : PIECE_BYTES;
+        item->to = item->last ? UINT64_MAX : from + PIECE_PART;
+        j->filling->content += item->last ? x->len - from : PIECE_PART;
         rc = hand_out(j, e);
     }
     return rc;

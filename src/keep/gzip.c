@@ -91,10 +91,10 @@ static float entropy(const struct gzip_packer *p, const uint8_t *data, size_t n)
  * more in them than a quick look finds. A sample tells of most others, more cheaply. */
 static enum kind kind_of(const struct gzip_packer *p, const uint8_t *data, size_t n)
 {
-    if (n < WINDOW || entropy(p, data, SAMPLE) < 7.3F)
+    if (n < WINDOW || entropy(p, data, SAMPLE) < 7.5F)
         return COMMON;
     float bits = entropy(p, data, WINDOW);
-    return bits > 7.98F ? DENSE : bits > 7.45F ? QUICK : COMMON;
+    return bits > 7.98F ? DENSE : bits > 7.7F ? QUICK : COMMON;
 }
 
 /* Runs of a kind that are too short for a member become the next more common kind. */

@@ -20,7 +20,7 @@ enum {
     HEADER_LEN = 20,
     TRAILER_LEN = 8,
     THREADS_MAX = 4,
-    SLOTS_PER_THREAD = 2,
+    SLOTS_MORE = 1, /* than threads: the next one is read while all are at work */
 };
 /* What does not compress grows by five bytes a block of deflate. */
 static const size_t MEMBER_MAX = GZIP_MEMBER_RAW_MAX + GZIP_MEMBER_RAW_MAX / 16;
@@ -274,7 +274,7 @@ int gzip_reader_open(int fd, bool past_cache, unsigned threads, struct gzip_read
     if (!r->z_made)
         rc = no_memory(e);
     r->threads = threads < THREADS_MAX ? threads : THREADS_MAX;
-    r->slots = r->threads * SLOTS_PER_THREAD;
+    r->slots = r->threads + SLOTS_MORE;
     for (unsigned i = 0; rc == 0 && i < r->threads; i++)
         rc = task_pool_start(&r->pool, NULL, e);
     if (rc != 0) {

@@ -590,8 +590,10 @@ static int upkeep(struct pruning *p, bool all, struct error *e)
                              .all = all,
                              .pressed = pressed,
                              .cancel = p->q->cancel};
-    int rc = repo_upkeep(p->q->repo, &u, NULL, e);
+    struct upkeep_result done = {0};
+    int rc = repo_upkeep(p->q->repo, &u, &done, e);
 
+    p->result->bytes_moved += rc == ERR_BUSY ? 0 : done.bytes_moved;
     if (rc != ERR_BUSY) /* else somebody is at it */
         return rc;
     error_clear(e);

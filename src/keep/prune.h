@@ -80,6 +80,7 @@ struct prune_frozen {
 struct prune_result {
     uint64_t kept, dropped, archives_kept, archives_dropped, verified;
     uint64_t bytes_before, bytes_after; /* of the repository on disk */
+    uint64_t bytes_moved;               /* that compaction wrote anew to empty packs */
     uint64_t too_large;                 /* bytes beyond max_size that only the floor holds */
     struct prune_frozen *frozen;        /* watches of which nothing was pruned */
     size_t frozen_count;

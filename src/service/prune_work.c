@@ -139,13 +139,14 @@ static json_t *frozen_list(const struct prune_result *r)
 
 static json_t *summary(const struct prune_order *o, const struct prune_result *r, int code)
 {
-    return json_pack(
-        "{s:s,s:b,s:I,s:I,s:I,s:I,s:I,s:I,s:I,s:I,s:o,s:i}", "type", "summary", "dry_run",
-        o->dry_run, "kept", (json_int_t)r->kept, "dropped", (json_int_t)r->dropped, "archives_kept",
-        (json_int_t)r->archives_kept, "archives_dropped", (json_int_t)r->archives_dropped,
-        "verified", (json_int_t)r->verified, "bytes_before", (json_int_t)r->bytes_before,
-        "bytes_after", (json_int_t)r->bytes_after, "too_large", (json_int_t)r->too_large, "frozen",
-        frozen_list(r), "exit", error_exit_code(code));
+    return json_pack("{s:s,s:b,s:I,s:I,s:I,s:I,s:I,s:I,s:I,s:I,s:I,s:o,s:i}", "type", "summary",
+                     "dry_run", o->dry_run, "kept", (json_int_t)r->kept, "dropped",
+                     (json_int_t)r->dropped, "archives_kept", (json_int_t)r->archives_kept,
+                     "archives_dropped", (json_int_t)r->archives_dropped, "verified",
+                     (json_int_t)r->verified, "bytes_before", (json_int_t)r->bytes_before,
+                     "bytes_after", (json_int_t)r->bytes_after, "bytes_moved",
+                     (json_int_t)r->bytes_moved, "too_large", (json_int_t)r->too_large, "frozen",
+                     frozen_list(r), "exit", error_exit_code(code));
 }
 
 int prune_work(const struct prune_order *o, json_t **lines, struct error *e)
