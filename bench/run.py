@@ -6,6 +6,7 @@
     WK_BIN=... python3 bench/run.py growth --count 1000
     WK_BIN=... python3 bench/run.py prune --scale 0.1
     WK_BIN=... python3 bench/run.py archive --scale 0.2
+    WK_BIN=... python3 bench/run.py fifo --scale 0.2 --days 60
 
 Each round runs every tool once, one after the other (ours, theirs, ours, ...); the table shows the
 median, the lowest and the highest, and how many times longer than ours the others take. The first
@@ -27,6 +28,7 @@ import time
 sys.dont_write_bytecode = True  # the tree stays as git has it
 sys.path.insert(0, os.path.dirname(os.path.abspath(__file__)))
 import archive  # noqa: E402
+import fifo  # noqa: E402
 import growth  # noqa: E402
 import latency  # noqa: E402
 import pruning  # noqa: E402
@@ -252,6 +254,15 @@ def bench_archive(args, results):
         shutil.rmtree(base)
 
 
+def bench_fifo(args, results):
+    base = os.path.join(args.work, "fifo")
+    shutil.rmtree(base, ignore_errors=True)
+    os.makedirs(base)
+    fifo.measure(base, args, results, check_equal)
+    if not args.keep:
+        shutil.rmtree(base)
+
+
 def bench_growth(args, results, chosen):
     """Peers keep what they save in few large files and are slow: they get fewer saves."""
     source = os.path.join(args.work, "growth", "source")
@@ -306,7 +317,7 @@ def print_machine(chosen):
 def main():
     p = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
     p.add_argument("what", nargs="+",
-                   choices=sorted(workload.MAKE) + ["archive", "latency", "growth", "prune"])
+                   choices=sorted(workload.MAKE) + ["archive", "fifo", "latency", "growth", "prune"])
     p.add_argument("--scale", type=float, default=1.0)
     p.add_argument("--seed", type=int, default=1)
     p.add_argument("--rounds", type=int, default=3)
@@ -320,6 +331,8 @@ def main():
     p.add_argument("--files", type=int, default=0, help="latency: of W2 in the watch; default: W5")
     p.add_argument("--peer-count", type=int, default=10, help="growth: how many of other tools")
     p.add_argument("--cases", default="", help="growth: names, comma separated; default: all")
+    p.add_argument("--days", type=int, default=60, help="fifo: days on which one snapshot goes")
+    p.add_argument("--percent", type=float, default=3, help="fifo: of the files, changed a day")
     p.add_argument("--settle", type=int, default=20, help="latency: settle time in ms")
     p.add_argument("--out", help="append JSON lines to this file instead of printing them")
     p.add_argument("--keep", action="store_true", help="leave the scratch folder")
@@ -339,6 +352,8 @@ def main():
             bench_latency(a, results)
         elif what == "archive":
             bench_archive(a, results)
+        elif what == "fifo":
+            bench_fifo(a, results)
         elif what == "growth":
             bench_growth(a, results, chosen)
         elif what == "prune":
