@@ -1,7 +1,11 @@
 #include "io/fileops.h"
 
 #include <errno.h>
+#include <limits.h>
+#include <linux/openat2.h>
 #include <stdio.h>
+#include <sys/syscall.h>
+#include <sys/xattr.h>
 #include <unistd.h>
 
 #include "base/banned.h"
@@ -14,6 +18,52 @@ static int system_openat(int dirfd, const char *path, int flags, mode_t mode)
 static int system_fallocate(int fd, off_t from, off_t len)
 {
     return fallocate(fd, 0, from, len);
+}
+
+static int system_openat2(int dirfd, const char *path, struct open_how *how)
+{
+    return (int)syscall(SYS_openat2, dirfd, path, how, sizeof(*how));
+}
+
+static int system_linkat(int olddir, const char *old, int newdir, const char *new_)
+{
+    return linkat(olddir, old, newdir, new_, 0);
+}
+
+/* ---- metadata ---- */
+
+static int system_set_owner(int fd, const char *name, uid_t uid, gid_t gid)
+{
+    return name ? fchownat(fd, name, uid, gid, AT_SYMLINK_NOFOLLOW) : fchown(fd, uid, gid);
+}
+
+static int system_set_mode(int fd, const char *name, mode_t mode)
+{
+    char self[64];
+
+    if (name)
+        return fchmodat(fd, name, mode, AT_SYMLINK_NOFOLLOW);
+    int rc = fchmod(fd, mode);
+    if (rc == 0 || errno != EBADF)
+        return rc;
+    snprintf(self, sizeof(self), "/proc/self/fd/%d", fd);
+    return chmod(self, mode);
+}
+
+static int system_set_times(int fd, const char *name, const struct timespec times[2])
+{
+    return name ? utimensat(fd, name, times, AT_SYMLINK_NOFOLLOW) : futimens(fd, times);
+}
+
+static int system_set_xattr(int fd, const char *name, const char *key, const void *value,
+                            size_t len)
+{
+    char path[NAME_MAX + 64];
+
+    if (!name)
+        return fsetxattr(fd, key, value, len, 0);
+    snprintf(path, sizeof(path), "/proc/self/fd/%d/%s", fd, name);
+    return lsetxattr(path, key, value, len, 0);
 }
 
 static int system_gate(int op, const char *path)
@@ -33,6 +83,16 @@ const struct fileops fileops_system = {
     .renameat2 = renameat2,
     .unlinkat = unlinkat,
     .mkdirat = mkdirat,
+    .openat2 = system_openat2,
+    .linkat = system_linkat,
+    .symlinkat = symlinkat,
+    .mknodat = mknodat,
+    .syncfs = syncfs,
+    .set_owner = system_set_owner,
+    .set_mode = system_set_mode,
+    .set_times = system_set_times,
+    .set_xattr = system_set_xattr,
+    .remove_xattr = fremovexattr,
     .gate = system_gate,
 };
 

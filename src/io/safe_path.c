@@ -14,7 +14,6 @@
 #include <stdint.h>
 #include <stdlib.h>
 #include <string.h>
-#include <sys/syscall.h>
 #include <unistd.h>
 
 #include "base/banned.h"
@@ -56,8 +55,7 @@ static int open_piece(int dirfd, const char *piece, int flags, mode_t mode, uint
     int races = 0;
 
     for (;;) {
-        int fd = resolve ? (int)syscall(SYS_openat2, dirfd, piece, &how, sizeof(how))
-                         : openat(dirfd, piece, flags, mode);
+        int fd = resolve ? fileops->openat2(dirfd, piece, &how) : openat(dirfd, piece, flags, mode);
         if (fd >= 0)
             return fd;
         /* EAGAIN: a rename elsewhere raced with a ".." in the piece. */
@@ -291,7 +289,7 @@ static int open_folder(int dirfd, const char *name)
     uint64_t resolve = beneath | RESOLVE_NO_XDEV;
     int fd = open_piece(dirfd, name, flags, 0, resolve);
 
-    if (fd == -EACCES && fchmodat(dirfd, name, 0700, AT_SYMLINK_NOFOLLOW) == 0)
+    if (fd == -EACCES && fileops->set_mode(dirfd, name, 0700) == 0)
         fd = open_piece(dirfd, name, flags, 0, resolve);
     return fd;
 }
@@ -316,7 +314,7 @@ static int enter(struct removal *r, int dirfd, const char *name, unsigned rescan
     level->ino = st.st_ino;
     level->rescans = rescans;
     if ((st.st_mode & 0700) != 0700)
-        fchmod(fd, 0700); /* where it may not, the removal below says so */
+        fileops->set_mode(fd, NULL, 0700); /* where it may not, the removal below says so */
     return remove_entries(r, level);
 }
 

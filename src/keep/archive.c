@@ -108,7 +108,8 @@ static int find_root(struct repo *r, const struct commit *commit, char **root, s
 
 static int flush_archive(struct archive_place *p, struct error *e)
 {
-    int rc = p->format == ARCHIVE_DIRECTORY ? syncfs(p->lock) : fileops->fdatasync(p->lock);
+    int rc =
+        p->format == ARCHIVE_DIRECTORY ? fileops->syncfs(p->lock) : fileops->fdatasync(p->lock);
 
     return rc == 0 ? 0 : error_sys(e, errno, "cannot flush the archive in '%s'", p->folder);
 }

@@ -189,15 +189,34 @@ int archive_folder_write(struct repo *r, struct archive_meta *m, struct archive_
     return rc;
 }
 
-/* The folder's own mode and time stay those of the root. */
+/* A folder that may not be written is opened for it. */
+static int open_up(int tree, struct stat *st, struct error *e)
+{
+    if (fstat(tree, st) != 0)
+        return error_sys(e, errno, "cannot look at the archive");
+    if ((st->st_mode & 0300) != 0300 &&
+        fileops->set_mode(tree, NULL, (st->st_mode & 07777) | 0300) != 0)
+        return error_sys(e, errno, "cannot write into the archive");
+    return 0;
+}
+
+/* Its own mode and time are those of the root again. */
+static int close_up(int tree, const struct stat *st, struct error *e)
+{
+    const struct timespec times[2] = {{.tv_nsec = UTIME_OMIT}, st->st_mtim};
+
+    if (((st->st_mode & 0300) != 0300 && fileops->set_mode(tree, NULL, st->st_mode & 07777) != 0) ||
+        fileops->set_times(tree, NULL, times) != 0)
+        return error_sys(e, errno, "cannot set the metadata of the archive");
+    return 0;
+}
+
 static int add_file(int tree, const char *name, const struct buffer *text, struct error *e)
 {
     struct stat st;
     int fd = -1;
 
-    int rc = fstat(tree, &st) == 0 ? 0 : error_sys(e, errno, "cannot look at the archive");
-    if (rc == 0 && (st.st_mode & 0300) != 0300)
-        fchmod(tree, (st.st_mode & 07777) | 0300);
+    int rc = open_up(tree, &st, e);
     if (rc == 0)
         fd = fileops->openat(tree, name, O_WRONLY | O_CREAT | O_EXCL | O_NOFOLLOW, 0600);
     if (rc == 0 && fd < 0)
@@ -206,13 +225,7 @@ static int add_file(int tree, const char *name, const struct buffer *text, struc
         rc = file_write_all(fd, text->data, text->len, 0, e);
     if (fd >= 0 && fileops->close(fd) != 0 && rc == 0)
         rc = error_sys(e, errno, "cannot write '%s' in the archive", name);
-    if (rc == 0) {
-        const struct timespec times[2] = {{.tv_nsec = UTIME_OMIT}, st.st_mtim};
-        if ((st.st_mode & 0300) != 0300)
-            fchmod(tree, st.st_mode & 07777);
-        futimens(tree, times);
-    }
-    return rc;
+    return rc == 0 ? close_up(tree, &st, e) : rc;
 }
 
 int archive_folder_finish(struct archive_meta *m, struct archive_place *p,

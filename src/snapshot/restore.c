@@ -308,7 +308,7 @@ int restore_write_tree(struct restore_job *j, struct error *e)
 
 int restore_flush(int fd, struct error *e)
 {
-    return SAFETY(RESTORE_FLUSH, syncfs(fd)) == 0
+    return SAFETY(RESTORE_FLUSH, fileops->syncfs(fd)) == 0
                ? 0
                : error_sys(e, errno, "cannot flush what was restored");
 }
@@ -317,9 +317,9 @@ int restore_flush(int fd, struct error *e)
  * not be written cannot be moved or filled. */
 static int finish(struct restore_job *j, struct restore_target *t, struct error *e)
 {
-    if (!t->inside)
-        restore_folders(j, t->tree);
-    int rc = restore_flush(t->tree, e);
+    int rc = t->inside ? 0 : restore_folders(j, t->tree, e);
+    if (rc == 0)
+        rc = restore_flush(t->tree, e);
     if (rc == 0)
         rc = restore_target_place(j, t, e);
     if (rc != 0)
@@ -327,8 +327,9 @@ static int finish(struct restore_job *j, struct restore_target *t, struct error 
     bool late = t->inside;
     restore_target_close(t);
     if (late) {
-        restore_folders(j, t->folder);
-        rc = restore_flush(t->folder, e);
+        rc = restore_folders(j, t->folder, e);
+        int flushed = restore_flush(t->folder, rc == 0 ? e : &(struct error)ERROR_INIT);
+        rc = rc != 0 ? rc : flushed;
     }
     return rc;
 }

@@ -118,38 +118,47 @@ static int keep(struct live_plan *p, const char *path, const struct stat *st, st
 int live_enter(struct live_plan *p, const char *path, int fd, struct error *e)
 {
     struct stat st;
-    char self[64];
     int rc = 0;
 
     if (fstat(fd, &st) != 0)
         return error_sys(e, errno, "cannot look at its folder");
     if (live_where(p, path) == LIVE_BEFORE)
         rc = keep(p, path, &st, e);
-    if (rc == 0 && (st.st_mode & 0300) != 0300 && st.st_uid == geteuid()) {
-        /* By the way of /proc, as fd may be one that only names the folder. Where it may not, the
-         * change itself says so. */
-        snprintf(self, sizeof(self), "/proc/self/fd/%d", fd);
-        if (chmod(self, (st.st_mode & 07777) | 0300) != 0)
-            errno = 0;
-    }
+    /* Where it may not, the change itself says so. */
+    if (rc == 0 && (st.st_mode & 0300) != 0300 && st.st_uid == geteuid() &&
+        fileops->set_mode(fd, NULL, (st.st_mode & 07777) | 0300) != 0)
+        errno = 0;
     return rc;
 }
 
-void live_leave(struct live_plan *p, int rootfd)
+/* Another's folder stands as the kernel left it; but a target that fails is told. */
+static int give_back(int fd, const struct live_kept *k, struct error *e)
 {
-    struct error ignored = ERROR_INIT;
+    const struct timespec times[2] = {{.tv_nsec = UTIME_OMIT}, k->mtime};
+
+    if (fileops->set_mode(fd, NULL, k->mode) == 0 && fileops->set_times(fd, NULL, times) == 0)
+        return 0;
+    return restore_fatal(errno) ? error_sys(e, errno, "cannot set the metadata of a folder") : 0;
+}
+
+int live_leave(struct live_plan *p, int rootfd, struct error *e)
+{
+    struct error why = ERROR_INIT;
+    int rc = 0;
 
     for (size_t i = p->kept_count; i-- > 0;) {
         const struct live_kept *k = &p->kept[i];
-        const struct timespec times[2] = {{.tv_nsec = UTIME_OMIT}, k->mtime};
-        int fd = safe_open(rootfd, k->path, O_RDONLY | O_DIRECTORY | O_NOFOLLOW | O_NONBLOCK, 0,
-                           &ignored);
+        int fd =
+            safe_open(rootfd, k->path, O_RDONLY | O_DIRECTORY | O_NOFOLLOW | O_NONBLOCK, 0, &why);
         if (fd < 0)
             continue; /* it went itself */
-        if (fchmod(fd, k->mode) != 0 || futimens(fd, times) != 0)
-            errno = 0; /* another's folder: it stands as the kernel left it */
+        if (give_back(fd, k, &why) != 0 && rc == 0) {
+            *e = why;
+            rc = error_path(e, k->path);
+        }
         close(fd);
     }
+    return rc;
 }
 
 /* ---- a folder where a file is to come ---- */

@@ -137,7 +137,7 @@ static int finish(struct restore_worker *w, const struct node *n, int fd, struct
     else if (n->size != end && fileops->ftruncate(fd, (off_t)n->size) != 0)
         rc = error_sys(e, errno, "cannot set its length");
     if (rc == 0)
-        restore_metadata(w->job, &s, n);
+        rc = restore_metadata(w->job, &s, n, e);
     /* Some file systems tell only now that there was no room. */
     if (fileops->close(fd) != 0 && rc == 0)
         rc = error_sys(e, errno, "cannot write it out");

@@ -216,7 +216,7 @@ static int put_file(struct giving *g, int dir, const char *name, const struct gi
     int rc = put_content(g, fd, n, e);
     if (rc == 0) {
         struct restore_subject s = {.fd = fd, .path = x->path};
-        restore_metadata(g->job, &s, n);
+        rc = restore_metadata(g->job, &s, n, e);
     }
     if (fileops->close(fd) != 0 && rc == 0)
         rc = error_sys(e, errno, "cannot write it out");
@@ -234,7 +234,7 @@ static int put_link(struct giving *g, int dir, const char *name, const struct gi
 
     if (from < 0)
         return from;
-    if (linkat(from, from_name, dir, name, 0) != 0)
+    if (fileops->linkat(from, from_name, dir, name) != 0)
         rc = error_sys(e, errno, "cannot make it a further name of another");
     close(from);
     return rc;
@@ -254,8 +254,7 @@ static int put_other(struct giving *g, int dir, const char *name, const struct g
     }
     if (sys != 0)
         return error_sys(e, sys, "cannot make it");
-    restore_metadata(g->job, &s, x->node);
-    return 0;
+    return restore_metadata(g->job, &s, x->node, e);
 }
 
 static int put_entry(struct giving *g, const struct given_entry *x, bool *done, struct error *e)

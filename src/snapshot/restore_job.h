@@ -175,7 +175,7 @@ struct restore_worker {
 void *restore_work(void *job); /* thread: batches until the queue is closed and empty */
 /* Owner, xattrs, mode and times of all folders beneath root; of those that then cannot be entered
  * any more, last and deepest first. */
-void restore_folders(struct restore_job *j, int root);
+int restore_folders(struct restore_job *j, int root, struct error *e);
 
 /* What is given its metadata: by descriptor, or, for what cannot be opened, by folder and name. */
 struct restore_subject {
@@ -184,7 +184,9 @@ struct restore_subject {
     const char *name;
     const char *path; /* for messages */
 };
-void restore_metadata(struct restore_job *j, const struct restore_subject *s, const struct node *n);
+/* What may not be set makes a warning; an error says that the target fails. */
+int restore_metadata(struct restore_job *j, const struct restore_subject *s, const struct node *n,
+                     struct error *e);
 /* Anything but a file or folder: 0, or an errno. */
 int restore_make_special(const struct node *n, int dir, const char *name);
 /* Warnings of what was saved with a flaw. */

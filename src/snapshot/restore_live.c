@@ -57,10 +57,19 @@ static void tell_problems(struct restore_job *j)
     }
 }
 
+/* A further step is done all the same; the first failure counts. */
+static int also(int rc, int further, struct error *e, const struct error *why)
+{
+    if (rc == 0 && further != 0)
+        *e = *why;
+    return rc != 0 ? rc : further;
+}
+
 /* Everything that is new is written and flushed: change what stands there. */
 static int apply(struct restore_job *j, struct restore_target *t, struct error *e)
 {
     struct live_plan *p = j->live;
+    struct error later = ERROR_INIT;
 
     p->result->begun = true;
     t->placed = true;
@@ -68,10 +77,10 @@ static int apply(struct restore_job *j, struct restore_target *t, struct error *
     if (rc == 0)
         rc = restore_merge(j, t, e);
     restore_target_close(t);
-    restore_folders(j, t->folder);
-    live_leave(p, t->folder);
-    int flushed = restore_flush(t->folder, rc == 0 ? e : &(struct error)ERROR_INIT);
-    return rc != 0 ? rc : flushed;
+    /* Whatever has failed, no folder is left open, and what is there is flushed. */
+    rc = also(rc, restore_folders(j, t->folder, &later), e, &later);
+    rc = also(rc, live_leave(p, t->folder, &later), e, &later);
+    return also(rc, restore_flush(t->folder, &later), e, &later);
 }
 
 static int stage(struct restore_job *j, struct restore_target *t, struct error *e)
@@ -88,6 +97,7 @@ static int stage(struct restore_job *j, struct restore_target *t, struct error *
 static int run(struct restore_job *j, struct error *e)
 {
     const struct live_request *req = j->live->req;
+    struct error ignored = ERROR_INIT;
     struct restore_target t;
 
     tell_problems(j);
@@ -117,7 +127,7 @@ static int run(struct restore_job *j, struct error *e)
         restore_tell_target(j, &t, e);
     restore_target_close(&t);
     if (!j->live->result->begun)
-        live_leave(j->live, j->live->rootfd);
+        live_leave(j->live, j->live->rootfd, &ignored);
     if (t.folder >= 0)
         close(t.folder);
     return rc;

@@ -490,7 +490,7 @@ static int link_one(struct linking *l, const char *from, const char *to, struct 
         close(from_dir);
         return to_dir;
     }
-    if (linkat(from_dir, from_name, to_dir, to_name, 0) != 0)
+    if (fileops->linkat(from_dir, from_name, to_dir, to_name) != 0)
         rc = error_sys(e, errno, "cannot link to '%s'", text_escape(from, quoted, sizeof(quoted)));
     close(from_dir);
     close(to_dir);

@@ -97,7 +97,7 @@ int live_may_go(const struct live_plan *p, const char *path, const struct stat *
 int live_enter(struct live_plan *p, const char *path, int fd, struct error *e);
 int live_remove(struct restore_job *j, int rootfd, struct error *e);
 /* Give folders on the way their looks back. */
-void live_leave(struct live_plan *p, int rootfd);
+int live_leave(struct live_plan *p, int rootfd, struct error *e);
 /* What helps where the kernel said EPERM, or NULL. */
 const char *live_hint(int dirfd, const char *name, int sys);
 

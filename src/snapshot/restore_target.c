@@ -24,7 +24,6 @@
 #include <string.h>
 #include <sys/file.h>
 #include <sys/stat.h>
-#include <sys/xattr.h>
 #include <unistd.h>
 
 #include "base/banned.h"
@@ -129,11 +128,12 @@ static void make_plain(int fd)
 {
     struct stat st;
 
-    fremovexattr(fd, "system.posix_acl_default");
-    fremovexattr(fd, "system.posix_acl_access");
-    if (fstat(fd, &st) == 0 && st.st_gid != getegid() && fchown(fd, (uid_t)-1, getegid()) != 0)
+    fileops->remove_xattr(fd, "system.posix_acl_default");
+    fileops->remove_xattr(fd, "system.posix_acl_access");
+    if (fstat(fd, &st) == 0 && st.st_gid != getegid() &&
+        fileops->set_owner(fd, NULL, (uid_t)-1, getegid()) != 0)
         log_debug("scratch folder keeps the group of its parent");
-    fchmod(fd, 0700);
+    fileops->set_mode(fd, NULL, 0700);
 }
 
 /* Open and lock a folder just made; -1 when somebody who removes stale ones was faster. */

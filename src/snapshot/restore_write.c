@@ -14,92 +14,118 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/stat.h>
+#include <sys/statvfs.h>
 #include <sys/sysmacros.h>
-#include <sys/xattr.h>
 #include <unistd.h>
 
 #include "base/banned.h"
 
 #define SET_ID_BITS (S_ISUID | S_ISGID)
 
-enum { FOLDERS_AT_ONCE = 64 };
+enum {
+    FOLDERS_AT_ONCE = 64,
+    ROOM_BLOCKS = 16, /* with so many free no disk is full */
+};
 
 /* ---- metadata ---- */
 
-static int set_xattr(const struct restore_subject *s, const struct node_xattr *x)
-{
-    char path[NAME_LEN_MAX + 64];
+/* What is set of one thing. */
+struct setting {
+    struct restore_job *job;
+    const struct restore_subject *subject;
+    const struct node *node;
+    int fd;           /* of it, or of its folder */
+    const char *name; /* in that, or NULL */
+    int sys;          /* 0, or an errno: the target fails */
+};
 
-    if (s->fd >= 0)
-        return fsetxattr(s->fd, x->name, x->value, x->len, 0);
-    snprintf(path, sizeof(path), "/proc/self/fd/%d/%s", s->dir, s->name);
-    return lsetxattr(path, x->name, x->value, x->len, 0);
+/* An attribute that is too large for the file system fails as if the disk were full. */
+static bool has_room(int fd)
+{
+    struct statvfs v;
+
+    return fstatvfs(fd, &v) == 0 && (geteuid() == 0 ? v.f_bfree : v.f_bavail) >= ROOM_BLOCKS;
 }
 
-static void set_xattrs(struct restore_job *j, const struct restore_subject *s, const struct node *n,
-                       bool user)
+/* What may not be set, or not there, is told; a target that fails ends everything. */
+static void not_set(struct setting *x, enum restore_warning kind, int sys)
 {
+    bool too_large = kind == WARN_XATTR && sys == ENOSPC && has_room(x->fd);
+
+    if (!restore_fatal(sys) || too_large)
+        restore_warn(x->job, kind, x->subject->path, sys);
+    else if (x->sys == 0)
+        x->sys = sys;
+}
+
+static void set_xattrs(struct setting *x, bool user)
+{
+    const struct node *n = x->node;
+
     for (uint32_t i = 0; i < n->xattr_count; i++) {
-        if ((strncmp(n->xattrs[i].name, "user.", 5) == 0) == user &&
-            set_xattr(s, &n->xattrs[i]) != 0)
-            restore_warn(j, WARN_XATTR, s->path, errno);
+        const struct node_xattr *a = &n->xattrs[i];
+        if ((strncmp(a->name, "user.", 5) == 0) == user &&
+            fileops->set_xattr(x->fd, x->name, a->name, a->value, a->len) != 0)
+            not_set(x, WARN_XATTR, errno);
     }
-}
-
-static int change_owner(const struct restore_subject *s, uid_t uid, gid_t gid)
-{
-    return s->fd >= 0 ? fchown(s->fd, uid, gid)
-                      : fchownat(s->dir, s->name, uid, gid, AT_SYMLINK_NOFOLLOW);
 }
 
 /* Whether owner and group are as saved now. */
-static bool set_owner(struct restore_job *j, const struct restore_subject *s, const struct node *n)
+static bool set_owner(struct setting *x)
 {
-    if (change_owner(s, n->uid, n->gid) == 0)
+    const struct node *n = x->node;
+
+    if (fileops->set_owner(x->fd, x->name, n->uid, n->gid) == 0)
         return true;
-    restore_warn(j, WARN_OWNER, s->path, errno);
-    change_owner(s, (uid_t)-1, n->gid); /* a group of ours may be given by anybody */
+    not_set(x, WARN_OWNER, errno);
+    /* A group of ours may be given by anybody. */
+    fileops->set_owner(x->fd, x->name, (uid_t)-1, n->gid);
     return false;
 }
 
-static void set_mode(struct restore_job *j, const struct restore_subject *s, const struct node *n,
-                     bool owner_set)
+static void set_mode(struct setting *x, bool owner_set)
 {
-    mode_t mode = n->mode & 07777;
+    mode_t mode = x->node->mode & 07777;
 
     if (!owner_set && (mode & SET_ID_BITS)) {
         mode &= (mode_t)~SET_ID_BITS;
-        restore_warn(j, WARN_SETUID, s->path, 0);
+        restore_warn(x->job, WARN_SETUID, x->subject->path, 0);
     }
-    if ((s->fd >= 0 ? fchmod(s->fd, mode) : fchmodat(s->dir, s->name, mode, 0)) != 0)
-        restore_warn(j, WARN_MODE, s->path, errno);
+    if (fileops->set_mode(x->fd, x->name, mode) != 0)
+        not_set(x, WARN_MODE, errno);
 }
 
-static void set_times(struct restore_job *j, const struct restore_subject *s, const struct node *n)
+static void set_times(struct setting *x)
 {
     const struct timespec times[2] = {
         {.tv_nsec = UTIME_OMIT},
-        {.tv_sec = (time_t)n->mtime_s, .tv_nsec = (long)n->mtime_ns},
+        {.tv_sec = (time_t)x->node->mtime_s, .tv_nsec = (long)x->node->mtime_ns},
     };
 
-    if ((s->fd >= 0 ? futimens(s->fd, times)
-                    : utimensat(s->dir, s->name, times, AT_SYMLINK_NOFOLLOW)) != 0)
-        restore_warn(j, WARN_TIMES, s->path, errno);
+    if (fileops->set_times(x->fd, x->name, times) != 0)
+        not_set(x, WARN_TIMES, errno);
 }
 
 /* What stands there already is not set again: a look is cheaper than a change. */
-void restore_metadata(struct restore_job *j, const struct restore_subject *s, const struct node *n)
+int restore_metadata(struct restore_job *j, const struct restore_subject *s, const struct node *n,
+                     struct error *e)
 {
+    struct setting x = {.job = j,
+                        .subject = s,
+                        .node = n,
+                        .fd = s->fd >= 0 ? s->fd : s->dir,
+                        .name = s->fd >= 0 ? NULL : s->name};
     struct stat st = {.st_uid = (uid_t)-1};
     bool known = s->fd >= 0 && fstat(s->fd, &st) == 0;
-    bool owner_set = (known && st.st_uid == n->uid && st.st_gid == n->gid) || set_owner(j, s, n);
+    bool owner_set = (known && st.st_uid == n->uid && st.st_gid == n->gid) || set_owner(&x);
 
-    set_xattrs(j, s, n, true);
+    set_xattrs(&x, true);
     if (n->type != NODE_SYMLINK &&
         (!known || (n->mode & SET_ID_BITS) || (st.st_mode & 07777) != (n->mode & 07777)))
-        set_mode(j, s, n, owner_set);
-    set_xattrs(j, s, n, false);
-    set_times(j, s, n);
+        set_mode(&x, owner_set);
+    set_xattrs(&x, false);
+    set_times(&x);
+    return x.sys == 0 ? 0 : error_sys(e, x.sys, "cannot set its metadata");
 }
 
 /* ---- everything else ---- */
@@ -114,15 +140,17 @@ int restore_make_special(const struct node *n, int dir, const char *name)
 {
     switch (n->type) {
     case NODE_SYMLINK:
-        return n->target && symlinkat(n->target, dir, name) == 0 ? 0 : n->target ? errno : EINVAL;
+        return n->target && fileops->symlinkat(n->target, dir, name) == 0 ? 0
+               : n->target                                                ? errno
+                                                                          : EINVAL;
     case NODE_FIFO:
-        return mknodat(dir, name, S_IFIFO | 0600, 0) == 0 ? 0 : errno;
+        return fileops->mknodat(dir, name, S_IFIFO | 0600, 0) == 0 ? 0 : errno;
     case NODE_SOCKET:
-        return mknodat(dir, name, S_IFSOCK | 0600, 0) == 0 ? 0 : errno;
+        return fileops->mknodat(dir, name, S_IFSOCK | 0600, 0) == 0 ? 0 : errno;
     case NODE_CHAR_DEVICE:
-        return mknodat(dir, name, S_IFCHR | 0600, device_of(n)) == 0 ? 0 : errno;
+        return fileops->mknodat(dir, name, S_IFCHR | 0600, device_of(n)) == 0 ? 0 : errno;
     case NODE_BLOCK_DEVICE:
-        return mknodat(dir, name, S_IFBLK | 0600, device_of(n)) == 0 ? 0 : errno;
+        return fileops->mknodat(dir, name, S_IFBLK | 0600, device_of(n)) == 0 ? 0 : errno;
     default:
         return EINVAL;
     }
@@ -143,8 +171,7 @@ static int write_special(struct restore_worker *w, const struct node *n, int dir
     }
     if (sys != 0)
         return error_sys(e, sys, "cannot make it");
-    restore_metadata(w->job, &s, n);
-    return 0;
+    return restore_metadata(w->job, &s, n, e);
 }
 
 /* ---- the worker ---- */
@@ -316,7 +343,7 @@ static void drop_stale_xattrs(int fd, const struct node *n)
         for (uint32_t k = 0; k < n->xattr_count; k++)
             wanted = wanted || strcmp(n->xattrs[k].name, acls[i]) == 0;
         if (!wanted)
-            fremovexattr(fd, acls[i]); /* mostly there is none */
+            fileops->remove_xattr(fd, acls[i]); /* mostly there is none */
     }
 }
 
@@ -339,12 +366,12 @@ static int set_folder(struct restore_worker *w, const struct restore_folder *f, 
         struct restore_subject s = {.fd = fd, .path = (const char *)w->path.data};
         if (merged)
             drop_stale_xattrs(fd, &n);
-        restore_metadata(w->job, &s, &n);
+        rc = restore_metadata(w->job, &s, &n, e);
         restore_tell_flags(w->job, &n, s.path);
         close(fd);
     }
     node_release(&n);
-    return fd < 0 ? fd : 0;
+    return fd < 0 ? fd : rc;
 }
 
 /* Whether what is beneath the folder can still be reached when its owner and mode are set. */
@@ -382,8 +409,14 @@ static void finish_folder(struct restore_worker *w, const struct restore_folder 
     struct error e = ERROR_INIT;
 
     const char *path = shown_path(w, f, NULL);
-    if (set_folder(w, f, root, root != w->job->tree, &e) != 0)
+    if (set_folder(w, f, root, root != w->job->tree, &e) == 0)
+        return;
+    if (restore_fatal(e.sys)) {
+        restore_target_failed(w->job, path, &e);
+        restore_fail(w->job, &e);
+    } else {
         restore_warn(w->job, WARN_MODE, path, e.sys);
+    }
 }
 
 /* Thread: of those whose order does not matter. */
@@ -405,7 +438,7 @@ static void *finish_open_folders(void *pass)
     return NULL;
 }
 
-void restore_folders(struct restore_job *j, int root)
+int restore_folders(struct restore_job *j, int root, struct error *e)
 {
     struct folder_pass pass = {.job = j, .root = root, .next = j->last};
     struct restore_worker w = {.job = j, .dir = RESTORE_DIR_INIT};
@@ -420,4 +453,7 @@ void restore_folders(struct restore_job *j, int root)
             finish_folder(&w, f, root);
     }
     buffer_release(&w.path);
+    if (j->code != 0)
+        *e = j->why;
+    return j->code;
 }

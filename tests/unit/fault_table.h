@@ -5,7 +5,9 @@
 
 #include "io/fileops.h"
 
+#include <dirent.h>
 #include <errno.h>
+#include <linux/openat2.h>
 #include <pthread.h>
 #include <stdbool.h>
 #include <string.h>
@@ -39,6 +41,8 @@ static struct {
     bool dead, hit;
     struct flushed flushed[256];
     size_t flushed_count;
+    ino_t unflushed[1024]; /* files written to, in a run that ends with a cut */
+    size_t unflushed_count;
 } fault;
 
 static inline bool strike_locked(unsigned kind, bool *first)
@@ -112,6 +116,74 @@ static inline off_t flushed_len(ino_t ino)
     return 0;
 }
 
+/* ---- what a power cut takes: the content of files written to and not flushed since ---- */
+
+static inline bool is_unflushed(ino_t ino)
+{
+    for (size_t i = 0; i < fault.unflushed_count; i++)
+        if (fault.unflushed[i] == ino)
+            return true;
+    return false;
+}
+
+static inline void add_unflushed(ino_t ino)
+{
+    assert_true(fault.unflushed_count < 1024);
+    pthread_mutex_lock(&fault_lock);
+    if (!is_unflushed(ino))
+        fault.unflushed[fault.unflushed_count++] = ino;
+    pthread_mutex_unlock(&fault_lock);
+}
+
+static inline void note_written(int fd)
+{
+    struct stat st;
+
+    if (fault.mode == MODE_CUT && fstat(fd, &st) == 0)
+        add_unflushed(st.st_ino);
+}
+
+/* ino 0: everything. */
+static inline void note_clean(ino_t ino)
+{
+    pthread_mutex_lock(&fault_lock);
+    for (size_t i = fault.unflushed_count; i-- > 0;)
+        if (ino == 0 || fault.unflushed[i] == ino)
+            fault.unflushed[i] = fault.unflushed[--fault.unflushed_count];
+    pthread_mutex_unlock(&fault_lock);
+}
+
+/* Files below dirfd lose what was not flushed: their end, or all. Returns how many. */
+static inline unsigned lose_unflushed(int dirfd)
+{
+    DIR *dir = fdopendir(openat(dirfd, ".", O_RDONLY | O_DIRECTORY | O_CLOEXEC));
+    const struct dirent *entry;
+    unsigned lost = 0;
+    struct stat st;
+
+    while (dir && (entry = readdir(dir)) != NULL) {
+        if (strcmp(entry->d_name, ".") == 0 || strcmp(entry->d_name, "..") == 0 ||
+            (entry->d_type != DT_DIR && entry->d_type != DT_REG))
+            continue;
+        int fd = openat(dirfd, entry->d_name,
+                        O_NOFOLLOW | O_CLOEXEC | (entry->d_type == DT_DIR ? O_RDONLY : O_RDWR));
+        if (fd >= 0 && entry->d_type == DT_DIR) {
+            lost += lose_unflushed(fd);
+        } else if (fd >= 0 && fstat(fd, &st) == 0 && is_unflushed(st.st_ino)) {
+            lost++;
+            if (ftruncate(fd, st.st_size > 4096 ? 4096 : 0) != 0)
+                lost--;
+        }
+        if (fd >= 0)
+            close(fd);
+    }
+    if (dir)
+        closedir(dir);
+    return lost;
+}
+
+/* ---- the operations ---- */
+
 static inline int fault_openat(int dirfd, const char *path, int flags, mode_t mode)
 {
     if (strike((flags & O_CREAT) ? OF_CHANGES : 0))
@@ -140,6 +212,7 @@ static inline ssize_t fault_pwrite(int fd, const void *p, size_t n, off_t off)
 
     if (interrupted())
         return -1;
+    note_written(fd);
     if (!strike_first(OF_CHANGES, &first))
         return fileops_system.pwrite(fd, p, shortened(n), off);
     if (first && n > 1 && fileops_system.pwrite(fd, p, n / 2, off) < 0)
@@ -155,14 +228,19 @@ static inline int fault_sync(int fd)
     if (strike(OF_CHANGES))
         return -1;
     int rc = fileops_system.fdatasync(fd);
-    if (rc == 0 && fstat(fd, &st) == 0)
+    if (rc == 0 && fstat(fd, &st) == 0) {
         note_flushed(st.st_ino, st.st_size);
+        note_clean(st.st_ino);
+    }
     return rc;
 }
 
 static inline int fault_ftruncate(int fd, off_t len)
 {
-    return strike(OF_CHANGES) ? -1 : fileops_system.ftruncate(fd, len);
+    if (strike(OF_CHANGES))
+        return -1;
+    note_written(fd);
+    return fileops_system.ftruncate(fd, len);
 }
 
 static inline int fault_renameat2(int olddir, const char *old, int newdir, const char *new_,
@@ -179,6 +257,63 @@ static inline int fault_unlinkat(int dirfd, const char *path, int flags)
 static inline int fault_mkdirat(int dirfd, const char *path, mode_t mode)
 {
     return strike(OF_CHANGES) ? -1 : fileops_system.mkdirat(dirfd, path, mode);
+}
+
+static inline int fault_openat2(int dirfd, const char *path, struct open_how *how)
+{
+    if (strike((how->flags & O_CREAT) ? OF_CHANGES : 0))
+        return -1;
+    return fileops_system.openat2(dirfd, path, how);
+}
+
+static inline int fault_linkat(int olddir, const char *old, int newdir, const char *new_)
+{
+    return strike(OF_CHANGES) ? -1 : fileops_system.linkat(olddir, old, newdir, new_);
+}
+
+static inline int fault_symlinkat(const char *target, int dirfd, const char *path)
+{
+    return strike(OF_CHANGES) ? -1 : fileops_system.symlinkat(target, dirfd, path);
+}
+
+static inline int fault_mknodat(int dirfd, const char *path, mode_t mode, dev_t dev)
+{
+    return strike(OF_CHANGES) ? -1 : fileops_system.mknodat(dirfd, path, mode, dev);
+}
+
+/* Of memory, mostly: what it would flush is noted, not waited for. */
+static inline int fault_syncfs(int fd)
+{
+    if (strike(OF_CHANGES))
+        return -1;
+    note_clean(0);
+    return 0;
+}
+
+static inline int fault_set_owner(int fd, const char *name, uid_t uid, gid_t gid)
+{
+    return strike(OF_CHANGES) ? -1 : fileops_system.set_owner(fd, name, uid, gid);
+}
+
+static inline int fault_set_mode(int fd, const char *name, mode_t mode)
+{
+    return strike(OF_CHANGES) ? -1 : fileops_system.set_mode(fd, name, mode);
+}
+
+static inline int fault_set_times(int fd, const char *name, const struct timespec times[2])
+{
+    return strike(OF_CHANGES) ? -1 : fileops_system.set_times(fd, name, times);
+}
+
+static inline int fault_set_xattr(int fd, const char *name, const char *key, const void *value,
+                                  size_t len)
+{
+    return strike(OF_CHANGES) ? -1 : fileops_system.set_xattr(fd, name, key, value, len);
+}
+
+static inline int fault_remove_xattr(int fd, const char *key)
+{
+    return strike(OF_CHANGES) ? -1 : fileops_system.remove_xattr(fd, key);
 }
 
 static inline int fault_gate(int op, const char *path)
@@ -207,6 +342,16 @@ static inline void faults_on(unsigned kinds, enum mode mode, int error, unsigned
     fault_ops.renameat2 = fault_renameat2;
     fault_ops.unlinkat = fault_unlinkat;
     fault_ops.mkdirat = fault_mkdirat;
+    fault_ops.openat2 = fault_openat2;
+    fault_ops.linkat = fault_linkat;
+    fault_ops.symlinkat = fault_symlinkat;
+    fault_ops.mknodat = fault_mknodat;
+    fault_ops.syncfs = fault_syncfs;
+    fault_ops.set_owner = fault_set_owner;
+    fault_ops.set_mode = fault_set_mode;
+    fault_ops.set_times = fault_set_times;
+    fault_ops.set_xattr = fault_set_xattr;
+    fault_ops.remove_xattr = fault_remove_xattr;
     fault_ops.gate = fault_gate;
     memset(&fault, 0, sizeof(fault));
     fault.kinds = kinds;

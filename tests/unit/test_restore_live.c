@@ -2,103 +2,16 @@
  * final name, running it again or going back ends it, and no scratch folder is left. */
 #include "base/clock.h"
 #include "io/fileops.h"
-#include "save_fixture.h"
 #include "snapshot/restore_live.h"
 #include "snapshot/restore_record.h"
-#include "store/hash.h"
-
-#include <fcntl.h>
-#include <sqlite3.h>
-#include <sys/stat.h>
-
-#include "fault_table.h"
+#include "states_fixture.h"
 
 #include "base/banned.h"
-
-/* ---- the two states ---- */
-
-struct states {
-    struct place *place;
-    struct saver saver;
-    uint64_t one, two;
-    char *disk_one, *disk_two;
-};
-
-static void put_database(const struct place *p, const char *name, int rows)
-{
-    char path[256], sql[200];
-    sqlite3 *db;
-
-    snprintf(path, sizeof(path), "%s/%s", p->root, name);
-    assert_int_equal(sqlite3_open(path, &db), SQLITE_OK);
-    snprintf(
-        sql, sizeof(sql),
-        "DROP TABLE IF EXISTS t; CREATE TABLE t(x); WITH RECURSIVE n(i) AS (SELECT 1 UNION ALL "
-        "SELECT i + 1 FROM n WHERE i < %d) INSERT INTO t SELECT i FROM n",
-        rows);
-    assert_int_equal(sqlite3_exec(db, sql, NULL, NULL, NULL), SQLITE_OK);
-    sqlite3_close(db);
-}
-
-static void make_one(const struct place *p)
-{
-    put_text(p, "same", "the same");
-    put_text(p, "changed", "one");
-    put_text(p, "gone", "only in one");
-    put_text(p, "file or folder", "a file");
-    make_dir(p, "folder or file");
-    make_dir(p, "folder or file/below");
-    put_text(p, "folder or file/below/it", "below");
-    SYS(symlinkat("same", p->rootfd, "link or file"));
-    make_dir(p, "closed");
-    put_text(p, "closed/in", "one");
-    SYS(fchmodat(p->rootfd, "closed", 0555, 0));
-    put_database(p, "app.db", 3);
-}
-
-static void make_two(const struct place *p)
-{
-    put_text(p, "changed", "another and longer");
-    SYS(unlinkat(p->rootfd, "gone", 0));
-    put_text(p, "new", "only in two");
-    make_dir(p, "new folder");
-    put_text(p, "new folder/in", "only in two");
-    SYS(unlinkat(p->rootfd, "file or folder", 0));
-    make_dir(p, "file or folder");
-    put_text(p, "file or folder/in", "a folder");
-    SYS(unlinkat(p->rootfd, "folder or file/below/it", 0));
-    SYS(unlinkat(p->rootfd, "folder or file/below", AT_REMOVEDIR));
-    SYS(unlinkat(p->rootfd, "folder or file", AT_REMOVEDIR));
-    put_text(p, "folder or file", "a file");
-    SYS(unlinkat(p->rootfd, "link or file", 0));
-    put_text(p, "link or file", "a file");
-    SYS(fchmodat(p->rootfd, "closed", 0755, 0));
-    put_text(p, "closed/in", "two");
-    SYS(fchmodat(p->rootfd, "closed", 0500, 0));
-    put_database(p, "app.db", 2000);
-    put_database(p, "more.db", 2);
-}
-
-static uint64_t save_safety(struct states *s)
-{
-    struct save_request q = {.kind = SNAPSHOT_SAFETY};
-
-    MUST(try_save(&s->saver, &q), s->saver.error);
-    assert_int_not_equal(s->saver.last.snapshot, 0);
-    return s->saver.last.snapshot;
-}
-
-static void get_row(struct states *s, uint64_t number, struct snapshot_row *row)
-{
-    struct error e = ERROR_INIT;
-
-    MUST(catalog_snapshot(repo_catalog(s->saver.repo), number, row, &e), e);
-}
 
 struct go {
     uint64_t to, added;
     unsigned fail_at;
-    bool die;
+    enum mode mode;
     int error;
 };
 
@@ -123,10 +36,12 @@ static int go(struct states *s, const struct go *g, struct live_result *result, 
                              .added = {g->added ? &added : NULL, NULL},
                              .workers = 1};
     if (g->fail_at)
-        faults_on(OF_CHANGES | OF_CLOSES, g->die ? MODE_KILL : MODE_FAIL, g->error, g->fail_at);
+        faults_on(OF_CHANGES | OF_CLOSES, g->mode, g->error, g->fail_at);
     int rc = live_restore(&q, result, &e);
     faults_off();
     *hit = g->fail_at && fault.hit;
+    if (g->fail_at && g->mode == MODE_CUT && lose_unflushed(s->place->rootfd) > 0)
+        assert_true(*hit); /* what is called restored is flushed */
     if (rc != 0 && !g->fail_at)
         print_error("restore: %d %s\n", rc, e.message);
     snapshot_row_release(&to);
@@ -147,25 +62,6 @@ static void go_whole(struct states *s, uint64_t to, uint64_t added)
     live_result_release(&result);
 }
 
-/* In memory where there is some: it is flushed very often. */
-static int memory_place(struct place **out)
-{
-    struct place *p = calloc(1, sizeof(*p));
-
-    assert_non_null(p);
-    memcpy(p->dir, "/dev/shm/wk-save-XXXXXX", 24);
-    if (!mkdtemp(p->dir)) {
-        free(p);
-        return place_setup((void **)out);
-    }
-    snprintf(p->root, sizeof(p->root), "%s/root", p->dir);
-    SYS(mkdir(p->root, 0755));
-    p->rootfd = open(p->root, O_RDONLY | O_DIRECTORY | O_CLOEXEC);
-    SYS(p->rootfd);
-    *out = p;
-    return 0;
-}
-
 static int setup(void **state)
 {
     struct states *s = calloc(1, sizeof(*s));
@@ -177,11 +73,11 @@ static int setup(void **state)
     s->one = save_all(&s->saver);
     make_two(s->place);
     s->two = save_all(&s->saver);
-    s->disk_two = dump_disk(s->place, true);
+    s->disk_two = dump_state(s->place);
     go_whole(s, s->one, 0);
-    s->disk_one = dump_disk(s->place, true);
+    s->disk_one = dump_state(s->place);
     go_whole(s, s->two, 0);
-    char *again = dump_disk(s->place, true);
+    char *again = dump_state(s->place);
     assert_string_equal(again, s->disk_two);
     free(again);
     *state = s;
@@ -201,31 +97,6 @@ static int teardown(void **state)
     return place_teardown((void **)&p);
 }
 
-static void assert_disk(const struct states *s, const char *wanted)
-{
-    char *disk = dump_disk(s->place, true);
-
-    assert_string_equal(disk, wanted);
-    free(disk);
-}
-
-/* Every file that stands there is, with its metadata, as in one of the two states. */
-static void assert_no_half(const struct states *s)
-{
-    char *disk = dump_disk(s->place, true), *save = NULL;
-
-    for (char *line = strtok_r(disk, "\n", &save); line; line = strtok_r(NULL, "\n", &save)) {
-        char whole[5000];
-        if (strstr(line, " 04") || strstr(line, ".watchkeep-restore-") ||
-            strstr(line, "app.db-") != NULL)
-            continue; /* a folder; our scratch folder; what is stale */
-        snprintf(whole, sizeof(whole), "%s\n", line);
-        if (!strstr(s->disk_one, whole) && !strstr(s->disk_two, whole))
-            fail_msg("half of something: %s", line);
-    }
-    free(disk);
-}
-
 /* ---- the tests ---- */
 
 static void stale_sides(const struct states *s)
@@ -242,31 +113,42 @@ static void no_stale_sides(const struct states *s)
 }
 
 /* From one state to the other, failing at every operation; then on, or back. */
-static void break_everywhere(struct states *s, uint64_t from, uint64_t to, bool die, int error)
+static void break_everywhere(struct states *s, uint64_t from, uint64_t to, enum mode mode,
+                             int error)
 {
+    const char *sanitized = getenv("WK_SANITIZE");
+    unsigned step = sanitized && *sanitized ? 7 : 1; /* a sanitizer run takes a sample */
     bool hit = true;
     unsigned at;
 
-    for (at = 1; hit; at++) {
+    for (at = 1; hit; at += step) {
         struct go g = {
-            .to = to, .added = at % 2 ? from : 0, .fail_at = at, .die = die, .error = error};
+            .to = to, .added = at % 2 ? from : 0, .fail_at = at, .mode = mode, .error = error};
         struct live_result result;
         stale_sides(s);
         go(s, &g, &result, &hit);
         if (!result.begun)
             assert_int_equal(faccessat(s->place->rootfd, "app.db-wal", F_OK, 0), 0);
+        assert_no_half(s, s->place, error != EIO && result.written.warning_count > 0);
         live_result_release(&result);
-        assert_no_half(s);
         if (at % 3 == 0) { /* finish what was cut off */
             go_whole(s, to, from);
             no_stale_sides(s);
-            assert_disk(s, to == s->one ? s->disk_one : s->disk_two);
+            assert_state(s->place, to == s->one ? s->disk_one : s->disk_two);
         }
         go_whole(s, from, to);
         no_stale_sides(s);
-        assert_disk(s, from == s->one ? s->disk_one : s->disk_two);
+        assert_state(s->place, from == s->one ? s->disk_one : s->disk_two);
     }
-    assert_true(at > 30);
+    assert_true(at > 60);
+}
+
+/* Both ways, each with an error of its own. */
+static void break_both_ways(struct states *s, enum mode mode, int error, int other)
+{
+    break_everywhere(s, s->two, s->one, mode, error);
+    go_whole(s, s->one, s->two);
+    break_everywhere(s, s->one, s->two, mode, other);
 }
 
 static void side_files_go(void **state)
@@ -275,30 +157,34 @@ static void side_files_go(void **state)
 
     stale_sides(s);
     go_whole(s, s->one, 0);
-    assert_disk(s, s->disk_one);
+    assert_state(s->place, s->disk_one);
     stale_sides(s);
     go_whole(s, s->two, s->one);
-    assert_disk(s, s->disk_two);
+    assert_state(s->place, s->disk_two);
 }
 
 static void fails_once(void **state)
 {
     struct states *s = *state;
 
-    break_everywhere(s, s->two, s->one, false, EIO);
-    go_whole(s, s->one, s->two);
-    break_everywhere(s, s->one, s->two, false, ENOSPC);
+    break_both_ways(s, MODE_FAIL, EIO, ENOSPC);
     go_whole(s, s->two, s->one);
-    break_everywhere(s, s->two, s->one, false, EPERM);
+    break_everywhere(s, s->two, s->one, MODE_FAIL, EPERM);
+}
+
+static void fails_for_good(void **state)
+{
+    break_both_ways(*state, MODE_STICKY, ENOSPC, EIO);
 }
 
 static void dies(void **state)
 {
-    struct states *s = *state;
+    break_both_ways(*state, MODE_KILL, EIO, EIO);
+}
 
-    break_everywhere(s, s->two, s->one, true, EIO);
-    go_whole(s, s->one, s->two);
-    break_everywhere(s, s->one, s->two, true, EIO);
+static void loses_power(void **state)
+{
+    break_both_ways(*state, MODE_CUT, EIO, EIO);
 }
 
 /* ---- what changed since it was saved ---- */
@@ -358,7 +244,7 @@ static void newer_work_stays(void **state)
     get_row(s, now, &base);
     assert_int_equal(live_restore(&q, &result, &e), 0);
     live_result_release(&result);
-    assert_disk(s, s->disk_one);
+    assert_state(s->place, s->disk_one);
     snapshot_row_release(&base);
     snapshot_row_release(&to);
 }
@@ -389,7 +275,7 @@ static void not_begun(void **state)
     assert_int_equal(live_restore(&q, &result, &e), ERR_BUSY);
     assert_false(result.begun);
     live_result_release(&result);
-    assert_disk(s, s->disk_two);
+    assert_state(s->place, s->disk_two);
     snapshot_row_release(&base);
     snapshot_row_release(&to);
 }
@@ -440,7 +326,9 @@ int main(void)
     const struct CMUnitTest tests[] = {
         cmocka_unit_test_setup_teardown(side_files_go, setup, teardown),
         cmocka_unit_test_setup_teardown(fails_once, setup, teardown),
+        cmocka_unit_test_setup_teardown(fails_for_good, setup, teardown),
         cmocka_unit_test_setup_teardown(dies, setup, teardown),
+        cmocka_unit_test_setup_teardown(loses_power, setup, teardown),
         cmocka_unit_test_setup_teardown(newer_work_stays, setup, teardown),
         cmocka_unit_test_setup_teardown(not_begun, setup, teardown),
         cmocka_unit_test(record_text),
