@@ -600,10 +600,15 @@ def failing_flush(scratch):
         skip_part("failing flush", e)
 
 
-own_mounts()
-try:
-    wk.main(holes, failing_flush, ext4, xfs, btrfs)
-except SystemExit as e:
-    if not e.code and skipped:
-        wk.skip("not all of it: %s" % ", ".join(skipped))
-    raise
+def main(*tests):
+    own_mounts()
+    try:
+        wk.main(*tests)
+    except SystemExit as e:
+        if not e.code and skipped:
+            wk.skip("not all of it: %s" % ", ".join(skipped))
+        raise
+
+
+if __name__ == "__main__":
+    main(holes, failing_flush, ext4, xfs, btrfs)
