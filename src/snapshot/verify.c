@@ -423,8 +423,9 @@ static uint64_t pack_bytes(const struct verify_job *j, uint64_t pack_id)
     return 0;
 }
 
-/* A catalog made anew takes a pack for as long as it is; the commits know better. What compaction
- * removed has no row any more, what was fenced was never acknowledged. */
+/* A catalog made anew takes a pack for as long as it is; the commits know better. What a compaction
+ * emptied counts no more, whether its file is there still or not; what was fenced was never
+ * acknowledged. */
 static int check_needs(struct verify_job *j, struct error *e)
 {
     struct catalog *c;
@@ -440,7 +441,7 @@ static int check_needs(struct verify_job *j, struct error *e)
         if (bytes >= n->len || has_fault(j, n->pack_id))
             continue;
         rc = catalog_pack(c, n->pack_id, &row, e);
-        if (rc == 0 && row.fence == 0) {
+        if (rc == 0 && row.fence == 0 && row.gone == 0) {
             snprintf(reason, sizeof(reason),
                      "the pack has %" PRIu64 " bytes of the %" PRIu64 " that snapshots need", bytes,
                      n->len);

@@ -2,6 +2,7 @@
  * catalog made anew is the one there was. */
 #include "world_fixture.h"
 
+#include "snapshot/verify.h"
 #include "store/catalog_write.h"
 
 #include <dirent.h>
@@ -245,6 +246,20 @@ static void test_a_watch_without_snapshots(void **state)
     check_rebuild(w);
 }
 
+/* The commits that are kept name packs that were emptied since. */
+static void assert_nothing_is_missed(struct world *w)
+{
+    const struct verify_request q = {.repo = w->repo, .level = VERIFY_QUICK};
+    struct verify_result result;
+    struct error e = ERROR_INIT;
+
+    OK(verify_run(&q, &result, &e), e);
+    if (result.errors > 0)
+        print_error("%s: %s\n", result.damaged[0].pack, result.damaged[0].reason);
+    assert_int_equal(result.errors, 0);
+    verify_result_release(&result);
+}
+
 static void test_dead_data_packs_make_room(void **state)
 {
     struct world *w = *state;
@@ -268,8 +283,12 @@ static void test_dead_data_packs_make_room(void **state)
     uint64_t late[] = {5, 6, 7, 8, 9, 10, 11, 12};
     must_drop(w, late, 8);
     uint64_t before = repo_bytes(w->repo);
+    done = keep_up(w, false, DAY);
+    assert_true(done.packs_emptied > 0);
+    assert_nothing_is_missed(w);
     done = keep_up(w, false, 0);
     assert_true(done.bytes_removed > 60 * 1024 * 1024);
+    assert_nothing_is_missed(w);
     assert_true(repo_bytes(w->repo) < before - 50 * 1024 * 1024);
     check_rebuild(w);
 }
