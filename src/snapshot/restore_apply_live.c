@@ -284,7 +284,12 @@ static int remove_one(struct restore_job *j, int rootfd, const struct live_remov
     char *slash = strrchr(folder, '/');
     *(slash ? slash : folder) = 0;
     int dirfd = safe_open_parent(rootfd, r->path, &name, e);
-    if (dirfd >= 0) {
+    if (dirfd >= 0 && !restore_same_mount(rootfd, dirfd)) {
+        rc = error_set(e, ERR_REFUSED,
+                       "it is not removed, as it lies on another file system than the target and "
+                       "could not be brought back");
+        close(dirfd);
+    } else if (dirfd >= 0) {
         rc = live_enter(j->live, folder, dirfd, e);
         if (rc == 0)
             rc = remove_in(j, r, dirfd, name, e);

@@ -236,6 +236,8 @@ int restore_target_open(const struct restore_request *req, bool single, struct r
                         struct error *e);
 /* The same for the root of a watch. */
 int restore_target_live(const char *root, struct restore_target *t, struct error *e);
+/* Whether two folders (any descriptors) are such that a rename can go from one to the other. */
+bool restore_same_mount(int a, int b);
 /* Remove what killed restores left in a folder. */
 void restore_target_clear(int dirfd);
 /* Put the finished tree in place. */

@@ -28,6 +28,7 @@ struct merge {
     size_t count, cap;
     unsigned moved;   /* names used in the folder of what made way */
     bool placed;      /* the entry at hand stands */
+    bool foreign;     /* in place: the folder at hand lies on another file system */
     int from, to;     /* the folder at hand, on both sides */
     const char *path; /* of it */
 };
@@ -121,12 +122,17 @@ static int entry_failed(struct merge *m, const char *name, struct error *e)
     return rc;
 }
 
+static int on_another(struct error *e)
+{
+    return error_set(e, ERR_REFUSED, "its folder is on another file system than the target");
+}
+
 static int cannot_place(const struct merge *m, const char *name, int sys, struct error *e)
 {
     const char *hint = live_hint(m->to, name, sys);
 
     if (sys == EXDEV)
-        return error_set(e, ERR_REFUSED, "its folder is on another file system than the target");
+        return on_another(e);
     if (!hint)
         return error_sys(e, sys, "cannot put it in place");
     error_set(e, ERR_DENIED, "cannot put it in place: %s", hint);
@@ -263,9 +269,11 @@ static int check_live(struct merge *m, const char *name, struct error *e)
 
     if (fstatat(m->from, name, &from, AT_SYMLINK_NOFOLLOW) != 0 ||
         fstatat(m->to, name, &to, AT_SYMLINK_NOFOLLOW) != 0)
-        return 0;
+        return m->foreign ? on_another(e) : 0;
     if (S_ISDIR(from.st_mode) && S_ISDIR(to.st_mode))
         return 0;
+    if (m->foreign)
+        return on_another(e);
     if (S_ISDIR(to.st_mode))
         return error_set(e, ERR_REFUSED,
                          "a folder stands there that holds what was not saved; move it away");
@@ -279,7 +287,7 @@ static int place_over(struct merge *m, const char *name, struct error *e)
 {
     struct stat from, to;
 
-    int sys = place_new(m, name);
+    int sys = m->foreign ? EEXIST : place_new(m, name);
     if (sys == EEXIST) {
         if (fstatat(m->from, name, &from, AT_SYMLINK_NOFOLLOW) != 0 ||
             fstatat(m->to, name, &to, AT_SYMLINK_NOFOLLOW) != 0)
@@ -339,7 +347,9 @@ static int merge_folder(struct merge *m, struct error *e)
         restore_problem(m->job, m->path, e);
         return 0;
     }
-    rc = m->job->live ? live_enter(m->job->live, m->path, m->to, e) : 0;
+    m->foreign = m->job->live && !restore_same_mount(m->target->folder, m->to);
+    if (m->job->live && !m->foreign)
+        rc = live_enter(m->job->live, m->path, m->to, e);
     if (rc == 0)
         rc = read_names(m->from, &names, &count, e);
     for (size_t i = 0; i < count && rc == 0; i++)

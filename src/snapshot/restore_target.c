@@ -243,6 +243,18 @@ static bool is_mount_point(int fd)
            (x.stx_attributes & STATX_ATTR_MOUNT_ROOT);
 }
 
+bool restore_same_mount(int a, int b)
+{
+    struct statx x, y;
+
+    if (statx(a, "", AT_EMPTY_PATH, STATX_INO | STATX_MNT_ID, &x) != 0 ||
+        statx(b, "", AT_EMPTY_PATH, STATX_INO | STATX_MNT_ID, &y) != 0)
+        return false;
+    if (x.stx_mask & y.stx_mask & STATX_MNT_ID && x.stx_mnt_id != y.stx_mnt_id)
+        return false;
+    return x.stx_dev_major == y.stx_dev_major && x.stx_dev_minor == y.stx_dev_minor;
+}
+
 /* Whether the empty target can make way for a folder renamed over it. */
 static bool can_replace(const struct restore_target *t)
 {

@@ -362,7 +362,9 @@ static int set_folder(struct restore_worker *w, const struct restore_folder *f, 
     else
         fd = error_set(e, ERR_FAILED, "out of memory");
     buffer_release(&below);
-    if (fd >= 0) {
+    if (fd >= 0 && w->job->live && !restore_same_mount(root, fd)) {
+        close(fd); /* what lies on another file system is not restored in place */
+    } else if (fd >= 0) {
         struct restore_subject s = {.fd = fd, .path = (const char *)w->path.data};
         if (merged)
             drop_stale_xattrs(fd, &n);
