@@ -5,15 +5,14 @@
 #include "cli/output.h"
 #include "cli/progress.h"
 #include "cli/reach.h"
+#include "cli/restore_place.h"
 
 #include "base/text.h"
 #include "config/keys.h"
-#include "config/places.h"
 #include "keep/archive_read.h"
 #include "snapshot/report.h"
 #include "snapshot/restore.h"
 #include "snapshot/selector.h"
-#include "snapshot/tree.h"
 
 #include <errno.h>
 #include <stdlib.h>
@@ -31,101 +30,6 @@ static const struct command_flag flags[] = {
     {"force", 0, NULL, "in place: also while processes have files open there"},
     {NULL, 0, NULL, NULL},
 };
-
-/* ---- the live data is no folder like any other ---- */
-
-/* Whether target is where the path of that snapshot stood: restoring to it is restoring in place.
- */
-static int is_its_place(struct repo *r, const struct snapshot_row *s, const char *path,
-                        const char *target, const char *root, bool *yes, struct error *e)
-{
-    struct buffer meta = BUFFER_INIT;
-    struct node_brief brief;
-    uint64_t node;
-    int64_t at = (int64_t)s->commit.number;
-    int rc = tree_find(repo_catalog(r), s->watch_serial, at, path, &node, e);
-
-    if (rc == 0)
-        rc = catalog_node(repo_catalog(r), s->watch_serial, node, at, &meta, e);
-    if (rc == 0)
-        rc = node_brief_decode(meta.data, meta.len, &brief, e);
-    buffer_release(&meta);
-    if (rc != 0)
-        return rc;
-    char *below = place_below(target, root), *folder = strdup(path);
-    if (folder && brief.type != NODE_FOLDER) { /* it stands in the folder that is named */
-        char *slash = strrchr(folder, '/');
-        *(slash ? slash : folder) = 0;
-    }
-    *yes = below && folder && strcmp(below, folder) == 0;
-    free(below);
-    free(folder);
-    return 0;
-}
-
-static int refuse_root(const char *target, const char *name, const char *root, struct error *e)
-{
-    bool inside = place_inside(target, root), around = place_inside(root, target);
-    const char *how = inside && around ? "is" : inside ? "lies in" : "holds";
-    char quoted[300];
-
-    if (!inside && !around)
-        return 0;
-    return error_set(e, ERR_REFUSED,
-                     "'%s' %s the root of watch '%s', which is live data: restore to another "
-                     "folder, or what stood there with --in-place",
-                     text_escape(target, quoted, sizeof(quoted)), how, name);
-}
-
-/* The root of the snapshot's own watch, malloc'ed. */
-static char *own_root(const struct cli *cli, struct repo *r, const struct snapshot_row *s)
-{
-    const struct watch_config *configured = config_watch(cli->config, s->watch_name);
-    struct error ignored = ERROR_INIT;
-    struct watch_row row;
-
-    if (configured)
-        return strdup(configured->path);
-    if (catalog_watch_by_name(repo_catalog(r), s->watch_name, &row, &ignored) != 0)
-        return NULL;
-    char *root = strdup(row.root);
-    watch_row_release(&row);
-    return root;
-}
-
-static int check_watches(const struct cli *cli, struct repo *r, const char *target, struct error *e)
-{
-    const struct config *c = cli->config;
-    struct watch_row *rows = NULL;
-    size_t count = 0;
-    int rc = catalog_watches(repo_catalog(r), &rows, &count, e);
-
-    for (size_t i = 0; i < count; i++) {
-        if (rc == 0)
-            rc = refuse_root(target, rows[i].name, rows[i].root, e);
-        watch_row_release(&rows[i]);
-    }
-    free(rows);
-    for (size_t i = 0; rc == 0 && i < c->watch_count; i++)
-        rc = refuse_root(target, c->watches[i].name, c->watches[i].path, e);
-    return rc;
-}
-
-static int check_target(const struct cli *cli, struct repo *r, const struct snapshot_row *s,
-                        const char *path, const char *target, bool *in_place, struct error *e)
-{
-    char *root = own_root(cli, r, s);
-    int rc = 0;
-
-    *in_place = false;
-    if (root && place_inside(target, root))
-        rc = is_its_place(r, s, path, target, root, in_place, e);
-    free(root);
-    if (rc == 0 && place_inside(target, cli->config->repository))
-        rc = error_set(e, ERR_REFUSED, "'%s' lies in the repository: restore to another folder",
-                       target);
-    return rc == 0 && !*in_place ? check_watches(cli, r, target, e) : rc;
-}
 
 /* ---- telling ---- */
 
@@ -195,11 +99,13 @@ static int restore(struct cli *cli, struct repo *r, const struct snapshot_row *s
 }
 
 static int restore_in_place(struct cli *cli, struct repo *r, const struct snapshot_row *s,
-                            const char *path, struct error *e)
+                            const struct restore_place *place, struct error *e)
 {
-    const struct in_place what = {.watch = s->watch_name,
+    const struct in_place what = {.watch = place->watch,
                                   .snapshot = s->commit.number,
-                                  .path = path,
+                                  .from = place->from,
+                                  .into = place->into,
+                                  .path = place->path,
                                   .remove = cli->given[DELETE] ? LIVE_RULES : LIVE_KEEP,
                                   .confirm = cli->given[CONFIRM] != NULL,
                                   .force = cli->given[FORCE] != NULL};
@@ -219,18 +125,21 @@ static int check_flags(const struct cli *cli, struct error *e)
     return 0;
 }
 
-/* Where it goes; in_place is also set where the folder named is the live data. */
+/* Where it goes: place->watch is also set where the folder named is live data. */
 static int find_target(struct cli *cli, struct repo *r, const struct snapshot_row *s,
-                       const char *path, char **target, bool *in_place, struct error *e)
+                       const char *path, char **target, struct restore_place *place,
+                       struct error *e)
 {
-    *in_place = cli->given[IN_PLACE] != NULL;
-    if (*in_place)
-        return 0;
+    if (cli->given[IN_PLACE]) {
+        *place = (struct restore_place){.watch = strdup(s->watch_name), .path = strdup(path)};
+        return place->watch && place->path ? 0 : error_set(e, ERR_FAILED, "out of memory");
+    }
     *target = config_clean_path(cli->given[TO]);
     if (!*target)
         return error_sys(e, errno, "cannot find '%s'", cli->given[TO]);
-    int rc = check_target(cli, r, s, path, *target, in_place, e);
-    if (rc == 0 && !*in_place && (cli->given[DELETE] || cli->given[CONFIRM] || cli->given[FORCE]))
+    int rc = restore_place_find(cli, r, s, path, *target, place, e);
+    if (rc == 0 && !place->watch &&
+        (cli->given[DELETE] || cli->given[CONFIRM] || cli->given[FORCE]))
         return error_set(e, ERR_USAGE, "--delete, --confirm and --force go with --in-place");
     return rc;
 }
@@ -252,8 +161,8 @@ static int run(struct cli *cli, struct error *e)
 {
     struct snapshot_row s = {0};
     struct repo *r = NULL;
+    struct restore_place place = {0};
     char *found = NULL, *target = NULL;
-    bool live = false;
     int rc = check_flags(cli, e);
 
     if (rc == 0 && archive_is_meant(cli->operands[0]))
@@ -264,9 +173,11 @@ static int run(struct cli *cli, struct error *e)
         rc = selector_resolve(r, cli->operands[0], cli->watch, &s, &found, e);
     const char *path = found ? found : "";
     if (rc == 0)
-        rc = find_target(cli, r, &s, path, &target, &live, e);
+        rc = find_target(cli, r, &s, path, &target, &place, e);
     if (rc == 0)
-        rc = live ? restore_in_place(cli, r, &s, path, e) : restore(cli, r, &s, path, target, e);
+        rc = place.watch ? restore_in_place(cli, r, &s, &place, e)
+                         : restore(cli, r, &s, path, target, e);
+    restore_place_release(&place);
     snapshot_row_release(&s);
     repo_close(r);
     free(found);
@@ -286,7 +197,7 @@ const struct command command_restore = {
         "What the watch's root (or PATH) held comes straight into DIR. With --in-place it goes\n"
         "over the live data: what stands there is saved first, and 'watchkeep undo' takes it\n"
         "back. What the rules leave out is never touched. While a process has a file open there\n"
-        "it is refused. A DIR that is where it stood is the same as --in-place; any other DIR\n"
-        "that is, holds or lies in the root of a watch is refused.",
+        "it is refused. A DIR in the root of a watch is live data too: the same rules hold, and\n"
+        "undo takes it back. One that holds a root is refused.",
     .run = run,
 };

@@ -111,6 +111,10 @@ static int undo(struct cli *cli, struct repo *r, const char *watch,
 
     if (again)
         memcpy(what.added, rec->added, sizeof(what.added));
+    if (again || !rec->undo) { /* what an undo put back stood where it was */
+        what.added_from = rec->from;
+        what.added_into = rec->into;
+    }
     int rc = check_back(r, rec, what.snapshot, e);
     if (rc != 0)
         return rc;

@@ -111,6 +111,8 @@ static struct live_request request_of(struct placing *p)
     return (struct live_request){
         .repo = p->repo,
         .snapshot = &p->snapshot,
+        .from = w->from,
+        .into = w->into,
         .path = w->path,
         .only = (const char *const *)w->only,
         .base = &p->base,
@@ -120,6 +122,8 @@ static struct live_request request_of(struct placing *p)
         .remove = w->remove,
         .added = {w->added[0] && p->added[0].watch_name ? &p->added[0] : NULL,
                   w->added[1] && p->added[1].watch_name ? &p->added[1] : NULL},
+        .added_from = w->added_from,
+        .added_into = w->added_into,
         .force = w->force,
         .ctx = p,
         .progress = &p->progress,
@@ -289,6 +293,35 @@ static int begin(void *ctx, struct error *e)
     return keep_record(ctx, e);
 }
 
+/* What undo has to look at, as a path below the root: of a folder that is to be made, that one or
+ * the first above it that is missing too. malloc'ed. */
+static char *touched_path(const struct placing *p)
+{
+    const struct in_place *w = p->what;
+    char *path;
+
+    if (!w->into)
+        return strdup(w->path);
+    for (const char *at = w->into; *at;) {
+        at += strcspn(at, "/");
+        struct stat st;
+        path = text_format("%s/%.*s", p->spec.spec.root, (int)(at - w->into), w->into);
+        bool missing = path && lstat(path, &st) != 0 && errno == ENOENT;
+        free(path);
+        if (missing)
+            return strndup(w->into, (size_t)(at - w->into));
+        at += *at == '/';
+    }
+    if (!*w->into || !*w->path)
+        return strdup(*w->into ? w->into : w->path);
+    return text_format("%s/%s", w->into, w->path);
+}
+
+static char *copy_of(const char *text)
+{
+    return text ? strdup(text) : NULL;
+}
+
 /* What this restore will be remembered by. One that was cut off is gone on with: the way back leads
  * to the state before its first change. */
 static int make_record(struct placing *p, uint64_t base, bool *cut_off, struct error *e)
@@ -301,7 +334,9 @@ static int make_record(struct placing *p, uint64_t base, bool *cut_off, struct e
                                  .back = base,
                                  .base = base,
                                  .added = {w->added[0], w->added[1]},
-                                 .path = strdup(w->path),
+                                 .from = copy_of(w->undo ? w->added_from : w->from),
+                                 .into = copy_of(w->undo ? w->added_into : w->into),
+                                 .path = touched_path(p),
                                  .undo = w->undo};
     for (char *const *at = w->only; at && *at; at++) {
         if (!string_list_add(&r->only, *at, strlen(*at)))
@@ -342,8 +377,9 @@ static int find_rows(struct placing *p, uint64_t base, struct error *e)
             rc = 0;
         }
     }
+    /* Of the live data, which the snapshot need not be of. */
     if (rc == 0)
-        memcpy(p->watch_id, p->snapshot.commit.watch_id, WATCH_ID_LEN);
+        memcpy(p->watch_id, (base != 0 ? &p->base : &p->snapshot)->commit.watch_id, WATCH_ID_LEN);
     return rc;
 }
 
@@ -404,8 +440,8 @@ static json_t *summary_of(const struct placing *p, int code)
 static int tell_done(const struct placing *p, int code, struct error *e)
 {
     const struct live_result *r = &p->result;
-    const char *root = p->spec.spec.root;
-    char size[24], quoted[600];
+    const char *root = p->spec.spec.root, *into = p->what->into ? p->what->into : "";
+    char size[24], quoted[600], below[600];
 
     tell_problems(p);
     if (p->cli->json)
@@ -413,18 +449,21 @@ static int tell_done(const struct placing *p, int code, struct error *e)
     if (p->cli->quiet)
         return 0;
     text_escape(root, quoted, sizeof(quoted));
+    text_escape(into, below, sizeof(below));
+    const char *slash = *into ? "/" : "";
     if (!r->begun) {
-        printf("nothing to change: '%s' is as in snapshot %llu\n", quoted,
+        printf("nothing to change: '%s%s%s' is as in snapshot %llu\n", quoted, slash, below,
                (unsigned long long)p->what->snapshot);
         return 0;
     }
-    printf("restored snapshot %llu over '%s': %llu added, %llu replaced, %llu removed, %s (%.3f "
-           "s)\nwhat stood there before is snapshot %llu; to take this back: watchkeep undo "
-           "--confirm\n",
-           (unsigned long long)p->what->snapshot, quoted, (unsigned long long)r->added,
-           (unsigned long long)r->replaced, (unsigned long long)r->removed,
-           size_text(r->written.bytes, size, sizeof(size)), r->written.seconds,
-           (unsigned long long)p->record.back);
+    printf(
+        "restored snapshot %llu over '%s%s%s': %llu added, %llu replaced, %llu removed, %s (%.3f "
+        "s)\nwhat stood there before is snapshot %llu; to take this back: watchkeep undo "
+        "--confirm\n",
+        (unsigned long long)p->what->snapshot, quoted, slash, below, (unsigned long long)r->added,
+        (unsigned long long)r->replaced, (unsigned long long)r->removed,
+        size_text(r->written.bytes, size, sizeof(size)), r->written.seconds,
+        (unsigned long long)p->record.back);
     return 0;
 }
 

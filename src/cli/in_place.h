@@ -11,14 +11,16 @@
 
 struct in_place {
     const char *watch;
-    uint64_t snapshot; /* what is put back */
-    const char *path;  /* of it, "" = everything */
-    char *const *only; /* these paths alone, sorted; or NULL */
+    uint64_t snapshot;       /* what is put back */
+    const char *from, *into; /* as in a live_request; NULL: it goes where it stood */
+    const char *path;        /* of it, "" = everything; below `from` */
+    char *const *only;       /* these paths alone, sorted; or NULL */
     enum live_remove remove;
     uint64_t added[2]; /* of LIVE_ADDED: snapshots, 0: none */
-    bool undo;         /* it takes one back */
-    bool confirm;      /* else what would change is told, and that it was not done: ERR_REFUSED */
-    bool force;        /* also while processes work there */
+    const char *added_from, *added_into;
+    bool undo;    /* it takes one back */
+    bool confirm; /* else what would change is told, and that it was not done: ERR_REFUSED */
+    bool force;   /* also while processes work there */
 };
 
 /* The exit code, or a negative one with *e. */

@@ -54,7 +54,7 @@ static bool as_saved(const struct node *n, const struct stat *st)
            n->mtime_ns == (uint32_t)st->st_mtim.tv_nsec;
 }
 
-int live_may_go(const struct live_plan *p, const char *path, const struct stat *st, struct error *e)
+int live_may_go(struct live_plan *p, const char *path, const struct stat *st, struct error *e)
 {
     const struct snapshot_row *base = p->req->base;
     int64_t at = (int64_t)base->commit.number;
@@ -64,6 +64,9 @@ int live_may_go(const struct live_plan *p, const char *path, const struct stat *
 
     if (p->req->force)
         return 0;
+    path = live_at(p, p->into, path);
+    if (!path)
+        return no_memory(e);
     int rc = tree_find(p->cat, base->watch_serial, at, path, &node, e);
     if (rc == 0)
         rc = catalog_node(p->cat, base->watch_serial, node, at, &meta, e);
@@ -97,10 +100,11 @@ const char *live_hint(int dirfd, const char *name, int sys)
 
 /* ---- folders on the way ---- */
 
-static int keep(struct live_plan *p, const char *path, const struct stat *st, struct error *e)
+static int keep(struct live_plan *p, const char *path, bool of_root, const struct stat *st,
+                struct error *e)
 {
     for (size_t i = 0; i < p->kept_count; i++) {
-        if (strcmp(p->kept[i].path, path) == 0)
+        if (p->kept[i].of_root == of_root && strcmp(p->kept[i].path, path) == 0)
             return 0;
     }
     if (p->kept_count == p->kept_cap) {
@@ -111,23 +115,45 @@ static int keep(struct live_plan *p, const char *path, const struct stat *st, st
         p->kept = v;
         p->kept_cap = cap;
     }
-    p->kept[p->kept_count] = (struct live_kept){strdup(path), st->st_mode & 07777, st->st_mtim};
+    p->kept[p->kept_count] =
+        (struct live_kept){strdup(path), of_root, st->st_mode & 07777, st->st_mtim};
     return p->kept[p->kept_count].path ? (p->kept_count++, 0) : no_memory(e);
+}
+
+static int look_at_folder(int fd, struct stat *st, struct error *e)
+{
+    return fstat(fd, st) == 0 ? 0 : error_sys(e, errno, "cannot look at its folder");
+}
+
+/* Where it may not, the change itself says so. */
+static void let_write(int fd, const struct stat *st)
+{
+    if ((st->st_mode & 0300) != 0300 && st->st_uid == geteuid() &&
+        fileops->set_mode(fd, NULL, (st->st_mode & 07777) | 0300) != 0)
+        errno = 0;
 }
 
 int live_enter(struct live_plan *p, const char *path, int fd, struct error *e)
 {
     struct stat st;
-    int rc = 0;
+    int rc = look_at_folder(fd, &st, e);
 
-    if (fstat(fd, &st) != 0)
-        return error_sys(e, errno, "cannot look at its folder");
-    if (live_where(p, path) == LIVE_BEFORE)
-        rc = keep(p, path, &st, e);
-    /* Where it may not, the change itself says so. */
-    if (rc == 0 && (st.st_mode & 0300) != 0300 && st.st_uid == geteuid() &&
-        fileops->set_mode(fd, NULL, (st.st_mode & 07777) | 0300) != 0)
-        errno = 0;
+    if (rc == 0 && live_where(p, path) == LIVE_BEFORE)
+        rc = keep(p, path, false, &st, e);
+    if (rc == 0)
+        let_write(fd, &st);
+    return rc;
+}
+
+int live_enter_above(struct live_plan *p, const char *path, int fd, struct error *e)
+{
+    struct stat st;
+    int rc = look_at_folder(fd, &st, e);
+
+    if (rc == 0)
+        rc = keep(p, path, true, &st, e);
+    if (rc == 0)
+        let_write(fd, &st);
     return rc;
 }
 
@@ -141,15 +167,15 @@ static int give_back(int fd, const struct live_kept *k, struct error *e)
     return restore_fatal(errno) ? error_sys(e, errno, "cannot set the metadata of a folder") : 0;
 }
 
-int live_leave(struct live_plan *p, int rootfd, struct error *e)
+int live_leave(struct live_plan *p, int place, struct error *e)
 {
     struct error why = ERROR_INIT;
     int rc = 0;
 
     for (size_t i = p->kept_count; i-- > 0;) {
         const struct live_kept *k = &p->kept[i];
-        int fd =
-            safe_open(rootfd, k->path, O_RDONLY | O_DIRECTORY | O_NOFOLLOW | O_NONBLOCK, 0, &why);
+        int fd = safe_open(k->of_root ? p->rootfd : place, k->path,
+                           O_RDONLY | O_DIRECTORY | O_NOFOLLOW | O_NONBLOCK, 0, &why);
         if (fd < 0)
             continue; /* it went itself */
         if (give_back(fd, k, &why) != 0 && rc == 0) {
@@ -159,6 +185,46 @@ int live_leave(struct live_plan *p, int rootfd, struct error *e)
         close(fd);
     }
     return rc;
+}
+
+/* ---- a folder to be made ---- */
+
+/* Open the folder `name` in the one at `path`, made where it is missing. */
+static int enter_or_make(struct live_plan *p, int above, const char *path, const char *name,
+                         struct error *e)
+{
+    const int flags = O_RDONLY | O_DIRECTORY | O_NOFOLLOW;
+    int fd = safe_open(above, name, flags, 0, e);
+
+    if (fd >= 0 || e->sys != ENOENT)
+        return fd;
+    error_clear(e);
+    int rc = live_enter_above(p, path, above, e);
+    if (rc != 0)
+        return rc;
+    if (fileops->mkdirat(above, name, 0777) != 0)
+        return error_sys(e, errno, "cannot make the folder '%s'", name);
+    return safe_open(above, name, flags, 0, e);
+}
+
+int live_make_place(struct live_plan *p, struct error *e)
+{
+    char *path = strdup(p->into), *name = path;
+    int fd = path ? safe_open(p->rootfd, "", O_RDONLY | O_DIRECTORY, 0, e) : no_memory(e);
+
+    while (fd >= 0 && *name) {
+        char *end = name + strcspn(name, "/"), slash = *end;
+        *end = 0;
+        char *folder = name > path ? strndup(path, (size_t)(name - path) - 1) : strdup("");
+        int next = folder ? enter_or_make(p, fd, folder, name, e) : no_memory(e);
+        free(folder);
+        close(fd);
+        fd = next;
+        *end = slash;
+        name = end + (*end != 0);
+    }
+    free(path);
+    return fd;
 }
 
 /* ---- a folder where a file is to come ---- */
@@ -175,10 +241,14 @@ static bool is_side_file(const struct live_plan *p, int fd, const char *name)
     return yes;
 }
 
-static int known(const struct live_plan *p, const char *path, struct error *e)
+static int known(struct live_plan *p, const char *path, struct error *e)
 {
     const struct snapshot_row *base = p->req->base;
     uint64_t node;
+
+    path = live_at(p, p->into, path);
+    if (!path)
+        return no_memory(e);
     int rc = tree_find(p->cat, base->watch_serial, (int64_t)base->commit.number, path, &node, e);
 
     if (rc == ERR_NOTFOUND) {
@@ -189,7 +259,7 @@ static int known(const struct live_plan *p, const char *path, struct error *e)
 }
 
 /* Whether everything in the folder was saved: 1, 0 or an error. */
-static int all_known(const struct live_plan *p, int rootfd, const char *folder, struct error *e)
+static int all_known(struct live_plan *p, int rootfd, const char *folder, struct error *e)
 {
     const struct dirent *entry;
     int yes = 1;
@@ -219,6 +289,9 @@ static int all_known(const struct live_plan *p, int rootfd, const char *folder, 
 /* A removal that cannot be done is a problem of its own; what hits everything ends everything. */
 static int removal_failed(struct restore_job *j, const char *path, struct error *e)
 {
+    const char *at = live_at(j->live, j->live->into, path);
+
+    path = at ? at : path;
     if (restore_fatal(e->sys) || e->code == ERR_CATALOG)
         return restore_target_failed(j, path, e);
     restore_problem(j, path, e);
@@ -313,7 +386,7 @@ static bool lies_in(const char *path, const char *folder)
 /* The removals from..*end are one folder with all in it. Whether it may go as a whole. */
 static int may_clear(struct restore_job *j, int rootfd, size_t from, size_t *end, struct error *e)
 {
-    const struct live_plan *p = j->live;
+    struct live_plan *p = j->live;
     size_t i = from;
     int yes = 1;
 

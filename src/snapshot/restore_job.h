@@ -223,8 +223,9 @@ struct restore_target {
     int parent;  /* the folder that holds the target */
     char *name;  /* the target in it */
     int folder;  /* the target itself, or -1 when it is missing */
+    int into;    /* live: a folder made in it, which the tree goes to; -1: that is `folder` */
     bool inside; /* scratch stands inside the target, and the tree in it in SCRATCH_NEW */
-    bool live;   /* scratch stands in the root of a watch: restore_live.h */
+    bool live;   /* scratch stands in the live data: restore_live.h */
     bool made;   /* the target was made by us */
     int scratch; /* -1: none */
     char scratch_name[48];
@@ -234,8 +235,8 @@ struct restore_target {
 
 int restore_target_open(const struct restore_request *req, bool single, struct restore_target *t,
                         struct error *e);
-/* The same for the root of a watch. */
-int restore_target_live(const char *root, struct restore_target *t, struct error *e);
+/* The same for a folder of live data, which is open; `path` is for messages. */
+int restore_target_live(int folder, const char *path, struct restore_target *t, struct error *e);
 /* Whether two folders (any descriptors) are such that a rename can go from one to the other. */
 bool restore_same_mount(int a, int b);
 /* Remove what killed restores left in a folder. */

@@ -1,5 +1,6 @@
 #include "snapshot/restore_live.h"
 
+#include "base/text.h"
 #include "io/safe_path.h"
 #include "snapshot/restore_plan_live.h"
 
@@ -11,18 +12,53 @@
 
 #include "base/banned.h"
 
-static int open_root(const struct live_request *req, struct live_plan *p, struct error *e)
+/* Open the root, and the folder below it that the content goes to, where it is there. */
+static int open_places(struct live_plan *p, struct error *e)
 {
-    p->rootfd = long_path_open(req->root, O_RDONLY | O_DIRECTORY, e);
-    return p->rootfd < 0 ? p->rootfd : 0;
+    const struct live_request *req = p->req;
+    const int flags = O_RDONLY | O_DIRECTORY;
+    char quoted[300];
+
+    p->rootfd = long_path_open(req->root, flags, e);
+    if (p->rootfd < 0)
+        return p->rootfd;
+    p->place = *p->into ? safe_open(p->rootfd, p->into, flags | O_NOFOLLOW, 0, e) : p->rootfd;
+    if (p->place < 0 && e->sys == ENOTDIR)
+        return error_set(e, ERR_REFUSED, "'%s' is not a folder",
+                         text_escape(p->into, quoted, sizeof(quoted)));
+    if (p->place < 0 && e->sys != ENOENT)
+        return p->place;
+    if (p->place < 0) {
+        error_clear(e);
+        return 0;
+    }
+    if (restore_same_mount(p->rootfd, p->place))
+        return 0;
+    return error_set(e, ERR_REFUSED,
+                     "'%s' lies on another file system that is mounted inside the root, where "
+                     "nothing is restored in place: restore to another folder",
+                     text_escape(p->into, quoted, sizeof(quoted)));
+}
+
+static void plan_init(struct live_plan *p, const struct live_request *req,
+                      struct live_result *result)
+{
+    memset(result, 0, sizeof(*result));
+    *p = (struct live_plan){.req = req,
+                            .result = result,
+                            .rootfd = -1,
+                            .from = req->from ? req->from : "",
+                            .into = req->into ? req->into : "",
+                            .place = -1};
+    p->shifted = strcmp(p->from, p->into) != 0;
 }
 
 int live_preview(const struct live_request *req, struct live_result *result, struct error *e)
 {
-    struct live_plan p = {.req = req, .result = result, .rootfd = -1};
+    struct live_plan p;
 
-    memset(result, 0, sizeof(*result));
-    int rc = open_root(req, &p, e);
+    plan_init(&p, req, result);
+    int rc = open_places(&p, e);
     if (rc == 0)
         rc = live_plan_make(&p, e);
     live_plan_release(&p);
@@ -73,14 +109,20 @@ static int apply(struct restore_job *j, struct restore_target *t, struct error *
 
     p->result->begun = true;
     t->placed = true;
-    int rc = live_remove(j, t->folder, e);
+    t->into = *p->into ? live_make_place(p, e) : p->rootfd;
+    int rc = t->into < 0 ? t->into : live_remove(j, t->into, e);
     if (rc == 0)
         rc = restore_merge(j, t, e);
     restore_target_close(t);
+    if (t->into < 0)
+        return also(rc, live_leave(p, -1, &later), e, &later);
     /* Whatever has failed, no folder is left open, and what is there is flushed. */
-    rc = also(rc, restore_folders(j, t->folder, &later), e, &later);
-    rc = also(rc, live_leave(p, t->folder, &later), e, &later);
-    return also(rc, restore_flush(t->folder, &later), e, &later);
+    rc = also(rc, restore_folders(j, t->into, &later), e, &later);
+    rc = also(rc, live_leave(p, t->into, &later), e, &later);
+    rc = also(rc, restore_flush(t->into, &later), e, &later);
+    if (t->into != p->rootfd)
+        close(t->into);
+    return rc;
 }
 
 static int stage(struct restore_job *j, struct restore_target *t, struct error *e)
@@ -107,10 +149,11 @@ static int run(struct restore_job *j, struct error *e)
         return 0;
     }
     /* Its scratch folder changes the root's times, also where nothing else in it changes. */
-    int rc = live_enter(j->live, "", j->live->rootfd, e);
+    int rc = j->live->shifted ? live_enter_above(j->live, "", j->live->rootfd, e)
+                              : live_enter(j->live, "", j->live->rootfd, e);
     if (rc != 0)
         return rc;
-    rc = restore_target_live(req->root, &t, e);
+    rc = restore_target_live(j->live->rootfd, req->root, &t, e);
     bool of_target = rc != 0;
     if (rc == 0) {
         rc = stage(j, &t, e);
@@ -127,7 +170,7 @@ static int run(struct restore_job *j, struct error *e)
         restore_tell_target(j, &t, e);
     restore_target_close(&t);
     if (!j->live->result->begun)
-        live_leave(j->live, j->live->rootfd, &ignored);
+        live_leave(j->live, j->live->place, &ignored);
     if (t.folder >= 0)
         close(t.folder);
     return rc;
@@ -135,18 +178,18 @@ static int run(struct restore_job *j, struct error *e)
 
 static int run_once(const struct live_request *req, struct live_result *result, struct error *e)
 {
-    struct live_plan p = {.req = req, .result = result, .rootfd = -1};
+    struct live_plan p;
     const struct restore_request request = {.repo = req->repo,
                                             .snapshot = req->snapshot,
-                                            .path = "",
+                                            .path = req->from ? req->from : "",
                                             .target = req->root,
                                             .overwrite = true,
                                             .workers = req->workers,
                                             .progress = req->progress,
                                             .cancel = req->cancel};
 
-    memset(result, 0, sizeof(*result));
-    int rc = open_root(req, &p, e);
+    plan_init(&p, req, result);
+    int rc = open_places(&p, e);
     if (rc == 0)
         rc = live_plan_make(&p, e);
     if (rc == 0)

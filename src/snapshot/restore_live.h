@@ -28,6 +28,11 @@ enum live_change { LIVE_ADD, LIVE_REPLACE, LIVE_METADATA, LIVE_DELETE };
 struct live_request {
     struct repo *repo;
     const struct snapshot_row *snapshot; /* what is put back */
+    /* The content of the folder `from` of the snapshot goes into the folder `into` below the root,
+     * made where it is missing; one that is there keeps its own metadata. Both "" or NULL: each
+     * entry goes where it stood. All paths below count from there. ERR_REFUSED: the rules of today
+     * leave `into` out. */
+    const char *from, *into;
     const char *path; /* in it, "" = everything. What it does not have is removed where `remove`
                          says so, else ERR_NOTFOUND */
     const char *const *only;         /* these paths alone, NULL-terminated; or NULL */
@@ -37,6 +42,7 @@ struct live_request {
     bool sqlite;                     /* databases have side files that are no files of their own */
     enum live_remove remove;
     const struct snapshot_row *added[2]; /* of LIVE_ADDED, NULL: none; both NULL: all of it */
+    const char *added_from, *added_into; /* how the first of them was put there; or NULL */
     bool force;                          /* also what changed since base */
     /* Called once, before the first change to what stands there; not where nothing is to do. */
     int (*begin)(void *ctx, struct error *e);

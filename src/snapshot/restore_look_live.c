@@ -33,7 +33,7 @@ static bool has_sides(const struct live_plan *p, const char *path)
 
     for (size_t i = 0; i < sizeof(ends) / sizeof(ends[0]); i++) {
         char *side = text_format("%s%s", path, ends[i]);
-        any = any || (side && safe_stat(p->rootfd, side, &st, &ignored) == 0 && st.st_size > 0);
+        any = any || (side && safe_stat(p->place, side, &st, &ignored) == 0 && st.st_size > 0);
         free(side);
     }
     return any;
@@ -45,7 +45,7 @@ static bool same_target(const struct live_plan *p, const char *path, const char 
     char now[4097];
     const char *name;
 
-    int dir = safe_open_parent(p->rootfd, path, &name, &ignored);
+    int dir = safe_open_parent(p->place, path, &name, &ignored);
     ssize_t n = dir >= 0 ? readlinkat(dir, name, now, sizeof(now) - 1) : -1;
     if (dir >= 0)
         close(dir);
@@ -69,14 +69,16 @@ static bool looks_same(const struct live_plan *p, const char *path, const struct
     return same && (n->type != NODE_FILE || n->size == (uint64_t)st->st_size);
 }
 
-int live_look(struct live_plan *p, const struct tree_entry *t, enum live_state *state,
-              struct error *e)
+int live_look(struct live_plan *p, const struct tree_entry *t, const char *path,
+              enum live_state *state, struct error *e)
 {
     struct stat st;
     struct node n;
 
     *state = LIVE_ABSENT;
-    if (safe_stat(p->rootfd, t->path, &st, e) != 0) {
+    if (p->place < 0)
+        return 0;
+    if (safe_stat(p->place, path, &st, e) != 0) {
         if (e->code != ERR_NOTFOUND && e->code != ERR_REFUSED) /* a link where a folder was */
             return e->code;
         error_clear(e);
@@ -88,7 +90,7 @@ int live_look(struct live_plan *p, const struct tree_entry *t, enum live_state *
     if (n.type != node_type_of(st.st_mode))
         *state = LIVE_OTHER_TYPE;
     else
-        *state = looks_same(p, t->path, &n, &st) ? LIVE_SAME : LIVE_DIFFERENT;
+        *state = looks_same(p, path, &n, &st) ? LIVE_SAME : LIVE_DIFFERENT;
     node_release(&n);
     return 0;
 }
@@ -141,6 +143,9 @@ static int type_in_snapshot(struct live_plan *p, const char *path, uint8_t *type
     uint64_t node;
 
     *type = 0;
+    path = live_at(p, p->from, path);
+    if (!path)
+        return no_memory(e);
     int rc = tree_find(p->cat, s->watch_serial, (int64_t)s->commit.number, path, &node, e);
     if (rc == 0)
         rc = catalog_node(p->cat, s->watch_serial, node, (int64_t)s->commit.number, &meta, e);
@@ -165,7 +170,10 @@ static int look_at(struct looking *l, int fd, const char *name, char *path, stru
     if (where == LIVE_OUT || fstatat(fd, name, &st, AT_SYMLINK_NOFOLLOW) != 0)
         return 0;
     bool dir = S_ISDIR(st.st_mode);
-    if (!rules_want(p->req->rules, p->rootfd, path, dir, &st, NULL) ||
+    const char *at = live_at(p, p->into, path);
+    if (!at)
+        return no_memory(e);
+    if (!rules_want(p->req->rules, p->rootfd, at, dir, &st, NULL) ||
         (S_ISREG(st.st_mode) && is_side_file(p, fd, name)))
         return 0;
     int rc = type_in_snapshot(p, path, &type, e);
@@ -185,7 +193,7 @@ static int look_into(struct looking *l, const char *folder, struct error *e)
     const struct dirent *entry;
     int rc = 0;
 
-    int fd = safe_open(l->plan->rootfd, folder, O_RDONLY | O_DIRECTORY | O_NOFOLLOW, 0, e);
+    int fd = safe_open(l->plan->place, folder, O_RDONLY | O_DIRECTORY | O_NOFOLLOW, 0, e);
     DIR *d = fd >= 0 ? fdopendir(fd) : NULL;
     if (!d) {
         if (fd >= 0)
@@ -207,7 +215,7 @@ static int look_into(struct looking *l, const char *folder, struct error *e)
 int live_look_removals(struct live_plan *p, struct error *e)
 {
     struct looking l = {.plan = p};
-    int rc = push(&l, strdup(""), e);
+    int rc = p->place < 0 ? 0 : push(&l, strdup(""), e);
 
     while (rc == 0 && l.count > 0) {
         char *folder = l.pending[--l.count];

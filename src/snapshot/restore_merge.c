@@ -29,6 +29,7 @@ struct merge {
     unsigned moved;   /* names used in the folder of what made way */
     bool placed;      /* the entry at hand stands */
     bool foreign;     /* in place: the folder at hand lies on another file system */
+    int into;         /* where all of it goes */
     int from, to;     /* the folder at hand, on both sides */
     const char *path; /* of it */
 };
@@ -105,19 +106,25 @@ static int read_names(int fd, char ***names, size_t *count, struct error *e)
 /* ---- one entry ---- */
 
 /* An entry that cannot be put in place is a problem of its own; a full disk ends everything. */
+static int failed_at(struct merge *m, const char *path, struct error *e)
+{
+    struct live_plan *live = m->job->live;
+    const char *at = live ? live_at(live, live->into, path) : path;
+
+    if (!at)
+        return no_memory(e);
+    if (restore_fatal(e->sys))
+        return restore_target_failed(m->job, at, e);
+    restore_problem(m->job, at, e);
+    error_clear(e);
+    return 0;
+}
+
 static int entry_failed(struct merge *m, const char *name, struct error *e)
 {
     char *path = join(m->path, name);
-    int rc = 0;
+    int rc = path ? failed_at(m, path, e) : no_memory(e);
 
-    if (!path)
-        return no_memory(e);
-    if (restore_fatal(e->sys)) {
-        rc = restore_target_failed(m->job, path, e);
-    } else {
-        restore_problem(m->job, path, e);
-        error_clear(e);
-    }
     free(path);
     return rc;
 }
@@ -328,7 +335,7 @@ static int open_both(struct merge *m, struct error *e)
     m->from = safe_open(m->target->tree, m->path, flags, 0, e);
     if (m->from < 0)
         return m->from;
-    m->to = safe_open(m->target->folder, m->path, flags, 0, e);
+    m->to = safe_open(m->into, m->path, flags, 0, e);
     if (m->to >= 0)
         return 0;
     close(m->from);
@@ -341,12 +348,8 @@ static int merge_folder(struct merge *m, struct error *e)
     size_t count = 0;
 
     int rc = open_both(m, e);
-    if (rc != 0) {
-        if (restore_fatal(e->sys))
-            return rc;
-        restore_problem(m->job, m->path, e);
-        return 0;
-    }
+    if (rc != 0)
+        return restore_fatal(e->sys) ? rc : failed_at(m, m->path, e);
     m->foreign = m->job->live && !restore_same_mount(m->target->folder, m->to);
     if (m->job->live && !m->foreign)
         rc = live_enter(m->job->live, m->path, m->to, e);
@@ -365,6 +368,8 @@ static int merge_folder(struct merge *m, struct error *e)
 int restore_merge(struct restore_job *j, struct restore_target *t, struct error *e)
 {
     struct merge m = {.job = j, .target = t, .from = -1, .to = -1};
+
+    m.into = t->into >= 0 ? t->into : t->folder;
 
     if (j->database_count > 0)
         qsort(j->databases, j->database_count, sizeof(char *), by_text);

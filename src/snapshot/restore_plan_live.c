@@ -20,6 +20,35 @@ static int no_memory(struct error *e)
     return error_set(e, ERR_FAILED, "out of memory");
 }
 
+/* ---- paths ---- */
+
+const char *live_at(struct live_plan *p, const char *folder, const char *path)
+{
+    if (!*folder || !*path)
+        return *path ? path : folder;
+    buffer_clear(&p->joined);
+    buffer_append_str(&p->joined, folder);
+    buffer_append(&p->joined, "/", 1);
+    buffer_append_str(&p->joined, path);
+    buffer_append(&p->joined, "", 1);
+    return buffer_ok(&p->joined) ? (const char *)p->joined.data : NULL;
+}
+
+const char *live_below(const char *path, const char *folder)
+{
+    size_t n = strlen(folder);
+
+    return n == 0 ? path : path[n] == '/' ? path + n + 1 : "";
+}
+
+/* Whether the rules of today capture what stands at path. */
+static bool is_wanted(struct live_plan *p, const char *path, bool folder)
+{
+    const char *at = live_at(p, p->into, path);
+
+    return at && rules_want(p->req->rules, p->rootfd, at, folder, NULL, NULL);
+}
+
 /* ---- what was asked for ---- */
 
 static bool below(const char *path, const char *folder)
@@ -52,6 +81,8 @@ static enum live_where where_by_name(const struct live_plan *p, const char *path
 {
     const char *wanted = p->req->path ? p->req->path : "";
 
+    if (!*path && p->shifted && p->place >= 0)
+        return LIVE_BEFORE;
     if (!p->req->only) {
         if (strcmp(path, wanted) == 0 || below(path, wanted))
             return LIVE_IN;
@@ -102,7 +133,10 @@ int live_tell(struct live_plan *p, enum live_change what, const char *path, uint
         r->removed++;
         break;
     }
-    return p->req->change ? p->req->change(p->req->ctx, what, path, type, size, e) : 0;
+    if (!p->req->change)
+        return 0;
+    path = live_at(p, p->into, path);
+    return path ? p->req->change(p->req->ctx, what, path, type, size, e) : no_memory(e);
 }
 
 /* ---- the other snapshot, beside the walk ---- */
@@ -129,7 +163,7 @@ static int other_find(struct live_plan *p, const struct snapshot_row *s, const s
     uint64_t parent = t->level > 0 ? p->other[t->level - 1] : 0;
     int rc = 0;
 
-    *node = t->level == 0 ? NODE_ROOT : 0;
+    *node = t->level > 0 ? 0 : s == p->req->base ? p->into_node : p->from_node;
     if (parent != 0)
         rc = catalog_lookup(p->cat, s->watch_serial, parent, t->name, strlen(t->name), at, node, e);
     if (rc == 0 && *node != 0)
@@ -219,7 +253,7 @@ static int compare(struct live_plan *p, const struct tree_entry *t, bool folder,
     int rc = 0;
 
     *same = same_meta(t, meta);
-    if (!*same || folder || node == t->node)
+    if (!*same || folder || (node == t->node && !p->shifted))
         return 0;
     rc = single_name(p, p->req->snapshot, t->node, &alone, e);
     if (rc == 0)
@@ -238,7 +272,8 @@ static int add_problem(struct live_plan *p, const char *path, const char *why, s
         p->problems = v;
         p->problem_cap = cap;
     }
-    p->problems[p->problem_count] = (struct live_problem){strdup(path), why};
+    path = live_at(p, p->into, path);
+    p->problems[p->problem_count] = (struct live_problem){path ? strdup(path) : NULL, why};
     return p->problems[p->problem_count].path ? (p->problem_count++, 0) : no_memory(e);
 }
 
@@ -257,8 +292,8 @@ static int add_database(struct live_plan *p, const char *path, struct error *e)
 }
 
 /* Where base stands: what there is of this entry. *kept: it cannot make way. */
-static int look_at_base(struct live_plan *p, const struct tree_entry *t, bool folder,
-                        enum live_state *state, bool *kept, struct error *e)
+static int look_at_base(struct live_plan *p, const struct tree_entry *t, const char *path,
+                        bool folder, enum live_state *state, bool *kept, struct error *e)
 {
     struct buffer meta = BUFFER_INIT;
     struct node_brief mine, brief;
@@ -278,7 +313,7 @@ static int look_at_base(struct live_plan *p, const struct tree_entry *t, bool fo
         *kept = brief.flags & (NODE_UNREAD | NODE_CHANGING) && brief.type == NODE_FILE &&
                 !p->req->force;
         if (rc == 0 && brief.flags & NODE_SQLITE && *state != LIVE_SAME && !*kept)
-            rc = add_database(p, t->path, e);
+            rc = add_database(p, path, e);
     }
     if (rc == 0 && folder)
         rc = other_set(p, t->level, node != 0 && brief.type == NODE_FOLDER ? node : 0, e);
@@ -293,23 +328,22 @@ static int add_node(struct number_set *set, uint64_t node, struct error *e)
     return number_set_add(set, node) < 0 ? no_memory(e) : 0;
 }
 
-static int plan_folder(struct live_plan *p, const struct tree_entry *t, enum live_where where,
-                       enum live_state state, struct error *e)
+static int plan_folder(struct live_plan *p, const struct tree_entry *t, const char *path,
+                       enum live_where where, enum live_state state, struct error *e)
 {
     if (state == LIVE_SAME || (state == LIVE_DIFFERENT && where == LIVE_BEFORE))
         return 0;
     if (state == LIVE_DIFFERENT) {
         int rc = add_node(&p->touched, t->node, e);
-        return rc != 0 ? rc : live_tell(p, LIVE_METADATA, t->path, NODE_FOLDER, 0, e);
+        return rc != 0 ? rc : live_tell(p, LIVE_METADATA, path, NODE_FOLDER, 0, e);
     }
     int rc = add_node(&p->fresh, t->node, e);
     if (rc == 0)
-        rc = live_tell(p, state == LIVE_ABSENT ? LIVE_ADD : LIVE_REPLACE, t->path, NODE_FOLDER, 0,
-                       e);
+        rc = live_tell(p, state == LIVE_ABSENT ? LIVE_ADD : LIVE_REPLACE, path, NODE_FOLDER, 0, e);
     return rc;
 }
 
-static int plan_file(struct live_plan *p, const struct tree_entry *t,
+static int plan_file(struct live_plan *p, const struct tree_entry *t, const char *path,
                      const struct node_brief *brief, enum live_state state, bool kept,
                      struct error *e)
 {
@@ -318,11 +352,11 @@ static int plan_file(struct live_plan *p, const struct tree_entry *t,
         return 0;
     }
     if (kept)
-        return add_problem(p, t->path,
+        return add_problem(p, path,
                            "what stands there could not be saved whole before, so it stays", e);
     int rc = add_node(&p->write, t->node, e);
     if (rc == 0)
-        rc = live_tell(p, state == LIVE_ABSENT ? LIVE_ADD : LIVE_REPLACE, t->path, brief->type,
+        rc = live_tell(p, state == LIVE_ABSENT ? LIVE_ADD : LIVE_REPLACE, path, brief->type,
                        brief->size, e);
     return rc;
 }
@@ -331,7 +365,8 @@ static int visit_target(void *ctx, const struct tree_entry *t, struct error *e)
 {
     struct live_plan *p = ctx;
     struct node_brief brief;
-    enum live_where where = live_where(p, t->path);
+    const char *path = live_below(t->path, p->from);
+    enum live_where where = live_where(p, path);
     enum live_state state;
     bool kept = false;
 
@@ -343,15 +378,17 @@ static int visit_target(void *ctx, const struct tree_entry *t, struct error *e)
     bool folder = brief.type == NODE_FOLDER;
     if (where == LIVE_OUT)
         return folder ? TREE_SKIP : 0;
-    p->found = p->found || where == LIVE_IN;
-    if (!rules_want(p->req->rules, p->rootfd, t->path, folder, NULL, NULL)) {
+    p->found = p->found || where == LIVE_IN || !p->req->path || !*p->req->path;
+    if (!is_wanted(p, path, folder)) {
         p->result->left_out++;
         rc = folder ? add_node(&p->skip, t->node, e) : 0;
         return rc != 0 ? rc : folder ? TREE_SKIP : 0;
     }
-    rc = p->req->base ? look_at_base(p, t, folder, &state, &kept, e) : live_look(p, t, &state, e);
+    rc = p->req->base ? look_at_base(p, t, path, folder, &state, &kept, e)
+                      : live_look(p, t, path, &state, e);
     if (rc == 0)
-        rc = folder ? plan_folder(p, t, where, state, e) : plan_file(p, t, &brief, state, kept, e);
+        rc = folder ? plan_folder(p, t, path, where, state, e)
+                    : plan_file(p, t, path, &brief, state, kept, e);
     return rc;
 }
 
@@ -370,30 +407,56 @@ static int has_path(struct live_plan *p, const struct snapshot_row *s, const cha
     return rc == 0 ? 1 : rc;
 }
 
+/* What was put elsewhere than where it stood; `path` counts from the root. */
+static int has_shifted(struct live_plan *p, const struct snapshot_row *s, const char *path,
+                       struct error *e)
+{
+    const char *from = p->req->added_from ? p->req->added_from : "";
+    const char *into = p->req->added_into ? p->req->added_into : "";
+
+    if (below(into, path))
+        return 1; /* a folder that was made on the way there */
+    if (strcmp(path, into) != 0 && !below(path, into))
+        return 0;
+    path = live_at(p, from, live_below(path, into));
+    return path ? has_path(p, s, path, e) : no_memory(e);
+}
+
+/* Whether what is taken back had brought it: 1, 0 or an error. */
+static int was_added(struct live_plan *p, const char *path, struct error *e)
+{
+    const struct live_request *req = p->req;
+    int rc = 0;
+
+    if (req->added[0])
+        rc = has_shifted(p, req->added[0], path, e);
+    if (rc == 0 && req->added[1])
+        rc = has_path(p, req->added[1], path, e);
+    return rc;
+}
+
 int live_removes(struct live_plan *p, enum live_where where, const char *path, bool dir,
                  struct error *e)
 {
     const struct live_request *req = p->req;
     int rc = 0;
 
-    if (req->remove == LIVE_ADDED) {
-        if (!req->added[0] && !req->added[1])
-            return where == LIVE_IN;
-        for (size_t i = 0; rc == 0 && i < 2; i++)
-            rc = req->added[i] ? has_path(p, req->added[i], path, e) : 0;
-        return rc;
-    }
+    if (req->remove == LIVE_ADDED && (req->added[0] || req->added[1]))
+        return was_added(p, path, e);
+    if (req->remove == LIVE_ADDED)
+        return where == LIVE_IN;
     if (req->remove == LIVE_KEEP || where != LIVE_IN)
         return 0;
     if (!p->rules)
         rc = left_out_open(req->repo, req->snapshot, &p->rules, e);
+    path = live_at(p, p->from, path);
     if (rc == 0)
-        rc = left_out_is(p->rules, path, dir, e);
+        rc = path ? left_out_is(p->rules, path, dir, e) : no_memory(e);
     return rc < 0 ? rc : !rc;
 }
 
-static int add_removal(struct live_plan *p, const struct tree_entry *t, bool dir, bool database,
-                       bool cleared, struct error *e)
+static int add_removal(struct live_plan *p, const char *path, bool dir, bool database, bool cleared,
+                       struct error *e)
 {
     if (p->removal_count == p->removal_cap) {
         size_t cap = p->removal_cap ? 2 * p->removal_cap : 64;
@@ -404,18 +467,19 @@ static int add_removal(struct live_plan *p, const struct tree_entry *t, bool dir
         p->removal_cap = cap;
     }
     struct live_removal *r = &p->removals[p->removal_count];
-    *r = (struct live_removal){strdup(t->path), dir, database, cleared};
+    *r = (struct live_removal){strdup(path), dir, database, cleared};
     if (!r->path)
         return no_memory(e);
     p->removal_count++;
-    return live_tell(p, LIVE_DELETE, t->path, dir ? NODE_FOLDER : NODE_FILE, 0, e);
+    return live_tell(p, LIVE_DELETE, path, dir ? NODE_FOLDER : NODE_FILE, 0, e);
 }
 
 /* The folder that loses something gets its metadata anew, where it is restored at all. */
-static int touch_parent(struct live_plan *p, const struct tree_entry *t, struct error *e)
+static int touch_parent(struct live_plan *p, const struct tree_entry *t, const char *path,
+                        struct error *e)
 {
     uint64_t parent = p->other[t->level - 1];
-    char *slash, *folder = strdup(t->path);
+    char *slash, *folder = strdup(path);
     int rc = 0;
 
     if (!folder)
@@ -431,7 +495,8 @@ static int touch_parent(struct live_plan *p, const struct tree_entry *t, struct 
 static int visit_base(void *ctx, const struct tree_entry *t, struct error *e)
 {
     struct live_plan *p = ctx;
-    enum live_where where = live_where(p, t->path);
+    const char *path = live_below(t->path, p->into);
+    enum live_where where = live_where(p, path);
     struct node_brief mine, brief;
     struct buffer meta = BUFFER_INIT;
     uint64_t node;
@@ -443,7 +508,7 @@ static int visit_base(void *ctx, const struct tree_entry *t, struct error *e)
         return rc;
     bool folder = mine.type == NODE_FOLDER, database = mine.flags & NODE_SQLITE;
     if (p->clearing && t->level > p->clearing)
-        return add_removal(p, t, folder, database, true, e);
+        return add_removal(p, path, folder, database, true, e);
     p->clearing = 0;
     rc = other_find(p, p->req->snapshot, t, &node, &meta, e);
     if (rc == 0 && node != 0)
@@ -457,13 +522,13 @@ static int visit_base(void *ctx, const struct tree_entry *t, struct error *e)
         if (!folder || brief.type == NODE_FOLDER || where != LIVE_IN)
             return 0;
         p->clearing = t->level;
-        return add_removal(p, t, true, false, true, e);
+        return add_removal(p, path, true, false, true, e);
     }
-    rc = live_removes(p, where, t->path, folder, e);
+    rc = live_removes(p, where, path, folder, e);
     if (rc <= 0)
         return rc < 0 ? rc : TREE_SKIP;
-    rc = touch_parent(p, t, e);
-    return rc != 0 ? rc : add_removal(p, t, folder, database, false, e);
+    rc = touch_parent(p, t, path, e);
+    return rc != 0 ? rc : add_removal(p, path, folder, database, false, e);
 }
 
 /* TREE_SKIP is for folders only. */
@@ -482,7 +547,9 @@ static int plan_removals(struct live_plan *p, struct error *e)
 {
     const struct snapshot_row *base = p->req->base;
 
-    return tree_walk(p->cat, base->watch_serial, (int64_t)base->commit.number, "", UINT_MAX,
+    if (p->into_node == 0)
+        return 0;
+    return tree_walk(p->cat, base->watch_serial, (int64_t)base->commit.number, p->into, UINT_MAX,
                      visit_base_entry, p, e);
 }
 
@@ -510,6 +577,48 @@ static int check_whole(const struct live_plan *p, struct error *e)
                      (unsigned long long)s->commit.number);
 }
 
+/* What stands in a folder that is left out is not saved: nothing could bring it back. */
+static int check_place(struct live_plan *p, struct error *e)
+{
+    char quoted[300], *copy = strdup(p->into);
+    bool wanted = true;
+
+    if (!copy)
+        return no_memory(e);
+    for (char *at = copy; wanted && *at;) {
+        at += strcspn(at, "/");
+        char end = *at;
+        *at = 0;
+        wanted = rules_want(p->req->rules, p->rootfd, copy, true, NULL, NULL);
+        *at = end;
+        at += end != 0;
+    }
+    free(copy);
+    if (wanted)
+        return 0;
+    return error_set(e, ERR_REFUSED,
+                     "the rules of today leave '%s' out, so that what stands there is never "
+                     "touched: restore to another folder",
+                     text_escape(p->into, quoted, sizeof(quoted)));
+}
+
+static int find_tops(struct live_plan *p, struct error *e)
+{
+    const struct snapshot_row *s = p->req->snapshot, *base = p->req->base;
+    int rc =
+        tree_find(p->cat, s->watch_serial, (int64_t)s->commit.number, p->from, &p->from_node, e);
+
+    if (rc != 0 || !base)
+        return rc;
+    rc = tree_find(p->cat, base->watch_serial, (int64_t)base->commit.number, p->into, &p->into_node,
+                   e);
+    if (rc != ERR_NOTFOUND)
+        return rc;
+    error_clear(e);
+    p->into_node = 0;
+    return 0;
+}
+
 int live_plan_make(struct live_plan *p, struct error *e)
 {
     const struct snapshot_row *s = p->req->snapshot;
@@ -520,9 +629,13 @@ int live_plan_make(struct live_plan *p, struct error *e)
     while (p->req->only && p->req->only[p->only_count])
         p->only_count++;
     rules_look(p->req->rules);
-    rc = repo_catalog_open(p->req->repo, &p->cat, e);
+    rc = check_place(p, e);
     if (rc == 0)
-        rc = tree_walk(p->cat, s->watch_serial, (int64_t)s->commit.number, "", UINT_MAX,
+        rc = repo_catalog_open(p->req->repo, &p->cat, e);
+    if (rc == 0)
+        rc = find_tops(p, e);
+    if (rc == 0)
+        rc = tree_walk(p->cat, s->watch_serial, (int64_t)s->commit.number, p->from, UINT_MAX,
                        visit_target, p, e);
     if (rc == 0 && !p->found && !p->req->only && p->req->remove != LIVE_ADDED)
         rc = no_such_path(p, e);
@@ -553,9 +666,12 @@ void live_plan_release(struct live_plan *p)
     free(p->databases);
     free(p->kept);
     free(p->other);
+    buffer_release(&p->joined);
+    if (p->place >= 0 && p->place != p->rootfd)
+        close(p->place);
     if (p->rootfd >= 0)
         close(p->rootfd);
-    p->rootfd = -1;
+    p->rootfd = p->place = -1;
 }
 
 bool live_plan_empty(const struct live_plan *p)
@@ -564,15 +680,14 @@ bool live_plan_empty(const struct live_plan *p)
            p->removal_count == 0;
 }
 
-enum live_pick live_pick(const struct live_plan *p, const struct tree_entry *t, bool folder)
+enum live_pick live_pick(struct live_plan *p, const struct tree_entry *t, bool folder)
 {
-    if (live_where(p, t->path) == LIVE_OUT || (folder && number_set_has(&p->skip, t->node)))
+    const char *path = live_below(t->path, p->from);
+
+    if (live_where(p, path) == LIVE_OUT || (folder && number_set_has(&p->skip, t->node)))
         return LIVE_SKIP;
     if (folder)
         return number_set_has(&p->fresh, t->node) ? LIVE_WRITE : LIVE_PASS;
     /* Of a file with several names one that is left out stays so. */
-    return number_set_has(&p->write, t->node) &&
-                   rules_want(p->req->rules, p->rootfd, t->path, false, NULL, NULL)
-               ? LIVE_WRITE
-               : LIVE_SKIP;
+    return number_set_has(&p->write, t->node) && is_wanted(p, path, false) ? LIVE_WRITE : LIVE_SKIP;
 }

@@ -7,6 +7,7 @@
 #ifndef WK_SNAPSHOT_RESTORE_PLAN_LIVE_H
 #define WK_SNAPSHOT_RESTORE_PLAN_LIVE_H
 
+#include "base/buffer.h"
 #include "snapshot/number_set.h"
 #include "snapshot/restore_job.h"
 #include "snapshot/restore_live.h"
@@ -24,6 +25,7 @@ struct live_removal {
 
 struct live_kept { /* a folder that only lies on the way: it looks afterwards as before */
     char *path;
+    bool of_root; /* the path counts from the root */
     mode_t mode;
     struct timespec mtime;
 };
@@ -38,6 +40,12 @@ struct live_plan {
     struct live_result *result;
     struct catalog *cat;
     int rootfd;
+    const char *from, *into; /* of the request, "" where it has none */
+    bool shifted;            /* they are not the same */
+    int place;               /* the folder `into`; -1: it is to be made */
+    uint64_t from_node;      /* in the snapshot */
+    uint64_t into_node;      /* in base, 0: it is not there */
+    struct buffer joined;    /* of live_at */
     size_t only_count;
     bool found;                /* req->path is in the snapshot */
     struct left_out *rules;    /* of the snapshot; opened when first asked */
@@ -58,6 +66,12 @@ struct live_plan {
     size_t kept_count, kept_cap;
 };
 
+/* All paths of a plan count from `from` and `into`. Such a path below one of these: valid until the
+ * next call. NULL: no memory. */
+const char *live_at(struct live_plan *p, const char *folder, const char *path);
+/* What of a path stands below that folder. */
+const char *live_below(const char *path, const char *folder);
+
 enum live_where { LIVE_OUT, LIVE_BEFORE, LIVE_IN };
 /* Whether path is restored, or lies on the way to what is. */
 enum live_where live_where(const struct live_plan *p, const char *path);
@@ -69,7 +83,7 @@ bool live_plan_empty(const struct live_plan *p);
 
 enum live_pick { LIVE_SKIP, LIVE_PASS, LIVE_WRITE };
 /* LIVE_PASS: a folder that is there already; for anything else it is LIVE_SKIP. */
-enum live_pick live_pick(const struct live_plan *p, const struct tree_entry *t, bool folder);
+enum live_pick live_pick(struct live_plan *p, const struct tree_entry *t, bool folder);
 
 /* ---- restore_plan_live.c, for the others ---- */
 
@@ -82,22 +96,25 @@ int live_removes(struct live_plan *p, enum live_where where, const char *path, b
 /* ---- restore_look_live.c ---- */
 
 enum live_state { LIVE_ABSENT, LIVE_SAME, LIVE_DIFFERENT, LIVE_OTHER_TYPE };
-int live_look(struct live_plan *p, const struct tree_entry *t, enum live_state *state,
-              struct error *e);
+int live_look(struct live_plan *p, const struct tree_entry *t, const char *path,
+              enum live_state *state, struct error *e);
 /* Tell what would be removed. */
 int live_look_removals(struct live_plan *p, struct error *e);
 
 /* ---- restore_apply_live.c ---- */
 
 /* 0, or why what stands at path (st) must not be replaced or removed. */
-int live_may_go(const struct live_plan *p, const char *path, const struct stat *st,
-                struct error *e);
+int live_may_go(struct live_plan *p, const char *path, const struct stat *st, struct error *e);
 /* Before something in this open folder changes: remember how it looks where only its way leads
  * through it, and let its owner write. */
 int live_enter(struct live_plan *p, const char *path, int fd, struct error *e);
 int live_remove(struct restore_job *j, int rootfd, struct error *e);
-/* Give folders on the way their looks back. */
-int live_leave(struct live_plan *p, int rootfd, struct error *e);
+/* The same of a folder above `into`; its path counts from the root. */
+int live_enter_above(struct live_plan *p, const char *path, int fd, struct error *e);
+/* Give folders on the way their looks back; `place` is where the tree went. */
+int live_leave(struct live_plan *p, int place, struct error *e);
+/* Make the folder `into`, and those above it that are missing. A descriptor, or a code. */
+int live_make_place(struct live_plan *p, struct error *e);
 /* What helps where the kernel said EPERM, or NULL. */
 const char *live_hint(int dirfd, const char *name, int sys);
 

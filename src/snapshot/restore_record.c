@@ -19,6 +19,8 @@ enum {
 
 void restore_record_release(struct restore_record *r)
 {
+    free(r->from);
+    free(r->into);
     free(r->path);
     string_list_free(r->only);
     *r = (struct restore_record){0};
@@ -57,6 +59,10 @@ int restore_record_text(const struct restore_record *r, char **text, struct erro
     }
     buffer_printf(&b, "undo %d\ndone %d\n", r->undo, r->done);
     put_hex(&b, "path", r->path);
+    if (r->from && r->into) {
+        put_hex(&b, "from", r->from);
+        put_hex(&b, "into", r->into);
+    }
     for (char **at = r->only; at && *at; at++)
         put_hex(&b, "only", *at);
     *text = buffer_ok(&b) && b.len <= TEXT_BYTES_MAX ? strdup(buffer_cstr(&b)) : NULL;
@@ -119,10 +125,14 @@ static int take_value(struct restore_record *r, const char *key, const char *val
         return take_number(value, &r->added[r->added[0] != 0]);
     if (strcmp(key, "only") == 0)
         return take_only(r, value);
-    if (strcmp(key, "path") == 0) {
-        free(r->path);
-        r->path = take_path(value);
-        return r->path ? 0 : -1;
+    char **path = strcmp(key, "path") == 0   ? &r->path
+                  : strcmp(key, "from") == 0 ? &r->from
+                  : strcmp(key, "into") == 0 ? &r->into
+                                             : NULL;
+    if (path) {
+        free(*path);
+        *path = take_path(value);
+        return *path ? 0 : -1;
     }
     if (strcmp(key, "undo") == 0)
         r->undo = (rc = take_number(value, &flag)) == 0 && flag;

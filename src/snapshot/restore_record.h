@@ -18,9 +18,12 @@ struct restore_record {
     uint64_t back;     /* the state before: what undo puts back */
     uint64_t base;     /* the safety snapshot of this run; back, unless it went on with another */
     uint64_t added[2]; /* of an undo: what these have was added by what it takes back; 0: none */
-    char *path;        /* what was restored, "" = everything */
-    char **only;       /* these paths alone (string_list.h), or NULL */
-    bool undo;         /* it was itself an undo */
+    /* How `restored`, or of an undo the first of `added`, was put into another folder than it stood
+     * in: from that of the snapshot into that below the root. NULL: it was not. */
+    char *from, *into;
+    char *path;  /* what was restored, "" = everything: as it stands below the root */
+    char **only; /* these paths alone (string_list.h), or NULL */
+    bool undo;   /* it was itself an undo */
     bool done;
     struct wall_time time; /* when it was written */
 };

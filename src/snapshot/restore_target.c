@@ -328,8 +328,8 @@ static int open_parent(const struct restore_request *req, struct restore_target 
 int restore_target_open(const struct restore_request *req, bool single, struct restore_target *t,
                         struct error *e)
 {
-    *t =
-        (struct restore_target){.parent = -1, .folder = -1, .scratch = -1, .tree = -1, .aside = -1};
+    *t = (struct restore_target){
+        .parent = -1, .folder = -1, .into = -1, .scratch = -1, .tree = -1, .aside = -1};
 
     if (!req->target || !*req->target)
         return error_set(e, ERR_USAGE, "no target folder was given");
@@ -372,15 +372,20 @@ static bool other_at_work(const struct restore_target *t)
     return found;
 }
 
-int restore_target_live(const char *root, struct restore_target *t, struct error *e)
+int restore_target_live(int folder, const char *path, struct restore_target *t, struct error *e)
 {
-    *t = (struct restore_target){
-        .parent = -1, .folder = -1, .scratch = -1, .tree = -1, .aside = -1, .live = true};
-    t->folder = long_path_open(root, O_RDONLY | O_DIRECTORY, e);
+    *t = (struct restore_target){.parent = -1,
+                                 .folder = -1,
+                                 .into = -1,
+                                 .scratch = -1,
+                                 .tree = -1,
+                                 .aside = -1,
+                                 .live = true};
+    t->folder = safe_open(folder, "", O_RDONLY | O_DIRECTORY, 0, e);
     if (t->folder < 0)
         return t->folder;
     restore_target_clear(t->folder);
-    int rc = scratch_inside(t, root, e);
+    int rc = scratch_inside(t, path, e);
     /* After ours stands, so that of two that begin at once one sees the other. */
     if (rc == 0 && other_at_work(t))
         rc = error_set(e, ERR_BUSY, "another restore in place is at work there");

@@ -218,6 +218,7 @@ class Keeping:
         assert not found, "%s: %s" % (what, "\n".join(found[:5]))
 
     def restore(self):
+        self.change()  # as times alone make no snapshot
         one = self.save()
         self.change()
         self.change()

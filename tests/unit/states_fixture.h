@@ -230,4 +230,17 @@ static inline void assert_no_half(const struct states *s, const struct place *p,
     free(state);
 }
 
+/* All of a state is there. */
+static inline void assert_has(const struct place *p, const char *wanted)
+{
+    char *state = dump_state(p), *lines = strdup(wanted), *save = NULL;
+
+    for (char *line = strtok_r(lines, "\n", &save); line; line = strtok_r(NULL, "\n", &save)) {
+        if (!strstr(line, " 04") && !has_line(state, line, false)) /* a folder may hold more */
+            fail_msg("not there: %s", line);
+    }
+    free(lines);
+    free(state);
+}
+
 #endif

@@ -10,6 +10,9 @@
 
 struct go {
     uint64_t to, added;
+    const char *from, *into; /* `to` goes elsewhere; or NULL */
+    const char *path;        /* "" where it is NULL */
+    const char *added_from, *added_into;
     unsigned fail_at;
     enum mode mode;
     int error;
@@ -31,9 +34,13 @@ static int go(struct states *s, const struct go *g, struct live_result *result, 
                              .root = s->place->root,
                              .rules = s->saver.rules,
                              .sqlite = true,
-                             .path = "",
+                             .from = g->from,
+                             .into = g->into,
+                             .path = g->path ? g->path : "",
                              .remove = g->added ? LIVE_ADDED : LIVE_RULES,
                              .added = {g->added ? &added : NULL, NULL},
+                             .added_from = g->added_from,
+                             .added_into = g->added_into,
                              .workers = 1};
     if (g->fail_at)
         faults_on(OF_CHANGES | OF_CLOSES, g->mode, g->error, g->fail_at);
@@ -187,6 +194,79 @@ static void loses_power(void **state)
     break_both_ways(*state, MODE_CUT, EIO, EIO);
 }
 
+/* ---- into another folder than it stood in ---- */
+
+/* Each file is that of one, or what stood there in two. */
+static void assert_no_half_there(const struct states *s, const char *folder)
+{
+    struct place there = {.rootfd = openat(s->place->rootfd, folder, O_RDONLY | O_CLOEXEC)};
+    char before[5000], *save = NULL;
+
+    if (there.rootfd < 0)
+        return;
+    char *state = dump_state(&there);
+    for (char *line = strtok_r(state, "\n", &save); line; line = strtok_r(NULL, "\n", &save)) {
+        snprintf(before, sizeof(before), "%s/%s", folder, line);
+        if (!strstr(line, " 04") && !has_line(s->disk_one, line, false) &&
+            !has_line(s->disk_two, before, false))
+            fail_msg("half of something: %s", line);
+    }
+    free(state);
+    close(there.rootfd);
+}
+
+/* With a fault at one place; then whole. True when it was hit. */
+static bool go_twice(struct states *s, const struct go *whole, const char *into, unsigned at,
+                     enum mode mode, int error)
+{
+    struct live_result result;
+    struct go g = *whole;
+    bool hit, none;
+
+    g.fail_at = at;
+    g.mode = mode;
+    g.error = error;
+    go(s, &g, &result, &hit);
+    live_result_release(&result);
+    assert_no_half_there(s, into);
+    assert_int_equal(go(s, whole, &result, &none), 0);
+    live_result_release(&result);
+    return hit;
+}
+
+/* The state of one into a folder of two, that is there or is to be made, and undone again. */
+static void shift_everywhere(struct states *s, const char *into, const char *path, enum mode mode,
+                             int error)
+{
+    const char *sanitized = getenv("WK_SANITIZE");
+    unsigned step = sanitized && *sanitized ? 7 : 1;
+    const struct go put = {.to = s->one, .from = "", .into = into};
+    const struct go back = {
+        .to = s->two, .added = s->one, .path = path, .added_from = "", .added_into = into};
+    bool hit = true;
+    unsigned at;
+
+    for (at = 1; hit; at += step) {
+        hit = go_twice(s, &put, into, at, mode, error);
+        struct place there = {.rootfd = openat(s->place->rootfd, into, O_RDONLY | O_CLOEXEC)};
+        assert_true(there.rootfd >= 0);
+        assert_has(&there, s->disk_one);
+        close(there.rootfd);
+        hit |= go_twice(s, &back, into, at, mode, error);
+        assert_state(s->place, s->disk_two);
+    }
+    assert_true(at > 60);
+}
+
+static void elsewhere(void **state)
+{
+    struct states *s = *state;
+
+    shift_everywhere(s, "closed", "closed", MODE_KILL, EIO);
+    shift_everywhere(s, "to be/made", "to be", MODE_FAIL, EIO);
+    shift_everywhere(s, "to be/made", "to be", MODE_CUT, EIO);
+}
+
 /* ---- what changed since it was saved ---- */
 
 struct meddler {
@@ -285,13 +365,15 @@ static void not_begun(void **state)
 static void record_text(void **state)
 {
     struct error e = ERROR_INIT;
-    char first[] = "a\nb", second[] = "\xff", path[] = "x y/\n";
+    char first[] = "a\nb", second[] = "\xff", path[] = "x y/\n", from[] = "", into[] = "n\xfe";
     char *only[] = {first, second, NULL}, *text;
     struct restore_record r = {.restored = 7,
                                .back = 8,
                                .base = 9,
                                .added = {3, 4},
                                .path = path,
+                               .from = from,
+                               .into = into,
                                .only = only,
                                .undo = true,
                                .done = true};
@@ -302,6 +384,8 @@ static void record_text(void **state)
     assert_true(got.restored == 7 && got.back == 8 && got.base == 9 && got.undo && got.done);
     assert_true(got.added[0] == 3 && got.added[1] == 4);
     assert_string_equal(got.path, r.path);
+    assert_string_equal(got.from, from);
+    assert_string_equal(got.into, into);
     assert_string_equal(got.only[0], only[0]);
     assert_string_equal(got.only[1], only[1]);
     assert_null(got.only[2]);
@@ -329,6 +413,7 @@ int main(void)
         cmocka_unit_test_setup_teardown(fails_for_good, setup, teardown),
         cmocka_unit_test_setup_teardown(dies, setup, teardown),
         cmocka_unit_test_setup_teardown(loses_power, setup, teardown),
+        cmocka_unit_test_setup_teardown(elsewhere, setup, teardown),
         cmocka_unit_test_setup_teardown(newer_work_stays, setup, teardown),
         cmocka_unit_test_setup_teardown(not_begun, setup, teardown),
         cmocka_unit_test(record_text),

@@ -147,19 +147,6 @@ static bool anew(struct odd *o, const struct fault_at *f)
     return hit;
 }
 
-/* All of a state is there. */
-static void assert_has(const struct place *p, const char *wanted)
-{
-    char *state = dump_state(p), *lines = strdup(wanted), *save = NULL;
-
-    for (char *line = strtok_r(lines, "\n", &save); line; line = strtok_r(NULL, "\n", &save)) {
-        if (!strstr(line, " 04") && !has_line(state, line, false)) /* a folder may hold more */
-            fail_msg("not there: %s", line);
-    }
-    free(lines);
-    free(state);
-}
-
 /* The folder holds the one state, or both; what follows is put over it. */
 static bool over(struct odd *o, const struct fault_at *f)
 {
