@@ -54,16 +54,13 @@ static bool as_saved(const struct node *n, const struct stat *st)
            n->mtime_ns == (uint32_t)st->st_mtim.tv_nsec;
 }
 
-int live_may_go(struct live_plan *p, const char *path, const struct stat *st, struct error *e)
+int live_base_node(struct live_plan *p, const char *path, struct node *n, struct error *e)
 {
     const struct snapshot_row *base = p->req->base;
     int64_t at = (int64_t)base->commit.number;
     struct buffer meta = BUFFER_INIT;
-    struct node n;
     uint64_t node;
 
-    if (p->req->force)
-        return 0;
     path = live_at(p, p->into, path);
     if (!path)
         return no_memory(e);
@@ -71,8 +68,19 @@ int live_may_go(struct live_plan *p, const char *path, const struct stat *st, st
     if (rc == 0)
         rc = catalog_node(p->cat, base->watch_serial, node, at, &meta, e);
     if (rc == 0)
-        rc = node_decode(meta.data, meta.len, &n, e);
+        rc = node_decode(meta.data, meta.len, n, e);
     buffer_release(&meta);
+    return rc;
+}
+
+int live_may_go(struct live_plan *p, const char *path, const struct stat *st, struct error *e)
+{
+    const struct snapshot_row *base = p->req->base;
+    struct node n;
+
+    if (p->req->force)
+        return 0;
+    int rc = live_base_node(p, path, &n, e);
     if (rc == ERR_NOTFOUND)
         return error_set(e, ERR_REFUSED, "what stands there is not in safety snapshot %llu",
                          (unsigned long long)base->commit.number);
@@ -82,6 +90,18 @@ int live_may_go(struct live_plan *p, const char *path, const struct stat *st, st
         rc = error_set(e, ERR_REFUSED, "it changed since it was saved, just before the restore");
     node_release(&n);
     return rc;
+}
+
+int live_failed(struct restore_job *j, const char *path, struct error *e)
+{
+    const char *at = live_at(j->live, j->live->into, path);
+
+    path = at ? at : path;
+    if (restore_fatal(e->sys) || e->code == ERR_CATALOG)
+        return restore_target_failed(j, path, e);
+    restore_problem(j, path, e);
+    error_clear(e);
+    return 0;
 }
 
 const char *live_hint(int dirfd, const char *name, int sys)
@@ -286,19 +306,6 @@ static int all_known(struct live_plan *p, int rootfd, const char *folder, struct
 
 /* ---- removing ---- */
 
-/* A removal that cannot be done is a problem of its own; what hits everything ends everything. */
-static int removal_failed(struct restore_job *j, const char *path, struct error *e)
-{
-    const char *at = live_at(j->live, j->live->into, path);
-
-    path = at ? at : path;
-    if (restore_fatal(e->sys) || e->code == ERR_CATALOG)
-        return restore_target_failed(j, path, e);
-    restore_problem(j, path, e);
-    error_clear(e);
-    return 0;
-}
-
 static int cannot_remove(int dirfd, const char *name, int sys, struct error *e)
 {
     const char *hint = live_hint(dirfd, name, sys);
@@ -373,7 +380,7 @@ static int remove_one(struct restore_job *j, int rootfd, const struct live_remov
         rc = dirfd;
     }
     free(folder);
-    return rc == 0 ? 0 : removal_failed(j, r->path, e);
+    return rc == 0 ? 0 : live_failed(j, r->path, e);
 }
 
 static bool lies_in(const char *path, const char *folder)

@@ -113,6 +113,8 @@ static int apply(struct restore_job *j, struct restore_target *t, struct error *
     int rc = t->into < 0 ? t->into : live_remove(j, t->into, e);
     if (rc == 0)
         rc = restore_merge(j, t, e);
+    if (rc == 0)
+        rc = live_set(j, t->into, e);
     restore_target_close(t);
     if (t->into < 0)
         return also(rc, live_leave(p, -1, &later), e, &later);

@@ -69,6 +69,15 @@ static bool looks_same(const struct live_plan *p, const char *path, const struct
     return same && (n->type != NODE_FILE || n->size == (uint64_t)st->st_size);
 }
 
+/* A file that was not written since, but for its owner or mode. */
+static bool looks_same_inside(const struct live_plan *p, const char *path, const struct node *n,
+                              const struct stat *st)
+{
+    return n->type == NODE_FILE && n->size == (uint64_t)st->st_size &&
+           n->mtime_s == st->st_mtim.tv_sec && n->mtime_ns == (uint32_t)st->st_mtim.tv_nsec &&
+           st->st_nlink == 1 && !(n->flags & NODE_SQLITE && has_sides(p, path));
+}
+
 int live_look(struct live_plan *p, const struct tree_entry *t, const char *path,
               enum live_state *state, struct error *e)
 {
@@ -90,7 +99,9 @@ int live_look(struct live_plan *p, const struct tree_entry *t, const char *path,
     if (n.type != node_type_of(st.st_mode))
         *state = LIVE_OTHER_TYPE;
     else
-        *state = looks_same(p, path, &n, &st) ? LIVE_SAME : LIVE_DIFFERENT;
+        *state = looks_same(p, path, &n, &st)          ? LIVE_SAME
+                 : looks_same_inside(p, path, &n, &st) ? LIVE_SAME_CONTENT
+                                                       : LIVE_DIFFERENT;
     node_release(&n);
     return 0;
 }

@@ -108,14 +108,11 @@ static int read_names(int fd, char ***names, size_t *count, struct error *e)
 /* An entry that cannot be put in place is a problem of its own; a full disk ends everything. */
 static int failed_at(struct merge *m, const char *path, struct error *e)
 {
-    struct live_plan *live = m->job->live;
-    const char *at = live ? live_at(live, live->into, path) : path;
-
-    if (!at)
-        return no_memory(e);
+    if (m->job->live)
+        return live_failed(m->job, path, e);
     if (restore_fatal(e->sys))
-        return restore_target_failed(m->job, at, e);
-    restore_problem(m->job, at, e);
+        return restore_target_failed(m->job, path, e);
+    restore_problem(m->job, path, e);
     error_clear(e);
     return 0;
 }

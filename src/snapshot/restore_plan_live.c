@@ -245,20 +245,55 @@ static bool same_meta(const struct tree_entry *t, const struct buffer *meta)
     return same;
 }
 
-/* Content, metadata and, of files, how names hang together. */
-static int compare(struct live_plan *p, const struct tree_entry *t, bool folder, uint64_t node,
-                   const struct buffer *meta, bool *same, struct error *e)
+/* Whether the file that stands there can be given other metadata without being written anew: whole,
+ * with no further name that would change with it, and by somebody who may. */
+static bool can_be_set(const struct live_plan *p, const char *path, const struct node *old)
 {
-    bool alone = true, other_alone = true;
+    struct error ignored = ERROR_INIT;
+    struct stat st;
+
+    return p->place >= 0 && safe_stat(p->place, path, &st, &ignored) == 0 && S_ISREG(st.st_mode) &&
+           st.st_nlink == 1 && !(old->flags & (NODE_UNREAD | NODE_CHANGING)) &&
+           (geteuid() == 0 || (st.st_uid == geteuid() && st.st_mode & S_IRUSR));
+}
+
+static bool only_metadata(const struct live_plan *p, const struct tree_entry *t, const char *path,
+                          const struct buffer *meta)
+{
+    struct error ignored = ERROR_INIT;
+    struct node a, b;
+    bool yes = false;
+
+    if (node_decode(t->meta, t->meta_len, &a, &ignored) != 0)
+        return false;
+    if (node_decode(meta->data, meta->len, &b, &ignored) == 0) {
+        yes = a.type == NODE_FILE && b.type == NODE_FILE &&
+              !(a.flags & (NODE_UNREAD | NODE_CHANGING)) && same_content(&a, &b) &&
+              can_be_set(p, path, &b);
+        node_release(&b);
+    }
+    node_release(&a);
+    return yes;
+}
+
+/* Content, metadata and, of files, how names hang together. */
+static int compare(struct live_plan *p, const struct tree_entry *t, const char *path, uint64_t node,
+                   const struct buffer *meta, bool folder, enum live_state *state, struct error *e)
+{
+    bool alone = true, other_alone = true, same = same_meta(t, meta);
+    bool same_names = node == t->node && !p->shifted;
     int rc = 0;
 
-    *same = same_meta(t, meta);
-    if (!*same || folder || (node == t->node && !p->shifted))
+    *state = same ? LIVE_SAME : LIVE_DIFFERENT;
+    if (folder || (same && same_names) || (!same && !only_metadata(p, t, path, meta)))
         return 0;
     rc = single_name(p, p->req->snapshot, t->node, &alone, e);
     if (rc == 0)
         rc = single_name(p, p->req->base, node, &other_alone, e);
-    *same = alone && other_alone;
+    if (!alone || !other_alone)
+        *state = LIVE_DIFFERENT;
+    else if (!same)
+        *state = LIVE_SAME_CONTENT;
     return rc;
 }
 
@@ -298,7 +333,6 @@ static int look_at_base(struct live_plan *p, const struct tree_entry *t, const c
     struct buffer meta = BUFFER_INIT;
     struct node_brief mine, brief;
     uint64_t node;
-    bool same;
 
     *state = LIVE_ABSENT;
     int rc = other_find(p, p->req->base, t, &node, &meta, e);
@@ -307,12 +341,13 @@ static int look_at_base(struct live_plan *p, const struct tree_entry *t, const c
     if (rc == 0)
         rc = node_brief_decode(t->meta, t->meta_len, &mine, e);
     if (rc == 0 && node != 0) {
-        *state = brief.type == mine.type ? LIVE_DIFFERENT : LIVE_OTHER_TYPE;
-        rc = compare(p, t, folder, node, &meta, &same, e);
-        *state = rc == 0 && *state == LIVE_DIFFERENT && same ? LIVE_SAME : *state;
+        *state = LIVE_OTHER_TYPE;
+        if (brief.type == mine.type)
+            rc = compare(p, t, path, node, &meta, folder, state, e);
         *kept = brief.flags & (NODE_UNREAD | NODE_CHANGING) && brief.type == NODE_FILE &&
                 !p->req->force;
-        if (rc == 0 && brief.flags & NODE_SQLITE && *state != LIVE_SAME && !*kept)
+        bool stays = *state == LIVE_SAME || *state == LIVE_SAME_CONTENT;
+        if (rc == 0 && brief.flags & NODE_SQLITE && !stays && !*kept)
             rc = add_database(p, path, e);
     }
     if (rc == 0 && folder)
@@ -343,6 +378,24 @@ static int plan_folder(struct live_plan *p, const struct tree_entry *t, const ch
     return rc;
 }
 
+static int plan_setting(struct live_plan *p, const struct tree_entry *t, const char *path,
+                        const struct node_brief *brief, struct error *e)
+{
+    if (p->setting_count == p->setting_cap) {
+        size_t cap = p->setting_cap ? 2 * p->setting_cap : 64;
+        struct live_setting *v = reallocarray(p->settings, cap, sizeof(*v));
+        if (!v)
+            return no_memory(e);
+        p->settings = v;
+        p->setting_cap = cap;
+    }
+    p->settings[p->setting_count] = (struct live_setting){strdup(path), t->node};
+    if (!p->settings[p->setting_count].path)
+        return no_memory(e);
+    p->setting_count++;
+    return live_tell(p, LIVE_METADATA, path, brief->type, brief->size, e);
+}
+
 static int plan_file(struct live_plan *p, const struct tree_entry *t, const char *path,
                      const struct node_brief *brief, enum live_state state, bool kept,
                      struct error *e)
@@ -354,6 +407,8 @@ static int plan_file(struct live_plan *p, const struct tree_entry *t, const char
     if (kept)
         return add_problem(p, path,
                            "what stands there could not be saved whole before, so it stays", e);
+    if (state == LIVE_SAME_CONTENT)
+        return plan_setting(p, t, path, brief, e);
     int rc = add_node(&p->write, t->node, e);
     if (rc == 0)
         rc = live_tell(p, state == LIVE_ABSENT ? LIVE_ADD : LIVE_REPLACE, path, brief->type,
@@ -655,6 +710,8 @@ void live_plan_release(struct live_plan *p)
     number_set_release(&p->skip);
     for (size_t i = 0; i < p->removal_count; i++)
         free(p->removals[i].path);
+    for (size_t i = 0; i < p->setting_count; i++)
+        free(p->settings[i].path);
     for (size_t i = 0; i < p->problem_count; i++)
         free(p->problems[i].path);
     for (size_t i = 0; i < p->database_count; i++)
@@ -662,6 +719,7 @@ void live_plan_release(struct live_plan *p)
     for (size_t i = 0; i < p->kept_count; i++)
         free(p->kept[i].path);
     free(p->removals);
+    free(p->settings);
     free(p->problems);
     free(p->databases);
     free(p->kept);
@@ -677,7 +735,7 @@ void live_plan_release(struct live_plan *p)
 bool live_plan_empty(const struct live_plan *p)
 {
     return p->write.count == 0 && p->fresh.count == 0 && p->touched.count == 0 &&
-           p->removal_count == 0;
+           p->removal_count == 0 && p->setting_count == 0;
 }
 
 enum live_pick live_pick(struct live_plan *p, const struct tree_entry *t, bool folder)

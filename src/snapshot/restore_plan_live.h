@@ -3,7 +3,8 @@
  * restore_live.c       the order of the whole
  * restore_plan_live.c  the plan, from two snapshots (or for a preview, from what stands there)
  * restore_look_live.c  what stands there, for the preview
- * restore_apply_live.c removing, and what may be replaced */
+ * restore_apply_live.c removing, and what may be replaced
+ * restore_set_live.c   metadata of files whose content stays */
 #ifndef WK_SNAPSHOT_RESTORE_PLAN_LIVE_H
 #define WK_SNAPSHOT_RESTORE_PLAN_LIVE_H
 
@@ -21,6 +22,12 @@ struct live_removal {
     char *path;
     bool dir, database;
     bool cleared; /* a folder where a file is to come: all of it goes, or nothing */
+};
+
+struct live_setting { /* a file whose content is as it is to be: its metadata is set where it stands
+                       */
+    char *path;
+    uint64_t node; /* in the snapshot */
 };
 
 struct live_kept { /* a folder that only lies on the way: it looks afterwards as before */
@@ -58,6 +65,8 @@ struct live_plan {
     unsigned clearing;             /* level of the folder that makes way for a file, 0: none */
     struct live_removal *removals; /* a folder before what is in it */
     size_t removal_count, removal_cap;
+    struct live_setting *settings;
+    size_t setting_count, setting_cap;
     struct live_problem *problems;
     size_t problem_count, problem_cap;
     char **databases; /* of base, that make way */
@@ -95,7 +104,8 @@ int live_removes(struct live_plan *p, enum live_where where, const char *path, b
 
 /* ---- restore_look_live.c ---- */
 
-enum live_state { LIVE_ABSENT, LIVE_SAME, LIVE_DIFFERENT, LIVE_OTHER_TYPE };
+/* LIVE_SAME_CONTENT: of a file whose metadata can be set where it stands. */
+enum live_state { LIVE_ABSENT, LIVE_SAME, LIVE_SAME_CONTENT, LIVE_DIFFERENT, LIVE_OTHER_TYPE };
 int live_look(struct live_plan *p, const struct tree_entry *t, const char *path,
               enum live_state *state, struct error *e);
 /* Tell what would be removed. */
@@ -109,12 +119,21 @@ int live_may_go(struct live_plan *p, const char *path, const struct stat *st, st
  * through it, and let its owner write. */
 int live_enter(struct live_plan *p, const char *path, int fd, struct error *e);
 int live_remove(struct restore_job *j, int rootfd, struct error *e);
+/* What went wrong with one entry: a problem of its own, 0; or the end of everything. */
+int live_failed(struct restore_job *j, const char *path, struct error *e);
+/* The node that base has at path, to be released. ERR_NOTFOUND. */
+int live_base_node(struct live_plan *p, const char *path, struct node *n, struct error *e);
 /* The same of a folder above `into`; its path counts from the root. */
 int live_enter_above(struct live_plan *p, const char *path, int fd, struct error *e);
 /* Give folders on the way their looks back; `place` is where the tree went. */
 int live_leave(struct live_plan *p, int place, struct error *e);
 /* Make the folder `into`, and those above it that are missing. A descriptor, or a code. */
 int live_make_place(struct live_plan *p, struct error *e);
+/* ---- restore_set_live.c ---- */
+
+/* Set the metadata of p->settings, in the folder `place`. */
+int live_set(struct restore_job *j, int place, struct error *e);
+
 /* What helps where the kernel said EPERM, or NULL. */
 const char *live_hint(int dirfd, const char *name, int sys);
 

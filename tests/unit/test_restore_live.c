@@ -267,6 +267,62 @@ static void elsewhere(void **state)
     shift_everywhere(s, "to be/made", "to be", MODE_CUT, EIO);
 }
 
+/* ---- metadata alone ---- */
+
+static struct stat look(const struct states *s, const char *path)
+{
+    struct stat st;
+
+    SYS(fstatat(s->place->rootfd, path, &st, AT_SYMLINK_NOFOLLOW));
+    return st;
+}
+
+static void metadata_alone(void **state)
+{
+    struct states *s = *state;
+    struct stat two = look(s, "as it is");
+    bool root = geteuid() == 0;
+
+    go_whole(s, s->one, s->two);
+    struct stat one = look(s, "as it is");
+    assert_true(one.st_ino == two.st_ino && one.st_mode != two.st_mode);
+    assert_state(s->place, s->disk_one);
+    go_whole(s, s->two, s->one);
+    assert_int_equal(look(s, "as it is").st_ino, two.st_ino);
+    assert_state(s->place, s->disk_two);
+    /* Set-id bits and another's file come and go with it; capabilities are attributes. */
+    SYS(fchmodat(s->place->rootfd, "same", root ? 04755 : 0755, 0));
+    if (root)
+        SYS(fchownat(s->place->rootfd, "same", 1234, 1235, 0));
+    uint64_t odd = save_all(&s->saver);
+    struct stat third = look(s, "same");
+    go_whole(s, s->two, s->one);
+    assert_state(s->place, s->disk_two);
+    assert_int_equal(look(s, "same").st_ino, third.st_ino);
+    go_whole(s, odd, s->two);
+    struct stat again = look(s, "same");
+    assert_true(again.st_ino == third.st_ino && again.st_mode == third.st_mode &&
+                again.st_uid == third.st_uid && again.st_gid == third.st_gid);
+}
+
+/* A further name, of which nobody was told, may be outside: the file is written anew. */
+static void nobody_elses_metadata(void **state)
+{
+    struct states *s = *state;
+    struct stat before, after;
+    char outside[96];
+
+    snprintf(outside, sizeof(outside), "%s/outside", s->place->dir);
+    SYS(linkat(s->place->rootfd, "as it is", AT_FDCWD, outside, 0));
+    SYS(stat(outside, &before));
+    go_whole(s, s->one, s->two);
+    assert_state(s->place, s->disk_one);
+    SYS(stat(outside, &after));
+    assert_true(after.st_mode == before.st_mode && after.st_nlink == 1 &&
+                after.st_mtim.tv_nsec == before.st_mtim.tv_nsec);
+    assert_true(look(s, "as it is").st_ino != before.st_ino);
+}
+
 /* ---- what changed since it was saved ---- */
 
 struct meddler {
@@ -414,6 +470,8 @@ int main(void)
         cmocka_unit_test_setup_teardown(dies, setup, teardown),
         cmocka_unit_test_setup_teardown(loses_power, setup, teardown),
         cmocka_unit_test_setup_teardown(elsewhere, setup, teardown),
+        cmocka_unit_test_setup_teardown(metadata_alone, setup, teardown),
+        cmocka_unit_test_setup_teardown(nobody_elses_metadata, setup, teardown),
         cmocka_unit_test_setup_teardown(newer_work_stays, setup, teardown),
         cmocka_unit_test_setup_teardown(not_begun, setup, teardown),
         cmocka_unit_test(record_text),
