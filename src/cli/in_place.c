@@ -29,7 +29,7 @@ struct placing {
     bool through_service;
     uint8_t watch_id[WATCH_ID_LEN];
     struct restore_record record;
-    struct snapshot_row snapshot, base, added[2];
+    struct snapshot_row snapshot, base, before, added[2];
     struct restore_progress progress;
     struct live_result result;
 };
@@ -116,6 +116,7 @@ static struct live_request request_of(struct placing *p)
         .path = w->path,
         .only = (const char *const *)w->only,
         .base = &p->base,
+        .before = p->before.watch_name ? &p->before : NULL,
         .root = p->spec.spec.root,
         .rules = p->rules,
         .sqlite = p->spec.spec.sqlite,
@@ -322,6 +323,59 @@ static char *copy_of(const char *text)
     return text ? strdup(text) : NULL;
 }
 
+static bool same_paths(char *const *x, char *const *y)
+{
+    if (!x || !y)
+        return !x && !y;
+    while (*x && *y && strcmp(*x, *y) == 0) {
+        x++;
+        y++;
+    }
+    return !*x && !*y;
+}
+
+/* Cut path off behind the part of it that other lies in too. */
+static void keep_common(char *path, const char *other)
+{
+    size_t n = 0;
+
+    for (size_t i = 0; path[i] == other[i] || !path[i] || !other[i]; i++) {
+        bool ends = (!path[i] || path[i] == '/') && (!other[i] || other[i] == '/');
+        if (ends)
+            n = i;
+        if (!path[i] || !other[i])
+            break;
+    }
+    path[n] = 0;
+}
+
+/* One that is taken back, or that another one follows, is over with that. Where the other one is of
+ * another part, the way back is of a part that holds both. */
+static int follow(struct placing *p, const struct restore_record *last, bool *cut_off,
+                  struct error *e)
+{
+    struct restore_record *r = &p->record;
+    int rc = 0;
+
+    *cut_off = !last->done && last->undo == p->what->undo;
+    if (!last->done)
+        rc = catalog_snapshot(repo_catalog(p->repo), last->back, &p->before, e);
+    if (rc == ERR_NOTFOUND) {
+        error_clear(e);
+        rc = 0;
+    }
+    if (!*cut_off)
+        return rc;
+    r->back = last->back;
+    keep_common(r->path, last->path);
+    if (!same_paths(r->only, last->only)) {
+        *r->path = 0;
+        string_list_free(r->only);
+        r->only = NULL;
+    }
+    return rc;
+}
+
 /* What this restore will be remembered by. One that was cut off is gone on with: the way back leads
  * to the state before its first change. */
 static int make_record(struct placing *p, uint64_t base, bool *cut_off, struct error *e)
@@ -350,10 +404,7 @@ static int make_record(struct placing *p, uint64_t base, bool *cut_off, struct e
         return 0;
     }
     if (rc == 0) {
-        /* One that is taken back, or that another one follows, is over with that. */
-        *cut_off = !last.done && last.undo == w->undo;
-        if (*cut_off)
-            r->back = last.back;
+        rc = follow(p, &last, cut_off, e);
         restore_record_release(&last);
     }
     return rc;
@@ -387,10 +438,12 @@ static void release_rows(struct placing *p)
 {
     snapshot_row_release(&p->snapshot);
     snapshot_row_release(&p->base);
+    snapshot_row_release(&p->before);
     for (size_t i = 0; i < 2; i++)
         snapshot_row_release(&p->added[i]);
     memset(&p->snapshot, 0, sizeof(p->snapshot));
     memset(&p->base, 0, sizeof(p->base));
+    memset(&p->before, 0, sizeof(p->before));
     memset(p->added, 0, sizeof(p->added));
 }
 

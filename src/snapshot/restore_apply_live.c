@@ -54,23 +54,27 @@ static bool as_saved(const struct node *n, const struct stat *st)
            n->mtime_ns == (uint32_t)st->st_mtim.tv_nsec;
 }
 
-int live_base_node(struct live_plan *p, const char *path, struct node *n, struct error *e)
+/* The node that a snapshot of the live data has at a path below the root. */
+static int node_of(struct live_plan *p, const struct snapshot_row *s, const char *path,
+                   struct node *n, struct error *e)
 {
-    const struct snapshot_row *base = p->req->base;
-    int64_t at = (int64_t)base->commit.number;
+    int64_t at = (int64_t)s->commit.number;
     struct buffer meta = BUFFER_INIT;
     uint64_t node;
+    int rc = tree_find(p->cat, s->watch_serial, at, path, &node, e);
 
-    path = live_at(p, p->into, path);
-    if (!path)
-        return no_memory(e);
-    int rc = tree_find(p->cat, base->watch_serial, at, path, &node, e);
     if (rc == 0)
-        rc = catalog_node(p->cat, base->watch_serial, node, at, &meta, e);
+        rc = catalog_node(p->cat, s->watch_serial, node, at, &meta, e);
     if (rc == 0)
         rc = node_decode(meta.data, meta.len, n, e);
     buffer_release(&meta);
     return rc;
+}
+
+int live_base_node(struct live_plan *p, const char *path, struct node *n, struct error *e)
+{
+    path = live_at(p, p->into, path);
+    return path ? node_of(p, p->req->base, path, n, e) : no_memory(e);
 }
 
 int live_may_go(struct live_plan *p, const char *path, const struct stat *st, struct error *e)
@@ -120,6 +124,22 @@ const char *live_hint(int dirfd, const char *name, int sys)
 
 /* ---- folders on the way ---- */
 
+/* How the folder looked before a run that was cut off in it. */
+static void look_before(struct live_plan *p, const char *path, bool of_root, struct live_kept *k)
+{
+    const char *at = of_root ? path : live_at(p, p->into, path);
+    struct error ignored = ERROR_INIT;
+    struct node n;
+
+    if (!at || !p->req->before || node_of(p, p->req->before, at, &n, &ignored) != 0)
+        return;
+    if (n.type == NODE_FOLDER) {
+        k->mode = n.mode;
+        k->mtime = (struct timespec){.tv_sec = (time_t)n.mtime_s, .tv_nsec = (long)n.mtime_ns};
+    }
+    node_release(&n);
+}
+
 static int keep(struct live_plan *p, const char *path, bool of_root, const struct stat *st,
                 struct error *e)
 {
@@ -137,7 +157,10 @@ static int keep(struct live_plan *p, const char *path, bool of_root, const struc
     }
     p->kept[p->kept_count] =
         (struct live_kept){strdup(path), of_root, st->st_mode & 07777, st->st_mtim};
-    return p->kept[p->kept_count].path ? (p->kept_count++, 0) : no_memory(e);
+    if (!p->kept[p->kept_count].path)
+        return no_memory(e);
+    look_before(p, path, of_root, &p->kept[p->kept_count++]);
+    return 0;
 }
 
 static int look_at_folder(int fd, struct stat *st, struct error *e)
@@ -175,6 +198,22 @@ int live_enter_above(struct live_plan *p, const char *path, int fd, struct error
     if (rc == 0)
         let_write(fd, &st);
     return rc;
+}
+
+int live_mend(struct live_plan *p, const char *path, struct error *e)
+{
+    struct error ignored = ERROR_INIT;
+    struct live_kept k = {0};
+    struct stat st;
+
+    if (!p->req->before || p->place < 0 || safe_stat(p->place, path, &st, &ignored) != 0)
+        return 0;
+    k.mode = st.st_mode & 07777;
+    k.mtime = st.st_mtim;
+    look_before(p, path, false, &k);
+    bool same = k.mode == (st.st_mode & 07777) && k.mtime.tv_sec == st.st_mtim.tv_sec &&
+                k.mtime.tv_nsec == st.st_mtim.tv_nsec;
+    return same ? 0 : keep(p, path, false, &st, e);
 }
 
 /* Another's folder stands as the kernel left it; but a target that fails is told. */

@@ -37,9 +37,12 @@ struct live_request {
                          says so, else ERR_NOTFOUND */
     const char *const *only;         /* these paths alone, NULL-terminated; or NULL */
     const struct snapshot_row *base; /* the state that stands there. NULL: live_preview */
-    const char *root;                /* absolute */
-    struct rules *rules;             /* of today */
-    bool sqlite;                     /* databases have side files that are no files of their own */
+    /* The state before another run that was cut off, or NULL: folders that only lie on the way are
+     * given the looks that they had then. */
+    const struct snapshot_row *before;
+    const char *root;    /* absolute */
+    struct rules *rules; /* of today */
+    bool sqlite;         /* databases have side files that are no files of their own */
     enum live_remove remove;
     const struct snapshot_row *added[2]; /* of LIVE_ADDED, NULL: none; both NULL: all of it */
     const char *added_from, *added_into; /* how the first of them was put there; or NULL */

@@ -366,7 +366,11 @@ static int add_node(struct number_set *set, uint64_t node, struct error *e)
 static int plan_folder(struct live_plan *p, const struct tree_entry *t, const char *path,
                        enum live_where where, enum live_state state, struct error *e)
 {
-    if (state == LIVE_SAME || (state == LIVE_DIFFERENT && where == LIVE_BEFORE))
+    bool there = state == LIVE_SAME || state == LIVE_DIFFERENT;
+
+    if (there && where == LIVE_BEFORE)
+        return live_mend(p, path, e);
+    if (state == LIVE_SAME)
         return 0;
     if (state == LIVE_DIFFERENT) {
         int rc = add_node(&p->touched, t->node, e);
@@ -735,7 +739,7 @@ void live_plan_release(struct live_plan *p)
 bool live_plan_empty(const struct live_plan *p)
 {
     return p->write.count == 0 && p->fresh.count == 0 && p->touched.count == 0 &&
-           p->removal_count == 0 && p->setting_count == 0;
+           p->removal_count == 0 && p->setting_count == 0 && p->kept_count == 0;
 }
 
 enum live_pick live_pick(struct live_plan *p, const struct tree_entry *t, bool folder)

@@ -118,23 +118,25 @@ int live_may_go(struct live_plan *p, const char *path, const struct stat *st, st
 /* Before something in this open folder changes: remember how it looks where only its way leads
  * through it, and let its owner write. */
 int live_enter(struct live_plan *p, const char *path, int fd, struct error *e);
+/* The same of a folder above `into`; its path counts from the root. */
+int live_enter_above(struct live_plan *p, const char *path, int fd, struct error *e);
 int live_remove(struct restore_job *j, int rootfd, struct error *e);
 /* What went wrong with one entry: a problem of its own, 0; or the end of everything. */
 int live_failed(struct restore_job *j, const char *path, struct error *e);
 /* The node that base has at path, to be released. ERR_NOTFOUND. */
 int live_base_node(struct live_plan *p, const char *path, struct node *n, struct error *e);
-/* The same of a folder above `into`; its path counts from the root. */
-int live_enter_above(struct live_plan *p, const char *path, int fd, struct error *e);
+/* A folder on the way that a run which was cut off left open is given its looks back, too. */
+int live_mend(struct live_plan *p, const char *path, struct error *e);
 /* Give folders on the way their looks back; `place` is where the tree went. */
 int live_leave(struct live_plan *p, int place, struct error *e);
 /* Make the folder `into`, and those above it that are missing. A descriptor, or a code. */
 int live_make_place(struct live_plan *p, struct error *e);
+/* What helps where the kernel said EPERM, or NULL. */
+const char *live_hint(int dirfd, const char *name, int sys);
+
 /* ---- restore_set_live.c ---- */
 
 /* Set the metadata of p->settings, in the folder `place`. */
 int live_set(struct restore_job *j, int place, struct error *e);
-
-/* What helps where the kernel said EPERM, or NULL. */
-const char *live_hint(int dirfd, const char *name, int sys);
 
 #endif

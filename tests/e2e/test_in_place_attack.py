@@ -103,15 +103,21 @@ def kill_them(scratch):
         assert not scratch_folders(root)
     assert kills > KILLS // 3 and begun_ones > 0, (kills, begun_ones)
     # The state that somebody wants back is the one before the first change.
-    for i in range(100):
-        was, _ = cut(repo, *restore, took=took)
-        if was and wk.differences(two, wk.tree(root)) and \
-                wk.differences(one, wk.tree(root)) and "cut off" in wk.wk("-r", repo, "undo",
-                                                                         code=5).err:
-            break
-        wk.wk("-r", repo, "restore", "two", "--in-place", "--delete", "--confirm")
-    else:
+    def cut_on_the_way():
+        for i in range(100):
+            was, _ = cut(repo, *restore, took=took)
+            if was and wk.differences(two, wk.tree(root)) and \
+                    wk.differences(one, wk.tree(root)) and "cut off" in wk.wk("-r", repo, "undo",
+                                                                             code=5).err:
+                return
+            wk.wk("-r", repo, "restore", "two", "--in-place", "--delete", "--confirm")
         raise AssertionError("no restore was cut off on its way")
+
+    cut_on_the_way()
+    wk.wk("-r", repo, "restore", "one:d1/e1", "--in-place", "--confirm")
+    wk.wk("-r", repo, "undo", "--confirm")
+    wk.same(two, wk.tree(root), "taken back with one of a part that followed")
+    cut_on_the_way()
 
     def problems():
         return [p["code"] for p in wk.wk("-r", repo, "--json", "status", code=8).json["problems"]]

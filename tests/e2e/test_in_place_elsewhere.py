@@ -129,6 +129,31 @@ def one_file_and_the_root(scratch):
     assert wk.tree(root) == second, r
 
 
+def killed_on_its_way(scratch):
+    """Given again it is finished, and what undo looks at is not more than what was made."""
+    root, repo = make(scratch)
+    before = wk.tree(root)
+    new = os.path.join(root, "new", "way", "here")
+    command = ["restore", "one:sub", "--to", new, "--confirm"]
+    for again in (True, False):
+        r = subprocess.run(["strace", "-f", "-qq", "-o", "/dev/null", "-e", "trace=syncfs", "-e",
+                            "inject=syncfs:signal=KILL:when=2", wk.BIN, "-r", repo, *command],
+                           capture_output=True, env=wk.environment())
+        assert r.returncode != 0 and os.path.exists(os.path.join(new, "a")), r
+        assert "cut off" in wk.wk("-r", repo, "undo", code=5).err
+        if again:
+            wk.wk("-r", repo, *command)
+            assert below(wk.tree(root), b"new/way/here") == below(before, b"sub")
+            put(root, "sub/a", "written since")
+        wk.wk("-r", repo, "undo", "--confirm")
+        if again:
+            assert text(root, "sub/a") == "written since"
+            put(root, "sub/a", "a of sub")
+            os.utime(os.path.join(root, "sub", "a"), ns=(0, before[b"sub/a"]["mtime"]))
+        os.utime(root, (2000, 2000))
+        wk.same(before, wk.tree(root), "taken back")
+
+
 def what_is_left_out(scratch):
     root = os.path.join(scratch, "data")
     os.mkdir(root)
@@ -239,4 +264,4 @@ def database(scratch):
 
 if __name__ == "__main__":
     wk.main(into_a_folder_that_is_there, into_one_that_is_made, one_file_and_the_root,
-            what_is_left_out, in_use, of_another_watch, around_a_root, database)
+            killed_on_its_way, what_is_left_out, in_use, of_another_watch, around_a_root, database)

@@ -9,7 +9,7 @@
 #include "base/banned.h"
 
 struct go {
-    uint64_t to, added;
+    uint64_t to, added, before;
     const char *from, *into; /* `to` goes elsewhere; or NULL */
     const char *path;        /* "" where it is NULL */
     const char *added_from, *added_into;
@@ -21,16 +21,19 @@ struct go {
 /* Save what stands there, then put a snapshot over it. The code; *hit: the fault came. */
 static int go(struct states *s, const struct go *g, struct live_result *result, bool *hit)
 {
-    struct snapshot_row to, base, added = {0};
+    struct snapshot_row to, base, before = {0}, added = {0};
     struct error e = ERROR_INIT;
 
     get_row(s, save_safety(s), &base);
+    if (g->before)
+        get_row(s, g->before, &before);
     get_row(s, g->to, &to);
     if (g->added)
         get_row(s, g->added, &added);
     struct live_request q = {.repo = s->saver.repo,
                              .snapshot = &to,
                              .base = &base,
+                             .before = g->before ? &before : NULL,
                              .root = s->place->root,
                              .rules = s->saver.rules,
                              .sqlite = true,
@@ -53,6 +56,8 @@ static int go(struct states *s, const struct go *g, struct live_result *result, 
         print_error("restore: %d %s\n", rc, e.message);
     snapshot_row_release(&to);
     snapshot_row_release(&base);
+    if (g->before)
+        snapshot_row_release(&before);
     if (g->added)
         snapshot_row_release(&added);
     return rc;
@@ -267,7 +272,7 @@ static void elsewhere(void **state)
     shift_everywhere(s, "to be/made", "to be", MODE_CUT, EIO);
 }
 
-/* ---- metadata alone ---- */
+/* ---- folders on the way ---- */
 
 static struct stat look(const struct states *s, const char *path)
 {
@@ -276,6 +281,38 @@ static struct stat look(const struct states *s, const char *path)
     SYS(fstatat(s->place->rootfd, path, &st, AT_SYMLINK_NOFOLLOW));
     return st;
 }
+
+/* Opened to be written, in a run that was cut off, they look as before after the next one. */
+static void folders_on_the_way(void **state)
+{
+    struct states *s = *state;
+    struct live_result result;
+    bool hit = true, none, met = false;
+
+    struct stat before = look(s, "closed");
+    assert_int_equal(before.st_mode, S_IFDIR | 0500);
+    for (unsigned at = 1; hit; at++) {
+        struct go g = {
+            .to = s->one, .path = "closed/in", .fail_at = at, .mode = MODE_KILL, .error = EIO};
+        go(s, &g, &result, &hit);
+        live_result_release(&result);
+        struct stat cut = look(s, "closed");
+        met |= cut.st_mode != before.st_mode;
+        g.fail_at = 0;
+        g.before = s->two;
+        g.to = at % 2 ? s->one : s->two; /* on, or back */
+        assert_int_equal(go(s, &g, &result, &none), 0);
+        live_result_release(&result);
+        struct stat after = look(s, "closed");
+        assert_true(after.st_mode == before.st_mode &&
+                    after.st_mtim.tv_sec == before.st_mtim.tv_sec &&
+                    after.st_mtim.tv_nsec == before.st_mtim.tv_nsec);
+        go_whole(s, s->two, s->one);
+    }
+    assert_true(met);
+}
+
+/* ---- metadata alone ---- */
 
 static void metadata_alone(void **state)
 {
@@ -470,6 +507,7 @@ int main(void)
         cmocka_unit_test_setup_teardown(dies, setup, teardown),
         cmocka_unit_test_setup_teardown(loses_power, setup, teardown),
         cmocka_unit_test_setup_teardown(elsewhere, setup, teardown),
+        cmocka_unit_test_setup_teardown(folders_on_the_way, setup, teardown),
         cmocka_unit_test_setup_teardown(metadata_alone, setup, teardown),
         cmocka_unit_test_setup_teardown(nobody_elses_metadata, setup, teardown),
         cmocka_unit_test_setup_teardown(newer_work_stays, setup, teardown),
