@@ -247,6 +247,53 @@ def database(scratch):
     wk.same(before, wk.tree(root), "the stale file is back, the database gone")
 
 
+def metadata_alone(scratch):
+    """Content that is as it is to be is not written again: owner, mode, attributes, lists of who may
+    and times come and go where the file stands."""
+    root, repo = make(scratch)
+    path = os.path.join(root, "app.db")
+    subprocess.run([sys.executable, "-c", WRITER, path, "0", "20"])
+    for name in ("listed", "capable", "plain", "given", "untouched"):
+        put(root, name, "content of " + name)
+    mine = os.geteuid() == 0
+    acl = subprocess.run(["setfacl", "-m", "u:1234:rw,g:1235:r", os.path.join(root, "listed")],
+                         capture_output=True).returncode == 0
+    os.setxattr(os.path.join(root, "plain"), "user.old", b"1")
+    if mine:
+        os.setxattr(os.path.join(root, "capable"), "security.capability",
+                    b"\x01\0\0\x02\0\x04" + b"\0" * 14)
+        os.chown(os.path.join(root, "given"), 1234, 1235)
+        os.chmod(os.path.join(root, "given"), 0o6750)
+    wk.wk("-r", repo, "save", root)
+    first = wk.tree(root)
+    inodes = {n: os.stat(os.path.join(root, n)).st_ino for n in os.listdir(root)}
+    os.chmod(path, 0o600)
+    if acl:
+        subprocess.run(["setfacl", "-b", os.path.join(root, "listed")], check=True)
+    os.chmod(os.path.join(root, "listed"), 0o604)
+    os.removexattr(os.path.join(root, "plain"), "user.old")
+    os.setxattr(os.path.join(root, "plain"), "user.new", b"2")
+    os.utime(os.path.join(root, "plain"), (1000, 1000))
+    if mine:
+        os.removexattr(os.path.join(root, "capable"), "security.capability")
+        os.chown(os.path.join(root, "given"), 0, 0)
+        os.chown(os.path.join(root, "capable"), 1234, 1235)
+    else:
+        os.chmod(os.path.join(root, "given"), 0o600)
+        os.chmod(os.path.join(root, "capable"), 0o600)
+    second = wk.tree(root)
+    told = {(x["change"], x["path"]) for x in
+            wk.wk("-r", repo, "--json", "restore", "1", "--in-place", code=5).lines[:-1]}
+    assert ("metadata", "listed") in told and ("metadata", "given") in told, told
+    r = wk.wk("-r", repo, "--json", "restore", "1", "--in-place", "--confirm")
+    assert (r.summary["metadata"], r.summary["replaced"], r.summary["files"]) == (5, 0, 0), r
+    wk.same(first, wk.tree(root), "restored")
+    assert rows(path) == list(range(20)) and os.path.exists(path + "-wal"), "side files stay"
+    wk.wk("-r", repo, "undo", "--confirm")
+    wk.same(second, wk.tree(root), "taken back")
+    assert inodes == {n: os.stat(os.path.join(root, n)).st_ino for n in os.listdir(root)}
+
+
 def in_use(scratch):
     root, repo = make(scratch)
     path = os.path.join(root, "app.db")
@@ -519,5 +566,5 @@ def healed(scratch):
 
 
 if __name__ == "__main__":
-    wk.main(there_and_back, what_others_made_stays, a_part, left_out, database, in_use, in_use_otherwise,
+    wk.main(there_and_back, what_others_made_stays, a_part, left_out, database, metadata_alone, in_use, in_use_otherwise,
             with_the_service, two_at_once, nothing_to_undo, immutable, not_root, healed)
