@@ -609,8 +609,8 @@ static int set_content(struct tar_reader *r, const struct said *s, uint64_t size
 
     if (!file && size > 0 && n->type != NODE_FOLDER)
         size = 0; /* as tar does: no content, whatever it says */
-    r->content = size;
-    r->padding = padding_of(size);
+    r->content = file ? size : 0;
+    r->padding = padding_of(size) + (file ? 0 : size); /* a folder's: passed over */
     if (!file)
         return 0;
     n->size = size;
