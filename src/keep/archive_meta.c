@@ -519,6 +519,14 @@ bool archive_expect_next(struct archive_expected *x, const char **line, size_t *
     return true;
 }
 
+static char *key_of(const json_t *o)
+{
+    const char *path = json_string_value(json_object_get(o, "path"));
+    const char *exact = json_string_value(json_object_get(o, "path_b64"));
+
+    return text_format("%s/%s", exact ? exact : "", path ? path : "");
+}
+
 /* The line as an object that names this path, or NULL. */
 static json_t *line_of(const char *line, size_t len, const char *path)
 {
@@ -535,6 +543,26 @@ static json_t *line_of(const char *line, size_t len, const char *path)
         return o;
     json_decref(o);
     return NULL;
+}
+
+char *archive_expect_key(const char *line, size_t len)
+{
+    json_t *o = json_loadb(line, len, JSON_REJECT_DUPLICATES, NULL);
+    char *key = key_of(o);
+
+    json_decref(o);
+    return key;
+}
+
+char *archive_path_key(const char *path)
+{
+    json_t *o = json_object();
+
+    if (o)
+        report_path(o, "path", path);
+    char *key = key_of(o);
+    json_decref(o);
+    return key;
 }
 
 bool archive_expect_file(const char *line, size_t len, const char *path, uint64_t *bytes,

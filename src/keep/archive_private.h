@@ -144,6 +144,10 @@ bool archive_expect_file(const char *line, size_t len, const char *path, uint64_
                          struct hash *sha256);
 bool archive_expect_database(const char *line, size_t len, const char *path, const char *detail);
 bool archive_expect_is(const char *line, size_t len, const char *path);
+/* What the line of a path has in common with the path, and with no other. Caller frees; NULL on no
+ * memory. */
+char *archive_expect_key(const char *line, size_t len);
+char *archive_path_key(const char *path);
 /* The metadata of an archive: NAME.json, or where that is missing, that in the archive. */
 int archive_meta_find(const struct archive_item *item, struct buffer *out, struct error *e);
 /* Fill from a text what NAME.json would tell, if that were there. */

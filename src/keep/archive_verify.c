@@ -1,5 +1,6 @@
 /* Reading an archive back: every regular file's SHA-256 against what its metadata says, in the
- * order of both, and every database opened and counted again. */
+ * order of both, and every database opened and counted again. A tree that was restored from it has
+ * an order of its own: its files are looked up. */
 #include "keep/archive_private.h"
 
 #include "base/text.h"
@@ -19,6 +20,13 @@
 
 static const uint64_t META_MAX = UINT64_C(1024) * 1024 * 1024;
 
+struct named { /* a file of the metadata */
+    char *key;
+    const char *line;
+    size_t len;
+    bool seen;
+};
+
 struct checking {
     const struct archive_item *item;
     struct sqlite_helper *helper;
@@ -27,7 +35,9 @@ struct checking {
     const char *tree;   /* restored from it, to be read in its place; or NULL */
     char *folder;       /* that the archive, or the tree, lies in */
     struct buffer text; /* of the metadata */
-    struct archive_expected files, databases; /* both in the order of the entries */
+    struct archive_expected files, databases; /* both in the order of the archive's entries */
+    struct named *index;                      /* of a tree: its files, sorted */
+    size_t index_len, index_seen;
     bool metadata_seen;
 };
 
@@ -129,6 +139,103 @@ static int load_text(struct checking *c, struct error *e)
     return rc;
 }
 
+/* ---- what the metadata says of a file ---- */
+
+static int by_key(const void *a, const void *b)
+{
+    return strcmp(((const struct named *)a)->key, ((const struct named *)b)->key);
+}
+
+static int index_files(struct checking *c, struct error *e)
+{
+    struct archive_expected look = c->files;
+    const char *line;
+    size_t len, cap = 0;
+
+    while (archive_expect_next(&look, &line, &len)) {
+        if (c->index_len == cap) {
+            cap = cap ? 2 * cap : 256;
+            struct named *more = reallocarray(c->index, cap, sizeof(*more));
+            if (!more)
+                return no_memory(e);
+            c->index = more;
+        }
+        struct named *n = &c->index[c->index_len];
+        *n = (struct named){.key = archive_expect_key(line, len), .line = line, .len = len};
+        if (!n->key)
+            return no_memory(e);
+        c->index_len++;
+    }
+    if (c->index_len > 0)
+        qsort(c->index, c->index_len, sizeof(*c->index), by_key);
+    return 0;
+}
+
+static void index_release(struct checking *c)
+{
+    for (size_t i = 0; i < c->index_len; i++)
+        free(c->index[i].key);
+    free(c->index);
+}
+
+static struct named *look_up(const struct checking *c, const char *path)
+{
+    struct named wanted = {.key = archive_path_key(path)};
+    struct named *n = NULL;
+
+    if (wanted.key && c->index_len > 0)
+        n = bsearch(&wanted, c->index, c->index_len, sizeof(*c->index), by_key);
+    free(wanted.key);
+    return n;
+}
+
+/* The line of this file; false: it is none that the metadata names here. */
+static bool line_for(struct checking *c, const char *path, const char **line, size_t *len)
+{
+    if (!c->tree)
+        return archive_expect_next(&c->files, line, len);
+    struct named *n = look_up(c, path);
+    if (!n || n->seen)
+        return false;
+    n->seen = true;
+    c->index_seen++;
+    *line = n->line;
+    *len = n->len;
+    return true;
+}
+
+static bool is_named(const struct checking *c, const char *path)
+{
+    struct archive_expected look = c->files;
+    const char *line;
+    size_t len;
+
+    if (c->tree)
+        return look_up(c, path) != NULL;
+    return archive_expect_next(&look, &line, &len) && archive_expect_is(line, len, path);
+}
+
+static bool files_are_missing(const struct checking *c)
+{
+    struct archive_expected look = c->files;
+    const char *line;
+    size_t len;
+
+    return c->tree ? c->index_seen < c->index_len : archive_expect_next(&look, &line, &len);
+}
+
+static bool databases_are_missing(const struct checking *c)
+{
+    struct archive_expected look = c->databases;
+    const char *line;
+    uint64_t count = 0;
+    size_t len;
+
+    while (archive_expect_next(&look, &line, &len))
+        count++;
+    return c->tree ? c->out->databases < count : count > 0;
+}
+
 /* ---- a file ---- */
 
 struct copy { /* of a database, so that it can be opened */
@@ -216,11 +323,16 @@ static int hash_entry(struct checking *c, struct archive_reader *r, const struct
 static bool next_database(struct checking *c, const char *path, const char **line, size_t *len)
 {
     struct archive_expected look = c->databases;
+    bool is = false;
 
-    if (!archive_expect_next(&look, line, len) || !archive_expect_is(*line, *len, path))
-        return false;
-    c->databases = look;
-    return true;
+    while (!is && archive_expect_next(&look, line, len)) {
+        is = archive_expect_is(*line, *len, path);
+        if (!c->tree)
+            break;
+    }
+    if (is && !c->tree)
+        c->databases = look;
+    return is;
 }
 
 static int check_file(struct checking *c, struct archive_reader *r, const struct archive_entry *x,
@@ -257,15 +369,6 @@ static int check_file(struct checking *c, struct archive_reader *r, const struct
 
 /* ---- all of it ---- */
 
-static bool named_next(const struct checking *c, const char *path)
-{
-    struct archive_expected look = c->files;
-    const char *line;
-    size_t len;
-
-    return archive_expect_next(&look, &line, &len) && archive_expect_is(line, len, path);
-}
-
 static int check_entry(struct checking *c, struct archive_reader *r, const struct archive_entry *x,
                        struct error *e)
 {
@@ -278,9 +381,9 @@ static int check_entry(struct checking *c, struct archive_reader *r, const struc
     }
     if (x->node->type != NODE_FILE && !x->link)
         return 0;
-    if (x->link && !named_next(c, x->path)) /* of a link or the like: those are not listed */
+    if (x->link && !is_named(c, x->path)) /* of a link or the like: those are not listed */
         return 0;
-    if (!archive_expect_next(&c->files, &line, &len)) {
+    if (!line_for(c, x->path, &line, &len)) {
         found(c, x->path, "it is not in the metadata");
         return 0;
     }
@@ -294,8 +397,6 @@ static int check_all(struct checking *c, struct error *e)
 {
     const struct archive_entry *x;
     struct archive_reader *r;
-    const char *line;
-    size_t len;
 
     int rc = c->tree ? archive_reader_open_tree(c->tree, &r, e)
                      : archive_reader_open(c->item->path, true, &r, e);
@@ -306,10 +407,9 @@ static int check_all(struct checking *c, struct error *e)
         rc = check_entry(c, r, x, e);
     }
     archive_reader_close(r);
-    if (rc == 0 && c->out->errors == 0 && archive_expect_next(&c->files, &line, &len))
+    if (rc == 0 && c->out->errors == 0 && files_are_missing(c))
         found(c, "", "files that the metadata names are missing");
-    if (rc == 0 && c->out->errors == 0 && c->helper &&
-        archive_expect_next(&c->databases, &line, &len))
+    if (rc == 0 && c->out->errors == 0 && c->helper && databases_are_missing(c))
         found(c, "", "databases that the metadata names are missing");
     if (rc == 0 && c->out->errors == 0 && !c->tree && !c->metadata_seen)
         found(c, "", "it has no metadata");
@@ -337,6 +437,8 @@ static int run(struct checking *c, bool do_record, struct error *e)
 {
     int rc = load_text(c, e);
 
+    if (rc == 0 && c->tree)
+        rc = index_files(c, e);
     if (rc == 0)
         rc = check_all(c, e);
     if (rc == ERR_DAMAGED || rc == ERR_REFUSED) {
@@ -353,6 +455,7 @@ static int verify(struct checking *c, bool do_record, struct error *e)
     c->folder = folder_of(c->tree ? c->tree : c->item->path);
     int rc = c->folder ? run(c, do_record, e) : no_memory(e);
     free(c->folder);
+    index_release(c);
     buffer_release(&c->text);
     return rc;
 }
