@@ -168,14 +168,6 @@ static int look_at_folder(int fd, struct stat *st, struct error *e)
     return fstat(fd, st) == 0 ? 0 : error_sys(e, errno, "cannot look at its folder");
 }
 
-/* Where it may not, the change itself says so. */
-static void let_write(int fd, const struct stat *st)
-{
-    if ((st->st_mode & 0300) != 0300 && st->st_uid == geteuid() &&
-        fileops->set_mode(fd, NULL, (st->st_mode & 07777) | 0300) != 0)
-        errno = 0;
-}
-
 int live_enter(struct live_plan *p, const char *path, int fd, struct error *e)
 {
     struct stat st;
@@ -184,7 +176,7 @@ int live_enter(struct live_plan *p, const char *path, int fd, struct error *e)
     if (rc == 0 && live_where(p, path) == LIVE_BEFORE)
         rc = keep(p, path, false, &st, e);
     if (rc == 0)
-        let_write(fd, &st);
+        restore_let_write(fd, &st);
     return rc;
 }
 
@@ -196,7 +188,7 @@ int live_enter_above(struct live_plan *p, const char *path, int fd, struct error
     if (rc == 0)
         rc = keep(p, path, true, &st, e);
     if (rc == 0)
-        let_write(fd, &st);
+        restore_let_write(fd, &st);
     return rc;
 }
 

@@ -39,16 +39,19 @@ uint64_t restore_stream_len(const struct node *n)
     return sum;
 }
 
-static int create(int dir, const char *name, const struct node *n, struct error *e)
+int restore_create(int dir, const char *name, const struct node *n, struct error *e)
 {
-    /* Nobody but us gets into the tree, so that the mode need not wait for the owner. */
-    return safe_open(dir, name, O_WRONLY | O_CREAT | O_EXCL | O_NOFOLLOW, n->mode & 0777, e);
+    /* Nobody but us gets into the tree, so that the mode need not wait for the owner; but a file
+     * that its owner may not write takes no attributes. */
+    mode_t mode = (n->mode & 0777) | (n->xattr_count > 0 ? S_IWUSR : 0u);
+
+    return safe_open(dir, name, O_WRONLY | O_CREAT | O_EXCL | O_NOFOLLOW, mode, e);
 }
 
 static int content_create(struct content *c, struct error *e)
 {
     if (c->fd < 0)
-        c->fd = create(c->dir, c->name, c->node, e);
+        c->fd = restore_create(c->dir, c->name, c->node, e);
     return c->fd < 0 ? c->fd : 0;
 }
 
@@ -212,7 +215,7 @@ static int split_open(struct restore_worker *w, struct restore_split *s, const s
 {
     pthread_mutex_lock(&w->job->lock);
     if (s->code == 0 && s->fd < 0) {
-        s->fd = create(dir, s->name, n, e);
+        s->fd = restore_create(dir, s->name, n, e);
         s->made = s->fd >= 0;
         if (s->fd < 0)
             give_up(s, e);

@@ -209,7 +209,7 @@ static int put_file(struct giving *g, int dir, const char *name, const struct gi
                     struct error *e)
 {
     const struct node *n = x->node;
-    int fd = safe_open(dir, name, O_WRONLY | O_CREAT | O_EXCL | O_NOFOLLOW, n->mode & 0777, e);
+    int fd = restore_create(dir, name, n, e);
 
     if (fd < 0)
         return fd;

@@ -20,6 +20,7 @@
 #include "store/repository.h"
 
 #include <pthread.h>
+#include <sys/stat.h>
 #include <sys/types.h>
 
 struct restore_folder {
@@ -195,6 +196,8 @@ void restore_tell_flags(struct restore_job *j, const struct node *n, const char 
 /* ---- restore_content.c ---- */
 
 uint64_t restore_stream_len(const struct node *n);
+/* Make a file beneath the tree, to be written. A descriptor, or a code. */
+int restore_create(int dir, const char *name, const struct node *n, struct error *e);
 /* A file from its first byte to its last; nothing is left of one that fails. */
 int restore_file(struct restore_worker *w, const struct node *n, int dir, const char *name,
                  struct error *e);
@@ -250,5 +253,7 @@ void restore_target_close(struct restore_target *t);
 
 /* Move everything in t->tree to t->folder. */
 int restore_merge(struct restore_job *j, struct restore_target *t, struct error *e);
+/* Let the owner, if that is us, write into the folder. */
+void restore_let_write(int fd, const struct stat *st);
 
 #endif

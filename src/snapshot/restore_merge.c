@@ -325,6 +325,23 @@ static int place_entry(struct merge *m, const char *name, struct error *e)
 
 /* ---- folders ---- */
 
+/* Where it may not, the change itself says so. */
+void restore_let_write(int fd, const struct stat *st)
+{
+    if ((st->st_mode & 0300) != 0300 && st->st_uid == geteuid() &&
+        fileops->set_mode(fd, NULL, (st->st_mode & 07777) | 0300) != 0)
+        errno = 0;
+}
+
+/* One that is not written to as it is gets the mode of what is restored in the end. */
+static void open_up(int fd)
+{
+    struct stat st;
+
+    if (fstat(fd, &st) == 0)
+        restore_let_write(fd, &st);
+}
+
 static int open_both(struct merge *m, struct error *e)
 {
     const int flags = O_RDONLY | O_DIRECTORY | O_NOFOLLOW;
@@ -350,6 +367,8 @@ static int merge_folder(struct merge *m, struct error *e)
     m->foreign = m->job->live && !restore_same_mount(m->target->folder, m->to);
     if (m->job->live && !m->foreign)
         rc = live_enter(m->job->live, m->path, m->to, e);
+    else if (!m->job->live && *m->path)
+        open_up(m->to);
     if (rc == 0)
         rc = read_names(m->from, &names, &count, e);
     for (size_t i = 0; i < count && rc == 0; i++)

@@ -36,15 +36,17 @@ static bool any_acl(const struct node *n)
     return false;
 }
 
-/* Another owner, or another list of who may, comes only when nobody else may. */
+/* Another owner, or another list of who may, comes only when nobody else may; and attributes only
+ * to a file that its owner may write. */
 static int close_to_others(int fd, const struct node *old, const struct node *n,
                            const struct stat *st, struct error *e)
 {
-    const mode_t least = st->st_mode & n->mode & S_IRWXU;
+    bool owner = st->st_uid != n->uid || st->st_gid != n->gid || any_acl(old) || any_acl(n);
+    bool closed = !(st->st_mode & S_IWUSR) && (old->xattr_count > 0 || n->xattr_count > 0);
 
-    if (st->st_uid == n->uid && st->st_gid == n->gid && !any_acl(old) && !any_acl(n))
+    if (!owner && !closed)
         return 0;
-    if (fileops->set_mode(fd, NULL, least) == 0 || !restore_fatal(errno))
+    if (fileops->set_mode(fd, NULL, S_IRUSR | S_IWUSR) == 0 || !restore_fatal(errno))
         return 0;
     return error_sys(e, errno, "cannot set its metadata");
 }

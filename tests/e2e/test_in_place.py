@@ -477,6 +477,9 @@ def not_root(scratch):
     put(root, "ours", "1")
     put(root, "closed/in", "1")
     put(root, "closed/gone", "1")
+    put(root, "read only", "1")
+    os.setxattr(os.path.join(root, "read only"), "user.who", b"me")
+    os.chmod(os.path.join(root, "read only"), 0o400)
     wk.remove(repo)
     for at, _, names in os.walk(mine):
         os.chown(at, 65534, 65534)
@@ -496,6 +499,7 @@ def not_root(scratch):
     as_nobody("save", root)
     first = wk.tree(root)
     os.remove(os.path.join(root, "ours"))
+    os.remove(os.path.join(root, "read only"))
     os.chmod(os.path.join(root, "closed"), 0o755)
     put(root, "closed/in", "2")
     os.remove(os.path.join(root, "closed", "gone"))
@@ -566,5 +570,5 @@ def healed(scratch):
 
 
 if __name__ == "__main__":
-    wk.main(there_and_back, what_others_made_stays, a_part, left_out, database, metadata_alone, in_use, in_use_otherwise,
-            with_the_service, two_at_once, nothing_to_undo, immutable, not_root, healed)
+    wk.main(there_and_back, what_others_made_stays, a_part, left_out, database, metadata_alone,
+            in_use, in_use_otherwise, with_the_service, two_at_once, nothing_to_undo, immutable, not_root, healed)

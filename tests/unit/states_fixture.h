@@ -110,8 +110,8 @@ static inline void make_two(const struct place *p)
     SYS(linkat(p->rootfd, "new", p->rootfd, "new folder/further", 0));
     SYS(mknodat(p->rootfd, "new folder/pipe", S_IFIFO | 0600, 0));
     SYS(truncate_at(p, "holes", 1 << 20));
-    SYS(fchmodat(p->rootfd, "as it is", 0400, 0));
     put_attribute(p, "as it is", "two");
+    SYS(fchmodat(p->rootfd, "as it is", 0400, 0));
 }
 
 static inline uint64_t save_safety(struct states *s)
@@ -193,7 +193,9 @@ static const char *reduced(const char *line, bool bare, char out[5000])
     char *link = strstr(out, " ="), *times = strrchr(out, ' ');
     if (link && times)
         memmove(link, times, strlen(times) + 1);
-    char *meta = strstr(out, " 0") ? strstr(out, " 0") : strstr(out, " 1");
+    char *meta = strchr(out, ' ');
+    while (meta && (strspn(meta + 1, "01234567") != 6 || meta[7] != ' '))
+        meta = strchr(meta + 1, ' ');
     if (!bare || !meta || sscanf(meta, " %n%o %u%n", &from, &mode, &uid, &end) != 2)
         return out;
     *strrchr(out, ' ') = 0;

@@ -156,10 +156,10 @@ static bool over(struct odd *o, const struct fault_at *f)
     struct restore_result result;
     struct place out;
 
+    assert_true(open_target(o, &out));
     int rc = restore(o, to, true, f, &result);
     bool hit = fault.hit;
     assert_true(hit || (rc == 0 && result.finished));
-    assert_true(open_target(o, &out));
     assert_no_half(s, &out, may_be_told(f) && (result.warning_count > 0 || result.skipped > 0));
     restore_result_release(&result);
     assert_int_equal(restore(o, to, true, NULL, &result), 0);
