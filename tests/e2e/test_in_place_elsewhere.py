@@ -213,6 +213,27 @@ def of_another_watch(scratch):
     wk.same(before, wk.tree(two), "taken back")
 
 
+def with_the_service(scratch):
+    """It makes the safety snapshot of the watch whose data it is, keeps the record, and saves what came."""
+    one, two = os.path.join(scratch, "one"), os.path.join(scratch, "two")
+    put(one, "a", "one")
+    put(two, "in/a", "two")
+    s = wk.Service(scratch, {"one": {"path": one, "settle": "50ms"},
+                             "two": {"path": two, "settle": "50ms"}})
+    s.save("one", "--name", "first")
+    s.save("two")
+    before, known = wk.tree(two), len(s.snapshots())
+    s.cli("-w", "one", "restore", "first", "--to", os.path.join(two, "new"), "--confirm")
+    assert text(two, "new/a") == "one"
+    wk.until(lambda: len(s.snapshots()) > known + 1, "the snapshot that follows")
+    assert s.save("two")["snapshot"] is None
+    assert [(x["watch"], x["kind"]) for x in s.snapshots()[known:]] == [("two", "safety"),
+                                                                       ("two", "change")]
+    s.cli("undo", "--confirm")
+    wk.same(before, wk.tree(two), "taken back")
+    s.stop()
+
+
 def around_a_root(scratch):
     outer = os.path.join(scratch, "srv")
     root, repo = os.path.join(outer, "app"), os.path.join(scratch, "repo")
@@ -264,4 +285,5 @@ def database(scratch):
 
 if __name__ == "__main__":
     wk.main(into_a_folder_that_is_there, into_one_that_is_made, one_file_and_the_root,
-            killed_on_its_way, what_is_left_out, in_use, of_another_watch, around_a_root, database)
+            killed_on_its_way, what_is_left_out, in_use, of_another_watch, with_the_service,
+            around_a_root, database)
