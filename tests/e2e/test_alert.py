@@ -4,6 +4,7 @@ import datetime
 import http.server
 import json
 import os
+import signal
 import subprocess
 import threading
 import time
@@ -114,7 +115,13 @@ def cannot_be_started(scratch):
     s = with_alerts(scratch)
     s.sections["alert"]["command"] = os.path.join(scratch, "not-there")
     s.write_config()
-    s.start()
+    wk.wk("-r", s.repo, "init")
+    signal.signal(signal.SIGCHLD, signal.SIG_IGN)  # some starters of services leave it so
+    try:
+        s.start(wait=False)
+    finally:
+        signal.signal(signal.SIGCHLD, signal.SIG_DFL)
+    wk.until(s.ready, "the service to answer")
     away(s)
     wk.until(lambda: "alert-failed" in s.codes(), "the problem")
     out = s.cli("status", code=7).out
