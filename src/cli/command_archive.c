@@ -14,6 +14,7 @@
 #include "snapshot/report.h"
 
 #include <errno.h>
+#include <malloc.h>
 #include <stdlib.h>
 #include <string.h>
 
@@ -172,6 +173,14 @@ static int archive_one(struct archiving *a, struct repo *r, struct sqlite_helper
     return rc;
 }
 
+/* An archive is made in large pieces of many lengths. Left to itself the C library keeps them, with
+ * holes between; so each goes back when it is free. */
+static void return_large_memory(void)
+{
+    mallopt(M_MMAP_THRESHOLD, 1024 * 1024);
+    mallopt(M_TRIM_THRESHOLD, 4 * 1024 * 1024);
+}
+
 static int archive_here(struct archiving *a, const json_t *numbers, struct error *e)
 {
     struct sqlite_helper *helper = sqlite_helper_new(NULL);
@@ -180,6 +189,7 @@ static int archive_here(struct archiving *a, const json_t *numbers, struct error
     json_t *n;
     int rc = helper ? reach_read(a->cli, &r, e) : no_memory(e);
 
+    return_large_memory();
     json_array_foreach(numbers, i, n)
     {
         if (rc != 0)

@@ -14,6 +14,7 @@
 
 #include <errno.h>
 #include <fcntl.h>
+#include <inttypes.h>
 #include <jansson.h>
 #include <stdlib.h>
 #include <string.h>
@@ -67,15 +68,31 @@ static void put_entry(struct buffer *list, json_t *entry)
     json_decref(entry);
 }
 
+/* Whether a JSON text holds it as it is. */
+static bool is_plain(const char *path)
+{
+    for (const char *c = path; *c; c++)
+        if (*c < ' ' || *c > '~' || *c == '"' || *c == '\\')
+            return false;
+    return true;
+}
+
+/* There are as many of these as files, and most paths are plain: no object is made of those. */
 void archive_meta_file(struct archive_meta *m, const char *path, uint64_t size,
                        const struct hash *sha256)
 {
     char hex[2 * HASH_LEN + 1];
-    json_t *o = json_object();
 
     m->files++;
     m->bytes += size;
     text_hex(sha256->b, HASH_LEN, hex);
+    if (is_plain(path)) {
+        buffer_printf(&m->entries,
+                      "%s\n  {\"path\":\"%s\",\"bytes\":%" PRIu64 ",\"sha256\":\"%s\"}",
+                      m->entries.len > 0 ? "," : "", path, size, hex);
+        return;
+    }
+    json_t *o = json_object();
     if (o) {
         report_path(o, "path", path);
         json_object_set_new(o, "bytes", json_integer((json_int_t)size));
@@ -243,21 +260,37 @@ static void put_head(struct buffer *out, const json_t *head)
     free(text);
 }
 
+/* What a text begins with, in place of its first `old` bytes. There is one copy of a text, however
+ * long it is. */
+static bool replace_head(struct buffer *text, size_t old, const struct buffer *head)
+{
+    size_t more = head->len > old ? head->len - old : 0, rest = text->len - old;
+
+    if (!buffer_ok(head) || !buffer_reserve(text, more))
+        return false;
+    memmove(text->data + head->len, text->data + old, rest);
+    memcpy(text->data, head->data, head->len);
+    text->len = head->len + rest;
+    return true;
+}
+
 int archive_meta_text(struct archive_meta *m, struct buffer *out, struct error *e)
 {
+    struct buffer begin = BUFFER_INIT;
     json_t *head = head_of(m);
 
     if (head)
-        put_head(out, head);
+        put_head(&begin, head);
+    buffer_append_str(&begin, "," TAIL_MARK);
+    buffer_append(&begin, m->counted.data, m->counted.len);
+    buffer_append_str(&begin, "\n ]," FILES_MARK);
+    buffer_append_str(&m->entries, "\n ]\n}\n");
+    bool ok = head && buffer_ok(&m->counted) && replace_head(&m->entries, 0, &begin);
+    *out = m->entries;
+    m->entries = (struct buffer)BUFFER_INIT;
     json_decref(head);
-    buffer_append_str(out, "," TAIL_MARK);
-    buffer_append(out, m->counted.data, m->counted.len);
-    buffer_append_str(out, "\n ]," FILES_MARK);
-    buffer_append(out, m->entries.data, m->entries.len);
-    buffer_append_str(out, "\n ]\n}\n");
-    return head && buffer_ok(out) && buffer_ok(&m->entries) && buffer_ok(&m->counted)
-               ? 0
-               : no_memory(e);
+    buffer_release(&begin);
+    return ok ? 0 : no_memory(e);
 }
 
 /* ---- reading ---- */
@@ -605,7 +638,7 @@ int archive_meta_load(int dir, const char *name, struct buffer *out, struct erro
 
 int archive_meta_record(int dir, const char *name, const struct archive_verdict *v, struct error *e)
 {
-    struct buffer text = BUFFER_INIT, fresh = BUFFER_INIT;
+    struct buffer text = BUFFER_INIT, head = BUFFER_INIT;
     char *file = meta_name(name);
     json_t *o = NULL;
     size_t rest = 0;
@@ -623,16 +656,16 @@ int archive_meta_record(int dir, const char *name, const struct archive_verdict 
         set(o, "seconds", json_real(v->seconds));
         set(o, "verified", v->verified.s ? report_time(v->verified) : json_null());
         set(o, "damaged", json_boolean(v->damaged));
-        put_head(&fresh, o);
-        buffer_append_str(&fresh, ",");
-        buffer_append(&fresh, text.data + rest, text.len - rest);
-        rc = buffer_ok(&fresh) ? atomic_file_write(dir, file, fresh.data, fresh.len, 0600, e)
-                               : no_memory(e);
+        put_head(&head, o);
+        buffer_append_str(&head, ",");
+        rc = replace_head(&text, rest, &head)
+                 ? atomic_file_write(dir, file, text.data, text.len, 0600, e)
+                 : no_memory(e);
     }
     archive_folder_unlock(dir);
     json_decref(o);
     free(file);
     buffer_release(&text);
-    buffer_release(&fresh);
+    buffer_release(&head);
     return rc;
 }

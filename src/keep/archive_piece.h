@@ -14,7 +14,7 @@
 #include "snapshot/task_pool.h"
 #include "store/repository.h"
 
-#define PIECE_BYTES (8u * 1024 * 1024) /* content of a piece, about */
+#define PIECE_BYTES (4u * 1024 * 1024) /* content of a piece, about */
 #define PIECE_LONG (2u * 1024 * 1024)  /* a longer file has pieces of its own, */
 #define PIECE_PART (4u * 1024 * 1024)  /* each with so much of it, about */
 #define PIECE_ITEMS 4096u

@@ -111,7 +111,7 @@ int archive_meta_left_out(struct archive_meta *m, const char *path, const char *
 /* Open each database, as the snapshot has it, from a scratch copy in the folder. */
 int archive_meta_databases(struct archive_meta *m, struct repo *r, const char *scratch,
                            struct error *e);
-/* The whole text. */
+/* The whole text; the entries go into it. */
 int archive_meta_text(struct archive_meta *m, struct buffer *out, struct error *e);
 
 /* What NAME.json tells besides, once the archive stands or was checked. */

@@ -446,6 +446,7 @@ static int run(struct checking *c, bool do_record, struct error *e)
         error_clear(e);
         rc = 0;
     }
+    buffer_release(&c->text);
     return rc == 0 && do_record && c->item->told ? record(c, e) : rc;
 }
 

@@ -5,6 +5,7 @@
 
 #include <libdeflate.h>
 #include <math.h>
+#include <stdbool.h>
 #include <stdlib.h>
 #include <string.h>
 
@@ -20,7 +21,9 @@ enum {
     RUN_MIN = 8, /* windows; a member of its own forgets what stood before */
 };
 
-enum kind { COMMON, QUICK, DENSE }; /* what it is worth to look for in it */
+/* What it is worth to look for in it, from common to rare. What programs are made of needs a closer
+ * look than text to be as small as others make it. */
+enum kind { TEXT, BINARY, QUICK, DENSE };
 
 struct gzip_packer {
     struct libdeflate_compressor *by_kind[DENSE + 1];
@@ -29,11 +32,15 @@ struct gzip_packer {
 };
 
 /* libdeflate's levels reach what zlib's do with less work. */
-static int deflate_level(unsigned level)
+static int deflate_level(unsigned level, enum kind kind)
 {
-    static const int levels[] = {1, 1, 1, 2, 2, 3, 5, 6, 7, 8, 10, 11, 12};
+    static const int text[] = {1, 1, 1, 2, 2, 3, 5, 6, 7, 8, 10, 11, 12};
+    static const int binary[] = {1, 1, 1, 2, 2, 4, 6, 6, 7, 8, 10, 11, 12};
 
-    return levels[level < sizeof(levels) / sizeof(levels[0]) ? level : 12];
+    if (kind == QUICK || kind == DENSE)
+        return kind == QUICK ? 1 : 0;
+    level = level < sizeof(text) / sizeof(text[0]) ? level : 12;
+    return kind == TEXT ? text[level] : binary[level];
 }
 
 struct gzip_packer *gzip_packer_new(unsigned level)
@@ -42,12 +49,12 @@ struct gzip_packer *gzip_packer_new(unsigned level)
 
     if (!p)
         return NULL;
-    p->by_kind[COMMON] = libdeflate_alloc_compressor(deflate_level(level));
-    p->by_kind[QUICK] = libdeflate_alloc_compressor(1);
-    p->by_kind[DENSE] = libdeflate_alloc_compressor(0);
-    if (!p->by_kind[COMMON] || !p->by_kind[QUICK] || !p->by_kind[DENSE]) {
-        gzip_packer_free(p);
-        return NULL;
+    for (int i = TEXT; i <= DENSE; i++) {
+        p->by_kind[i] = libdeflate_alloc_compressor(deflate_level(level, (enum kind)i));
+        if (!p->by_kind[i]) {
+            gzip_packer_free(p);
+            return NULL;
+        }
     }
     for (unsigned i = 1; i <= WINDOW / 4; i++)
         p->weight[i] = (float)i * log2f((float)i);
@@ -87,14 +94,27 @@ static float entropy(const struct gzip_packer *p, const uint8_t *data, size_t n)
     return log2f((float)n) - sum / (float)n;
 }
 
+/* Whether hardly a byte of it is anything but text; zeros are also what fills up a tar. */
+static bool is_text(const uint8_t *data, size_t n)
+{
+    size_t others = 0;
+
+    for (size_t i = 0; i < n; i++)
+        others += (data[i] < ' ' && data[i] != 0 && data[i] != '\n' && data[i] != '\t') ||
+                  data[i] >= 0x7f;
+    return others < n / 16;
+}
+
 /* Compressed or random bytes have as good as eight bits each; with a little less there is hardly
  * more in them than a quick look finds. A sample tells of most others, more cheaply. */
 static enum kind kind_of(const struct gzip_packer *p, const uint8_t *data, size_t n)
 {
-    if (n < WINDOW || entropy(p, data, SAMPLE) < 7.5F)
-        return COMMON;
+    if (n < WINDOW || is_text(data, SAMPLE))
+        return TEXT;
+    if (entropy(p, data, SAMPLE) < 7.5F)
+        return BINARY;
     float bits = entropy(p, data, WINDOW);
-    return bits > 7.98F ? DENSE : bits > 7.7F ? QUICK : COMMON;
+    return bits > 7.98F ? DENSE : bits > 7.7F ? QUICK : BINARY;
 }
 
 /* Runs of a kind that are too short for a member become the next more common kind. */
@@ -116,6 +136,7 @@ static size_t set_kinds(struct gzip_packer *p, const uint8_t *data, size_t n)
         p->kinds[count++] = (uint8_t)kind_of(p, data + at, n - at < WINDOW ? n - at : WINDOW);
     drop_short_runs(p->kinds, count, DENSE);
     drop_short_runs(p->kinds, count, QUICK);
+    drop_short_runs(p->kinds, count, BINARY);
     return count;
 }
 

@@ -260,7 +260,7 @@ static int unpack(const void *p, size_t n, unsigned threads, struct buffer *out,
     return rc;
 }
 
-/* Text, then noise, then text again. */
+/* Text, then noise, then text again, then what a program is made of. */
 static void fill(uint8_t *p, size_t n)
 {
     memset(p, 'a', n);
@@ -268,6 +268,8 @@ static void fill(uint8_t *p, size_t n)
         p[i] = (uint8_t)('a' + i / 7 % 26);
     if (n > 100000)
         random_bytes(p + n / 3, n / 3);
+    for (size_t i = n / 8 * 7; n > 100000 && i < n; i++)
+        p[i] = (uint8_t)(i * i >> 7);
 }
 
 static void members_come_back(void **state)
