@@ -269,12 +269,12 @@ void repo_fences_flush(struct repo *r)
 
 bool repo_log_full(const struct repo *r)
 {
-    return r->log && !r->log->broken && r->log->len >= PACK_SEAL_LEN;
+    return r->log && !r->log->broken && r->log->len >= r->pack_full;
 }
 
 bool repo_log_overfull(const struct repo *r)
 {
-    return r->log && !r->log->broken && r->log->len >= 2 * PACK_SEAL_LEN;
+    return r->log && !r->log->broken && r->log->len >= 2 * r->pack_full;
 }
 
 int repo_log_seal(struct repo *r, const struct hash *sha256, struct error *e)
@@ -428,7 +428,7 @@ int repo_data_put(struct repo *r, struct buffer *record, struct block_place *p, 
     if (rc < 0)
         return rc;
     p->chunks = NULL;
-    return r->data->len >= PACK_SEAL_LEN ? end_full(r, e) : 0;
+    return r->data->len >= r->pack_full ? end_full(r, e) : 0;
 }
 
 int repo_data_settle(struct repo *r, struct error *e)

@@ -369,6 +369,7 @@ static int open_common(struct repo *r, const char *path, struct error *e)
         error_sys(e, sys, "cannot open the folder of packs");
         return sys == ENOENT ? (e->code = ERR_NOREPO) : e->code;
     }
+    r->pack_full = repo_pack_full(r);
     return 0;
 }
 

@@ -92,6 +92,7 @@ struct repo {
     struct chunk_source *memory_source; /* for its list chunks, while the packs are replayed */
     unsigned catalog_generation;
     bool in_memory;
+    uint64_t pack_full;    /* bytes at which a pack ends */
     bool past_unread;      /* `rebuild` was asked for: data packs are read past bad sectors, ... */
     uint64_t unread_bytes; /* ... so many bytes of them */
     bool distrust;         /* opened without a look at catalog.db */
@@ -218,6 +219,9 @@ bool repo_space_is_short(const struct repo *r);
 int repo_room_for(struct repo *r, uint64_t bytes, bool upkeep, struct error *e);
 /* Bytes that upkeep may take; UINT64_MAX: there is no bound. */
 uint64_t repo_upkeep_room(struct repo *r);
+/* Bytes at which a pack ends: on a small file system earlier, so that one that is mostly dead can
+ * be emptied into what little room there is. */
+uint64_t repo_pack_full(const struct repo *r);
 /* Cut data packs behind what is needed of them. Does nothing while a save is open, or a reader
  * holds a lease. */
 int repo_give_back(struct repo *r, struct error *e);

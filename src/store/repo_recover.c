@@ -126,7 +126,7 @@ static int take_data(struct replay *p)
             continue;
         if (row.len < f->size && row.len > 0) {
             rc = repo_fence_add(r, f->id, row.len, p->e);
-        } else if (row.len == f->size && row.len < PACK_SEAL_LEN) {
+        } else if (row.len == f->size && row.len < r->pack_full) {
             pack_close(r->data);
             rc = open_for_writing(r, PACK_DATA, f->id, row.len, &r->data, p->e);
         }

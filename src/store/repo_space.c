@@ -28,6 +28,7 @@ enum {
     RESERVE_ROOM = 2,
     FREE_SLACK = 4,
     UPKEEP_SHARE = 4,
+    PACK_SHARE = 64, /* of the file system, a pack's at most */
     PAGE = 4096
 };
 
@@ -121,6 +122,17 @@ void repo_min_free(struct repo *r, uint64_t bytes, unsigned percent)
 }
 
 /* 0 where nothing is asked for, or it cannot be told. */
+uint64_t repo_pack_full(const struct repo *r)
+{
+    const uint64_t least = PACK_SEAL_LEN / 64;
+    struct statvfs fs;
+
+    if (fstatvfs(r->dirfd, &fs) < 0 || fs.f_blocks == 0)
+        return PACK_SEAL_LEN;
+    uint64_t share = (uint64_t)fs.f_blocks * fs.f_frsize / PACK_SHARE;
+    return share > PACK_SEAL_LEN ? PACK_SEAL_LEN : share < least ? least : share;
+}
+
 static uint64_t wanted_free(struct repo *r, uint64_t *available)
 {
     uint64_t bytes = atomic_load(&r->min_free);
@@ -142,12 +154,21 @@ uint64_t repo_free_missing(struct repo *r)
     return available < wanted ? wanted - available : 0;
 }
 
+/* A quarter of what is left to others, who may be writing while it is taken for a moment; below
+ * that still a pack's worth, down to the last quarter. */
 uint64_t repo_upkeep_room(struct repo *r)
 {
     uint64_t available = 0;
-    uint64_t left = wanted_free(r, &available) / UPKEEP_SHARE;
+    uint64_t wanted = wanted_free(r, &available);
+    uint64_t share = wanted / UPKEEP_SHARE;
 
-    return left == 0 ? UINT64_MAX : available > left ? available - left : 0;
+    if (wanted == 0)
+        return UINT64_MAX;
+    if (available >= wanted)
+        return share > r->pack_full ? share : r->pack_full;
+    if (available + share >= wanted + r->pack_full)
+        return available + share - wanted;
+    return available >= share + r->pack_full ? r->pack_full : 0;
 }
 
 int repo_room_for(struct repo *r, uint64_t bytes, bool upkeep, struct error *e)
