@@ -128,6 +128,20 @@ static void drop_short_runs(uint8_t *kinds, size_t count, enum kind kind)
     }
 }
 
+/* Text and binary are not worth a member each: all is as most of it. */
+static void settle_common(uint8_t *kinds, size_t count)
+{
+    size_t text = 0, binary = 0;
+
+    for (size_t i = 0; i < count; i++) {
+        text += kinds[i] == TEXT;
+        binary += kinds[i] == BINARY;
+    }
+    for (size_t i = 0; i < count; i++)
+        if (kinds[i] == TEXT || kinds[i] == BINARY)
+            kinds[i] = binary > text ? BINARY : TEXT;
+}
+
 static size_t set_kinds(struct gzip_packer *p, const uint8_t *data, size_t n)
 {
     size_t count = 0;
@@ -136,7 +150,7 @@ static size_t set_kinds(struct gzip_packer *p, const uint8_t *data, size_t n)
         p->kinds[count++] = (uint8_t)kind_of(p, data + at, n - at < WINDOW ? n - at : WINDOW);
     drop_short_runs(p->kinds, count, DENSE);
     drop_short_runs(p->kinds, count, QUICK);
-    drop_short_runs(p->kinds, count, BINARY);
+    settle_common(p->kinds, count);
     return count;
 }
 
