@@ -48,7 +48,7 @@ def every_six_hours(scratch):
         for day in days:
             assert [n for n in made if n[7:17] == day][-1] in left, (day, left, made)
     assert len(set(made)) == 13
-    wk.until(lambda: s.log_text().count("was read back, no damage") >= 3, "the nightly tests")
+    wk.until(lambda: s.log_text().count("as it was written") >= 3, "the nightly tests")
     assert [x["name"] for x in s.archives("manual")] == ["backup_before-release"]
     s.same_listing(s.archives())
     s.stop()
