@@ -100,6 +100,7 @@ class Saves:
     def __enter__(self):
         self.service.wait_ready()
         self.service.drain()
+        self.wait_idle()
         return self
 
     def __exit__(self, *_):
@@ -117,6 +118,14 @@ class Saves:
         with open("/proc/%d/stat" % self.service.process.pid) as f:
             fields = f.read().rsplit(")", 1)[1].split()
         return (int(fields[11]) + int(fields[12])) * 1000 / os.sysconf("SC_CLK_TCK")
+
+    def wait_idle(self):
+        """The first save has its own work behind it: bringing the catalog's log back."""
+        for _ in range(60):
+            before = self.cpu_ms()
+            time.sleep(3)
+            if self.cpu_ms() - before < 50:
+                return
 
     def point(self, saves=WINDOW):
         before = self.cpu_ms()
