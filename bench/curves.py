@@ -110,7 +110,9 @@ class Saves:
         """Milliseconds from the rename to durable, less the settle time."""
         self.done += 1
         path = file_path(self.source, self.random.randrange(self.count))
-        start = latency.replace(path, b'{"change": %d}' % self.done)
+        # As long as it was: one that is suddenly short would be told as spoilt with each save.
+        body = b'{"change": %d}' % self.done
+        start = latency.replace(path, body.ljust(os.path.getsize(path)))
         return (self.service.saved() - start) * 1000 - self.args.settle
 
     def cpu_ms(self):
