@@ -126,40 +126,6 @@ static int compare_rules(struct save *s, const char *rules, struct error *e)
     return 0;
 }
 
-struct newest {
-    uint64_t number;
-    bool safety;
-    struct state_sum sum;
-    bool other; /* the newest that is no safety snapshot has another state */
-};
-
-static int visit_newest(void *ctx, const struct snapshot_row *row)
-{
-    struct newest *n = ctx;
-
-    if (n->number == 0)
-        *n = (struct newest){.number = row->commit.number,
-                             .safety = row->commit.kind == SNAPSHOT_SAFETY,
-                             .sum = row->commit.sum,
-                             .other = true};
-    if (row->commit.kind == SNAPSHOT_SAFETY)
-        return 0;
-    n->other = memcmp(&row->commit.sum, &n->sum, sizeof(n->sum)) != 0;
-    return 1;
-}
-
-/* What only the safety snapshots of restores hold is no `latest`: then that is missing. */
-static int look_at_safety(struct save *s, struct error *e)
-{
-    struct newest n = {0};
-    int rc = s->fresh
-                 ? 0
-                 : catalog_snapshots(s->cat, s->watch, 1, UINT64_MAX, true, visit_newest, &n, e);
-
-    s->must_commit |= n.safety && n.other;
-    return rc < 0 ? rc : 0;
-}
-
 static int begin(struct save *s, struct error *e)
 {
     const struct save_request *req = s->req;
@@ -180,9 +146,6 @@ static int begin(struct save *s, struct error *e)
     if (rc < 0)
         return rc;
     s->must_commit = s->fresh || s->rules_changed || req->name || req->kind == SNAPSHOT_SAFETY;
-    rc = look_at_safety(s, e);
-    if (rc < 0)
-        return rc;
     show_expected(s);
     if (!s->fresh) {
         s->looked_nodes = row->next_node;
@@ -321,8 +284,7 @@ struct before { /* the snapshot before this one */
     bool suspect;
     uint64_t trusted_files; /* in it, or where it is suspect in the last one that was not */
     uint64_t spoilt;
-    bool
-        only_safety; /* its state stands in snapshots of restores alone, which are never `latest` */
+    bool only_safety; /* its state stands in snapshots of restores alone: none is `latest` */
 };
 
 static int count_spoilt(void *ctx, uint64_t node, int64_t from, int64_t to, const void *meta,
@@ -334,6 +296,32 @@ static int count_spoilt(void *ctx, uint64_t node, int64_t from, int64_t to, cons
 
     *spoilt += node_brief_decode(meta, len, &b, &e) == 0 && b.flags & NODE_SPOILT;
     return 0;
+}
+
+struct holder {
+    struct state_sum sum;
+    bool held;
+};
+
+/* The newest that is no safety snapshot has this state. */
+static int visit_holder(void *ctx, const struct snapshot_row *row)
+{
+    struct holder *h = ctx;
+
+    if (row->commit.kind == SNAPSHOT_SAFETY)
+        return 0;
+    h->held = memcmp(&row->commit.sum, &h->sum, sizeof(h->sum)) == 0;
+    return 1;
+}
+
+static int look_behind_safety(struct save *s, const struct commit *newest, bool *only,
+                              struct error *e)
+{
+    struct holder h = {.sum = newest->sum};
+    int rc = catalog_snapshots(s->cat, s->watch, 1, newest->number, true, visit_holder, &h, e);
+
+    *only = !h.held;
+    return rc < 0 ? rc : 0;
 }
 
 static int load_before(struct save *s, struct before *b, struct error *e)
@@ -352,6 +340,8 @@ static int load_before(struct save *s, struct before *b, struct error *e)
         if (b->suspect && row.commit.trusted_files > 0)
             b->trusted_files = row.commit.trusted_files;
         b->spoilt = row.commit.spoilt;
+        if (row.commit.kind == SNAPSHOT_SAFETY)
+            rc = look_behind_safety(s, &row.commit, &b->only_safety, e);
         snapshot_row_release(&row);
     }
     return rc == ERR_NOTFOUND ? catalog_incomplete(s->cat, s->watch, count_spoilt, &b->spoilt, e)
@@ -556,6 +546,7 @@ static int finish(struct save *s, uint64_t started, struct error *e)
         rc = load_before(s, &before, e);
     if (rc < 0)
         return rc;
+    s->must_commit |= before.only_safety;
     s->must_commit |= s->req->accept && (before.suspect || before.spoilt > 0);
     bool unchanged = !s->must_commit && !txn_changed(s->txn);
     const struct watch_row *row = txn_watch_row(s->txn);

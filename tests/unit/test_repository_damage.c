@@ -139,9 +139,8 @@ static void check_one_is_lost(struct world *w)
     assert_int_equal(c.sound, BLOCKS - 1);
 }
 
-static void test_blocks_of_a_large_save(void **state)
+static void make_large(struct world *w)
 {
-    struct world *w = *state;
     struct model_tree tree = large_tree();
     struct error e = ERROR_INIT;
     struct repo *r;
@@ -149,7 +148,12 @@ static void test_blocks_of_a_large_save(void **state)
     OK(open_repo(w->path, REPO_WRITE, NULL, &r, &e), e);
     OK(save(r, &w->model, "app", &tree, &e), e);
     repo_close(r);
-    check_one_is_lost(w);
+}
+
+static void test_blocks_of_a_large_save(void **state)
+{
+    make_large(*state);
+    check_one_is_lost(*state);
 }
 
 /* The save that is committed writes no block of its own. */
@@ -410,18 +414,6 @@ static void sector_goes_bad(const char *path, off_t at)
     fileops = &ops;
 }
 
-static void make_large(struct world *w)
-{
-    struct model_tree tree = large_tree();
-    struct error e = ERROR_INIT;
-    struct repo *r;
-
-    OK(open_repo(w->path, REPO_WRITE, NULL, &r, &e), e);
-    OK(save(r, &w->model, "app", &tree, &e), e);
-    repo_close(r);
-    remove_catalog(w);
-}
-
 /* Nothing is taken for lost by itself: it may be the cable. */
 static void test_a_bad_sector_in_a_data_pack(void **state)
 {
@@ -432,6 +424,7 @@ static void test_a_bad_sector_in_a_data_pack(void **state)
     off_t size;
 
     make_large(w);
+    remove_catalog(w);
     find_data_pack(w, path, &size);
     sector_goes_bad(path, size / 2);
     assert_int_equal(open_repo(w->path, REPO_READ, NULL, &r, &e), ERR_FAILED);
@@ -457,6 +450,7 @@ static void test_rebuild_past_a_bad_sector(void **state)
     off_t size;
 
     make_large(w);
+    remove_catalog(w);
     find_data_pack(w, path, &size);
     sector_goes_bad(path, size / 2);
     const struct repo_options past = {.past_unread = true, .notice = take_notice, .ctx = &told};
