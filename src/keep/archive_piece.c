@@ -356,7 +356,6 @@ static int lay_out(struct piece *p, struct piece_worker *w, struct piece_item *i
                    const struct node *n, struct error *e)
 {
     uint64_t len = item->link ? 0 : tar_content_len(n);
-
     struct storage_order *stored = &p->reads[item - p->items].stored;
 
     *stored = (struct storage_order){0};

@@ -4,8 +4,7 @@
  * from the packs, checks and hashes it, and packs all of it as gzip members. A sorted piece has its
  * folders first, in the order of the walk, and behind them the files by kind: names of one suffix
  * together, and among these equal names and equal contents. Deflate sees no further than 32 KiB
- * back, and so finds more alike; the packs are read in
- * their own order all the same. */
+ * back, and so finds more alike; the packs are read in their own order all the same. */
 #ifndef WK_KEEP_ARCHIVE_PIECE_H
 #define WK_KEEP_ARCHIVE_PIECE_H
 

@@ -342,6 +342,8 @@ def app_and_repository_on_one_disk(scratch):
         wk.until(lambda: s.cli("save", "data", code=None).code == 0, "a save of all")
         wk.same(state, wk.restored(s.repo, "latest", scratch))
         s.stop()
+        largest = max(len(p) for p in wk.packs(s.repo).values())
+        assert largest < 8 * MIB, largest  # so that one can be emptied into what little room there is
         assert wk.wk("-r", s.repo, "--json", "verify").summary["errors"] == 0
     finally:
         subprocess.run(["umount", "-l", at], check=True)
