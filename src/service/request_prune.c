@@ -11,7 +11,7 @@
 
 #include "base/banned.h"
 
-#define PAUSE_NS (UINT64_C(60) * 1000000000) /* after a prune that could make no room */
+#define PAUSE_NS (UINT64_C(5) * 1000000000) /* after a prune that could make no room */
 #define ROOM_MORE (UINT64_C(4) * 1024 * 1024)
 
 struct prune_ask {
@@ -22,8 +22,8 @@ struct prune_ask {
     struct request_progress telling; /* nothing is told; it frees us from the loop */
     char *watch, *repo_path;
     bool dry_run, thaw;
-    bool room; /* to make room, asked for by nobody: no peer */
-    uint64_t room_bytes;
+    bool room;                    /* to make room, asked for by nobody: no peer */
+    uint64_t room_bytes, missing; /* how much is asked for; of that, up to min_free */
     json_t *lines;
     struct error error;
     int rc;
@@ -134,6 +134,9 @@ static void on_room_made(struct job *job)
     struct service *s = q->service;
     const json_t *summary = json_array_get(q->lines, json_array_size(q->lines) - 1);
     json_int_t dropped = json_integer_value(json_object_get(summary, "dropped"));
+    /* Packs that were dead already make room too, and others may have left some meanwhile. A save
+     * that is too large for all there is must not be tried without a rest. */
+    bool made = dropped > 0 || (q->missing > 0 && repo_free_missing(s->repo) == 0);
     struct keeper *k;
 
     if (dropped > 0)
@@ -142,12 +145,12 @@ static void on_room_made(struct job *job)
         log_warn("making room: %s", q->error.message);
     s->making_room = false;
     /* How much a save needs is not known before it has failed for it: more, each time. */
-    s->room_more = dropped > 0 ? 2 * s->room_more + ROOM_MORE : s->room_more;
-    s->make_room_at = dropped > 0 ? 0 : clock_mono_ns() + PAUSE_NS;
+    s->room_more = made ? 2 * s->room_more + ROOM_MORE : s->room_more;
+    s->make_room_at = made ? 0 : clock_mono_ns() + PAUSE_NS;
     ask_free(q);
     LIST_FOREACH(k, &s->keepers, link)
     {
-        if (dropped > 0 && k->failures > 0 && k->failure.code == ERR_NOSPACE)
+        if (made && k->failures > 0 && k->failure.code == ERR_NOSPACE)
             k->retry_at = 0;
         keeper_pump(k, clock_mono_ns());
     }
@@ -158,7 +161,8 @@ static void on_room_made(struct job *job)
 
 void service_make_room(struct service *s, bool save_failed)
 {
-    uint64_t bytes = repo_free_missing(s->repo) + (save_failed ? s->room_more : 0);
+    uint64_t missing = repo_free_missing(s->repo);
+    uint64_t bytes = missing + (save_failed ? s->room_more : 0);
 
     if (s->making_room || s->stopping || clock_mono_ns() < s->make_room_at || bytes == 0)
         return;
@@ -167,6 +171,7 @@ void service_make_room(struct service *s, bool save_failed)
         return; /* the next save that fails asks again */
     q->room = true;
     q->room_bytes = bytes;
+    q->missing = missing;
     s->making_room = true;
     jobs_push(s->background, &q->job);
 }
