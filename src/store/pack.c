@@ -301,9 +301,13 @@ static void cannot_read(const struct pack *p, uint64_t offset, struct error *e)
               p->id, offset);
 }
 
-/* Bytes at offset, which the caller knows to lie before w->end; NULL with *e set on failure. */
+/* Bytes at offset, which the caller knows to lie before w->end; NULL with *e set on failure. Where
+ * the writer has cut the file off meanwhile w->end moves there, and zeros stand for what is gone.
+ */
 static const uint8_t *window_at(struct window *w, uint64_t offset, size_t n, struct error *e)
 {
+    size_t got;
+
     if (offset >= w->from && offset + n <= w->from + w->held.len)
         return w->held.data + (offset - w->from);
     size_t want = n > WALK_WINDOW ? n : WALK_WINDOW;
@@ -316,16 +320,19 @@ static const uint8_t *window_at(struct window *w, uint64_t offset, size_t n, str
         return NULL;
     }
     w->from = offset;
-    if (file_read_all(w->pack->fd, to, want, offset, e) == 0)
+    if (file_read_some(w->pack->fd, to, want, offset, &got, e) == 0) {
+        memset(to + got, 0, want - got);
+        if (got < want)
+            w->end = offset + got;
         return to;
+    }
     if (w->pack->unread) {
         error_clear(e);
         read_past_unread(w->pack, to, want, offset);
         return to;
     }
     buffer_clear(&w->held);
-    if (e->sys != 0)
-        cannot_read(w->pack, offset, e);
+    cannot_read(w->pack, offset, e);
     return NULL;
 }
 
@@ -390,7 +397,7 @@ static int visit_record(struct walk *k, uint64_t offset, const struct record_hea
         return e->code;
     const uint8_t *body = b + RECORD_HEADER_LEN;
     if (!record_body_ok(h, k->window.pack->id, offset, body))
-        return visit_damage(k, offset, next);
+        return visit_damage(k, offset, next < k->window.end ? next : k->window.end);
     k->tail = next;
     if (h->type < RECORD_TYPE_SKIP) {
         int rc = k->visit(k->ctx, offset, next, h, body);
@@ -416,6 +423,8 @@ static int walk_from(struct walk *k, uint64_t offset, struct error *e)
         if (found == FOUND_RECORD) {
             next = offset + record_span(h.body_len);
             rc = visit_record(k, offset, &h, e);
+        } else if (offset >= k->window.end) {
+            break;
         } else {
             rc = next_header(&k->window, offset + RECORD_ALIGN, &next, e);
             if (rc == 0)

@@ -51,9 +51,10 @@ int pack_read(const struct pack *p, uint64_t offset, struct record_header *h, st
  * the walk goes on at the next sound record). Return non-zero from it to stop with that value.
  * end: where the walk has to stop (a fence), or UINT64_MAX. *tail (may be NULL) gets the end of the
  * last sound record, or offset when there is none. A read that the disk refuses ends the walk with
- * an error: it is not damage. With p->unread the walk goes on behind such sectors, counts them
- * there, and shows them as damage. Records of types that may be skipped are not shown. Padding that
- * is not zero is shown as damage of itself, after its record. */
+ * an error: it is not damage. Where the writer has cut the file off meanwhile, it ends there. With
+ * p->unread the walk goes on behind sectors that cannot be read, counts them there, and shows them
+ * as damage. Records of types that may be skipped are not shown. Padding that is not zero is shown
+ * as damage of itself, after its record. */
 typedef int (*pack_visit)(void *ctx, uint64_t from, uint64_t to, const struct record_header *h,
                           const uint8_t *body);
 int pack_walk(const struct pack *p, uint64_t offset, uint64_t end, pack_visit visit, void *ctx,

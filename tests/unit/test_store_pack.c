@@ -279,6 +279,28 @@ static void test_walk_over_torn_tails(void **state)
     pack_close(p);
 }
 
+/* The writer takes back what it did not commit while a reader is at work: a reader that has looked
+ * at the length before sees what one sees that looks now. */
+static void test_walk_over_a_pack_cut_meanwhile(void **state)
+{
+    struct scratch *s = *state;
+    struct pack *p = four_records(s);
+
+    for (uint64_t len = 383; len >= 128; len--) {
+        char want[96] = "";
+        uint64_t tail = len / 64 * 64;
+        for (uint64_t at = 128; at < tail; at += 64)
+            snprintf(want + strlen(want), sizeof(want) - strlen(want), "r%u-%u ", (unsigned)at,
+                     (unsigned)at + 64);
+        if (len > tail)
+            snprintf(want + strlen(want), sizeof(want) - strlen(want), "d%u-%u ", (unsigned)tail,
+                     (unsigned)len);
+        assert_int_equal(ftruncate(p->fd, (off_t)len), 0);
+        expect_walk(p, 0, UINT64_MAX, want, tail);
+    }
+    pack_close(p);
+}
+
 static void test_padding_is_checked(void **state)
 {
     struct pack *p = create(*state, 1);
@@ -574,6 +596,7 @@ int main(void)
         WITH_SCRATCH(test_walk_of_a_sound_pack),
         WITH_SCRATCH(test_walk_goes_on_behind_damage),
         WITH_SCRATCH(test_walk_over_torn_tails),
+        WITH_SCRATCH(test_walk_over_a_pack_cut_meanwhile),
         WITH_SCRATCH(test_padding_is_checked),
         WITH_SCRATCH(test_embedded_records_are_content),
         WITH_SCRATCH(test_unknown_record_types),
