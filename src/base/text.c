@@ -56,6 +56,15 @@ bool text_utf8_ok(const char *s, size_t n)
     return true;
 }
 
+int text_path_order(const char *a, const char *b)
+{
+    while (*a && *a == *b)
+        a++, b++;
+    int x = *a == '/' ? 1 : *a ? (uint8_t)*a + 1 : 0;
+    int y = *b == '/' ? 1 : *b ? (uint8_t)*b + 1 : 0;
+    return x - y;
+}
+
 /* Write the printable form of what begins s into piece, its length into *made; returns how many
  * bytes of s it stands for. */
 static size_t escape_one(const char *s, size_t n, char piece[8], size_t *made)

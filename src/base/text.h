@@ -1,4 +1,4 @@
-/* text.h - names as bytes made fit for people and JSON; encodings; human sizes. */
+/* text.h - names as bytes, in order and made fit for people and JSON; encodings; sizes. */
 #ifndef WK_BASE_TEXT_H
 #define WK_BASE_TEXT_H
 
@@ -14,6 +14,10 @@ size_t text_utf8_char(const char *s, size_t n);
 
 /* Whether the character of that length is fit for a line: no control character, C1 included. */
 bool text_printable(const char *s, size_t len);
+
+/* As strcmp, with '/' below every other byte: the order in which a walk meets paths, a folder's
+ * content before a longer name that begins as the folder's. */
+int text_path_order(const char *a, const char *b);
 
 /* Copy s into out (cap bytes, always terminated) with control characters, backslash and invalid
  * bytes as \n, \t, \\ or \xHH; cut with "..." when too long. Returns out. */

@@ -33,15 +33,6 @@ int archive_named(struct error *e, const char *path)
     return error_path(e, path);
 }
 
-int archive_path_order(const char *a, const char *b)
-{
-    while (*a && *a == *b)
-        a++, b++;
-    int x = *a == '/' ? 1 : *a ? (uint8_t)*a + 1 : 0;
-    int y = *b == '/' ? 1 : *b ? (uint8_t)*b + 1 : 0;
-    return x - y;
-}
-
 /* ---- a piece ---- */
 
 struct piece *piece_new(void)

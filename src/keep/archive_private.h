@@ -69,11 +69,6 @@ int archive_hash_add(struct archive_hasher *h, const uint8_t *p, uint64_t len, s
 int archive_hash_end(struct archive_hasher *h, struct hash *out, struct error *e);
 void archive_hash_release(struct archive_hasher *h);
 
-/* ---- archive_piece.c ---- */
-
-/* Which path comes first in a walk: by name in each folder, so '/' is below every byte. */
-int archive_path_order(const char *a, const char *b);
-
 /* ---- archive_tail.c ---- */
 
 struct gzip_packer;

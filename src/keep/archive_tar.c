@@ -338,7 +338,7 @@ static int consider_name(void *ctx, uint64_t parent, const char *name, size_t le
         buffer_append(&f->path, "/", 1);
     buffer_append(&f->path, name, len);
     const char *path = buffer_cstr(&f->path);
-    if (f->best.len == 0 || archive_path_order(path, (const char *)f->best.data) < 0) {
+    if (f->best.len == 0 || text_path_order(path, (const char *)f->best.data) < 0) {
         buffer_clear(&f->best);
         buffer_append(&f->best, path, strlen(path) + 1);
     }

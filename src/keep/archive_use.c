@@ -330,8 +330,8 @@ static int by_path(const void *a, const void *b, void *ctx)
 {
     const char *text = ctx;
 
-    return archive_path_order(text + ((const struct listed *)a)->path,
-                              text + ((const struct listed *)b)->path);
+    return text_path_order(text + ((const struct listed *)a)->path,
+                           text + ((const struct listed *)b)->path);
 }
 
 static int show_listed(const struct listing *l, archive_entry_visit visit, void *ctx,

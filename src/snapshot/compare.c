@@ -534,24 +534,13 @@ static int merge(struct diff *d, struct error *e)
 
 /* ---- in order ---- */
 
-/* As a walk gives them: a folder's content before a longer name that begins as the folder's. */
 static int by_path(const void *a, const void *b)
 {
     const struct found *x = a;
     const struct found *y = b;
-    const uint8_t *p = (const uint8_t *)x->path;
-    const uint8_t *q = (const uint8_t *)y->path;
+    int order = text_path_order(x->path, y->path);
 
-    while (*p && *p == *q) {
-        p++;
-        q++;
-    }
-    if (*p != *q) {
-        unsigned cp = *p == '/' ? 1 : *p ? *p + 1u : 0;
-        unsigned cq = *q == '/' ? 1 : *q ? *q + 1u : 0;
-        return cp < cq ? -1 : 1;
-    }
-    return x->order < y->order ? -1 : 1;
+    return order != 0 ? order : x->order < y->order ? -1 : 1;
 }
 
 static bool moved_away(const struct diff *d, const struct found *f)

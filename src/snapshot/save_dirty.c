@@ -4,6 +4,7 @@
 #include "snapshot/save_state.h"
 
 #include "base/bytes.h"
+#include "base/text.h"
 #include "io/safe_path.h"
 #include "store/hash.h"
 
@@ -62,18 +63,10 @@ static int add(struct dirty *d, const char *path, size_t n, unsigned how, const 
     return 0;
 }
 
-/* Folders before what is in them: a slash sorts below every other byte. */
+/* Folders right before what is in them. */
 static int by_path(const void *a, const void *b)
 {
-    const char *x = ((const struct item *)a)->path, *y = ((const struct item *)b)->path;
-
-    while (*x && *x == *y) {
-        x++;
-        y++;
-    }
-    int cx = *x == '/' ? 1 : (uint8_t)*x + (*x ? 1 : 0);
-    int cy = *y == '/' ? 1 : (uint8_t)*y + (*y ? 1 : 0);
-    return cx - cy;
+    return text_path_order(((const struct item *)a)->path, ((const struct item *)b)->path);
 }
 
 static void sort_and_merge(struct dirty *d)

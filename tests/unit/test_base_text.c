@@ -46,6 +46,19 @@ static void test_utf8(void **state)
     assert_false(text_utf8_ok("a\0b", 3));
 }
 
+static void test_paths_in_the_order_of_a_walk(void **state)
+{
+    static const char *const walk[] = {"",    "a",      "a/b",    "a/b/c",  "a/b\x01", "a/bc",
+                                       "a!",  "a!/b",   "a-b",    "a.d",    "a0",      "ab",
+                                       "ab/", "ab\x7f", "ab\x80", "ab\xff", "b"};
+
+    for (size_t i = 0; i < sizeof(walk) / sizeof(walk[0]); i++)
+        for (size_t j = 0; j < sizeof(walk) / sizeof(walk[0]); j++) {
+            int got = text_path_order(walk[i], walk[j]);
+            assert_int_equal(got < 0 ? -1 : got > 0, i < j ? -1 : i > j);
+        }
+}
+
 static void check_escape(const char *s, size_t cap, const char *want)
 {
     char out[64];
@@ -319,6 +332,7 @@ int main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_utf8),
+        cmocka_unit_test(test_paths_in_the_order_of_a_walk),
         cmocka_unit_test(test_escape),
         cmocka_unit_test(test_escape_cuts_cleanly),
         cmocka_unit_test(test_lossy_twin_is_utf8),
