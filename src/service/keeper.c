@@ -379,20 +379,6 @@ void keeper_ask(struct keeper *k, struct save_ask *ask)
     keeper_pump(k, clock_mono_ns());
 }
 
-bool keeper_ask_cancel(struct keeper *k, struct save_ask *ask)
-{
-    struct save_ask *at;
-
-    STAILQ_FOREACH(at, &k->asks, link)
-    {
-        if (at == ask) {
-            STAILQ_REMOVE(&k->asks, ask, save_ask, link);
-            return true;
-        }
-    }
-    return false;
-}
-
 void keeper_hold(struct keeper *k, bool on)
 {
     uint64_t rest_ms = on ? HELD_MAX_MS : k->settle_ms + HELD_AFTER_MS;

@@ -81,8 +81,6 @@ void keeper_free(struct keeper *k);
 
 /* After everything that was reported so far. */
 void keeper_ask(struct keeper *k, struct save_ask *ask);
-/* Take back an ask that has not begun; false: it is at work. */
-bool keeper_ask_cancel(struct keeper *k, struct save_ask *ask);
 
 /* A restore in place begins (on) or has ended: what it changes is to come into one snapshot. One
  * that is never heard of again holds up saves for half a minute, asked ones not at all. */

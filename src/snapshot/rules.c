@@ -705,20 +705,3 @@ bool rules_want(struct rules *r, int rootfd, const char *path, bool is_dir, cons
         *why = decided;
     return in;
 }
-
-bool rules_want_event(struct rules *r, int rootfd, const char *path, bool is_dir,
-                      const struct stat *st)
-{
-    size_t base_len;
-
-    if (rules_want(r, rootfd, path, is_dir, st, NULL))
-        return true;
-    const char *slash = strrchr(path, '/');
-    const char *name = slash ? slash + 1 : path;
-    if (is_dir || !sqlite_side_name(name, &base_len))
-        return false;
-    char *base = strndup(path, (size_t)(name - path) + base_len);
-    bool in = base && rules_want(r, rootfd, base, false, NULL, NULL);
-    free(base);
-    return in;
-}

@@ -30,11 +30,6 @@ bool rules_want(struct rules *r, int rootfd, const char *path, bool is_dir, cons
  * from the cache. The caller then rescans that folder. */
 void rules_forget(struct rules *r, const char *folder);
 
-/* As rules_want, for what an event names: also the side files (-wal, -shm, -journal) of a file that
- * is in. A change of theirs is one of the database. */
-bool rules_want_event(struct rules *r, int rootfd, const char *path, bool is_dir,
-                      const struct stat *st);
-
 /* ---- for the walk, which sees every folder before what is in it ---- */
 
 /* Look anew at which objects own_paths lead to. At the start of each walk. */

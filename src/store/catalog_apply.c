@@ -445,16 +445,6 @@ int catalog_apply_list(struct catalog *c, const struct commit *m, struct error *
     return rc;
 }
 
-int catalog_apply_commit(struct catalog *c, const struct commit *m, const void *ops, size_t len,
-                         struct error *e)
-{
-    int rc = catalog_apply_begin(c, m->watch_id, m->number, e);
-
-    if (rc == 0)
-        rc = catalog_apply_ops(c, ops, len, e);
-    return rc == 0 ? catalog_apply_end(c, m, e) : rc;
-}
-
 /* ---- marks ---- */
 
 static int mark_snapshot(struct catalog *c, const struct mark *m, uint64_t number, struct error *e)

@@ -82,12 +82,10 @@ int catalog_audit_refs(struct catalog *c, uint64_t *wrong, audit_visit visit, vo
 int catalog_ref_list(struct catalog *c, const struct hash *id, const struct chunk_ref *refs,
                      uint32_t count, int sign, struct error *e);
 
-/* Apply one commit with the raw operations of its file lists (concatenated). The state sum after it
- * is compared with the commit's; a difference clears `whole` and is no error. */
-int catalog_apply_commit(struct catalog *c, const struct commit *commit, const void *ops,
-                         size_t len, struct error *e);
-/* The same in steps, so that operations need not be in memory at once: begin, operations in order,
- * end. The sum after the operations is known before end, hence before the commit is written. */
+/* Apply one commit in steps, so that the operations of its file lists need not be in memory at
+ * once: begin, operations in order, end. The state sum after the operations is known before end,
+ * hence before the commit is written; end compares it with the commit's, and a difference clears
+ * `whole` and is no error. */
 int catalog_apply_begin(struct catalog *c, const uint8_t *watch_id, uint64_t number,
                         struct error *e);
 int catalog_apply_ops(struct catalog *c, const void *ops, size_t len, struct error *e);

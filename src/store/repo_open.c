@@ -547,11 +547,6 @@ bool repo_in_memory(const struct repo *r)
     return r->in_memory;
 }
 
-enum codec repo_codec(const struct repo *r)
-{
-    return r->codec;
-}
-
 struct catalog *repo_catalog(struct repo *r)
 {
     struct error ignored = ERROR_INIT;

@@ -56,7 +56,6 @@ int repo_dirfd(const struct repo *r);
 int repo_lock_fd(const struct repo *r);       /* of `lock`, or -1 (read-only medium) */
 const uint8_t *repo_id(const struct repo *r); /* 16 bytes */
 bool repo_in_memory(const struct repo *r);    /* the catalog in use is a private copy */
-enum codec repo_codec(const struct repo *r);
 
 /* The handle's own catalog connection: for the thread that owns the handle. */
 struct catalog *repo_catalog(struct repo *r);

@@ -243,15 +243,3 @@ int notify_barrier_start(struct notify *n, struct notify_barrier *b, struct erro
     n->last = &b->next;
     return 0;
 }
-
-void notify_barrier_cancel(struct notify *n, struct notify_barrier *b)
-{
-    for (struct notify_barrier **at = &n->first; *at; at = &(*at)->next) {
-        if (*at != b)
-            continue;
-        *at = b->next;
-        if (!*at)
-            n->last = at;
-        return;
-    }
-}

@@ -62,8 +62,7 @@ struct notify_barrier {
 /* Use this existing, private folder. */
 int notify_barrier_folder(struct notify *n, const char *path, struct error *e);
 /* passed fires once, from the loop, never from within this call; after an overflow too. When this
- * fails it never does. *b stays the caller's and must live until then, or until cancelled. */
+ * fails it never does. *b stays the caller's and must live until then. */
 int notify_barrier_start(struct notify *n, struct notify_barrier *b, struct error *e);
-void notify_barrier_cancel(struct notify *n, struct notify_barrier *b);
 
 #endif

@@ -134,11 +134,6 @@ size_t settle_count(const struct settle *s)
     return s->count;
 }
 
-bool settle_has(const struct settle *s, const char *path)
-{
-    return find(s, path) != NULL;
-}
-
 uint64_t settle_oldest(const struct settle *s)
 {
     const struct entry *entry = TAILQ_FIRST(&s->by_first);

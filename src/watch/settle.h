@@ -38,8 +38,7 @@ void settle_touch_pair(struct settle *s, const char *from, const char *to, unsig
                        uint64_t now_ns);
 
 size_t settle_count(const struct settle *s);
-bool settle_has(const struct settle *s, const char *path); /* under that very path */
-uint64_t settle_oldest(const struct settle *s);            /* first unsaved change, 0 when none */
+uint64_t settle_oldest(const struct settle *s); /* first unsaved change, 0 when none */
 
 /* When the next path is ripe; UINT64_MAX: never. */
 uint64_t settle_deadline(const struct settle *s);

@@ -243,14 +243,6 @@ bool watch_root_check(struct watch_root *r)
     return r->top != NULL;
 }
 
-void watch_tree_check(struct watch_tree *t)
-{
-    struct watch_root *r;
-
-    LIST_FOREACH(r, &t->roots, link)
-    watch_root_check(r);
-}
-
 int watch_tree_add(struct watch_tree *t, const char *path, const struct watch_calls *calls,
                    void *ctx, struct watch_root **out, struct error *e)
 {

@@ -79,8 +79,6 @@ uint64_t watch_tree_overflows(const struct watch_tree *t);
 
 /* Is the root's path still what is watched? Called before a save and while it is missing. */
 bool watch_root_check(struct watch_root *r);
-/* Check every root (the table of mounts has changed). */
-void watch_tree_check(struct watch_tree *t);
 /* Report every polled folder of the root as WATCH_TREE, trying again to watch it. */
 void watch_tree_poll(struct watch_root *r);
 /* Walk the folder (and all below it) again and report it as WATCH_TREE: its rules have changed. */

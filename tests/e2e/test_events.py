@@ -1,7 +1,9 @@
 """What the watcher must not miss: overflow, folders made with content, moves, replaced roots."""
+import contextlib
 import os
 import shutil
 import signal
+import sqlite3
 import time
 
 import wk
@@ -151,6 +153,31 @@ def missed_changes_are_found_by_the_interval(scratch):
     s.stop()
 
 
+def database_whose_rules_leave_its_side_files_out(scratch):
+    root, s = service(scratch, include="*.db")
+    db = sqlite3.connect(os.path.join(root, "app.db"))
+    db.execute("pragma journal_mode = wal")
+    db.execute("pragma wal_autocheckpoint = 0")
+    db.execute("create table t(x)")
+    for i in range(3):
+        db.execute("insert into t values (?)", (i,))
+        db.commit()  # the WAL alone is written
+
+        def saved():
+            copy = os.path.join(scratch, "copy.db")
+            out = s.cli("-w", "data", "cat", "latest:app.db", binary=True, code=None)
+            wk.write(copy, out.out)
+            if out.code != 0:
+                return False
+            with contextlib.closing(sqlite3.connect(copy)) as c:
+                return c.execute("select name from sqlite_master").fetchall() and \
+                    c.execute("select count(*) from t").fetchone()[0] == i + 1
+        wk.until(saved, "row %d in a snapshot" % i)
+    assert [e["path"] for e in s.cli("--json", "ls", "latest").json["entries"]] == ["app.db"]
+    db.close()
+    s.stop()
+
+
 def several_watches(scratch):
     one, two = os.path.join(scratch, "one"), os.path.join(scratch, "one", "nested")
     os.makedirs(two)
@@ -168,4 +195,5 @@ def several_watches(scratch):
 
 wk.main(overflow, folders_with_content, renames_against_a_model,
         deep_tree_renamed_all_the_time, replaced_root,
-        missed_changes_are_found_by_the_interval, several_watches)
+        missed_changes_are_found_by_the_interval,
+        database_whose_rules_leave_its_side_files_out, several_watches)

@@ -95,19 +95,6 @@ static void include_is_for_files(void **state)
     rules_free(r);
 }
 
-static void side_files_of_what_is_in_wake_the_watcher(void **state)
-{
-    const struct scratch *s = *state;
-    const char *const include[] = {"*.db", NULL};
-    struct rules *r = make(s, include, NULL, NULL);
-
-    assert_false(file_in(s, r, "x.db-wal"));
-    assert_true(rules_want_event(r, s->fd, "x.db-wal", false, NULL));
-    assert_true(rules_want_event(r, s->fd, "a/x.db-journal", false, NULL));
-    assert_false(rules_want_event(r, s->fd, "x.txt-wal", false, NULL));
-    rules_free(r);
-}
-
 static void ignore_files_count_from_their_folder(void **state)
 {
     const struct scratch *s = *state;
@@ -247,7 +234,6 @@ int main(void)
         SCRATCH_TEST(without_rules_all_is_in),
         SCRATCH_TEST(what_is_below_an_excluded_folder_is_out),
         SCRATCH_TEST(include_is_for_files),
-        SCRATCH_TEST(side_files_of_what_is_in_wake_the_watcher),
         SCRATCH_TEST(ignore_files_count_from_their_folder),
         SCRATCH_TEST(a_changed_ignore_file_is_read_again),
         SCRATCH_TEST(what_is_ours_is_out),
