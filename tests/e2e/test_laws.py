@@ -27,7 +27,7 @@ EXCEPTIONS = {
     ("lib", "config"): {"config/places.h"},  # what lies in a watched folder
 }
 LIBRARIES = {
-    "uv.h": ("watch/", "service/", "capture/command"),
+    "uv.h": ("watch/", "service/"),
     "sqlite3.h": ("io/vfs", "store/catalog", "capture/"),
     "zstd.h": ("store/codec",), "zlib.h": ("store/codec", "keep/gzip"),
     "libdeflate.h": ("store/codec", "keep/gzip"),
