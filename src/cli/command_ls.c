@@ -181,7 +181,7 @@ const struct command command_ls = {
     .min_operands = 1,
     .max_operands = 1,
     .about = "A line a name, folders with a slash behind; with -v also mode, kind, size and time.\n"
-             "What could not be read whole is marked so, with the reason. PATH counts from the "
+             "What could not be read whole is marked so, with the reason. PATH counts from the\n"
              "watch's root.",
     .run = run,
 };

@@ -22,15 +22,14 @@ static const struct command_flag flags[] = {
 static void print_summary(const struct cli *cli, const json_t *s)
 {
     uint64_t before = json_count(s, "bytes_before"), after = json_count(s, "bytes_after");
+    const char *dropped = cli->given[DRY_RUN] ? "would be dropped" : "dropped";
     char size[24], more[24];
 
     printf("%llu kept, %llu %s", (unsigned long long)json_count(s, "kept"),
-           (unsigned long long)json_count(s, "dropped"),
-           cli->given[DRY_RUN] ? "would be dropped" : "dropped");
+           (unsigned long long)json_count(s, "dropped"), dropped);
     if (json_count(s, "archives_kept") + json_count(s, "archives_dropped") > 0)
-        printf("; archives: %llu kept, %llu dropped",
-               (unsigned long long)json_count(s, "archives_kept"),
-               (unsigned long long)json_count(s, "archives_dropped"));
+        printf("; archives: %llu kept, %llu %s", (unsigned long long)json_count(s, "archives_kept"),
+               (unsigned long long)json_count(s, "archives_dropped"), dropped);
     printf("; the repository has %s%s\n", size_text(after, size, sizeof(size)),
            after < before ? ", less than before" : "");
     if (json_count(s, "too_large") > 0)
@@ -182,7 +181,7 @@ const struct command command_prune = {
     .summary = "apply retention now: drop what no rule keeps",
     .flags = flags,
     .lines = true,
-    .about = "Never dropped: what is pinned or named, the three newest good snapshots of a watch, "
+    .about = "Never dropped: what is pinned or named, the three newest good snapshots of a watch,\n"
              "and the newest good one of each of the three latest days that have one.",
     .run = run,
 };

@@ -90,9 +90,11 @@ static void tell(const struct cli *cli, const char *watch, const struct restore_
         out_note(cli, "watch '%s': goes on with an undo that was cut off", watch);
     else
         out_note(
-            cli, "watch '%s': takes back the %s of snapshot %llu%s and goes back to snapshot %llu",
-            watch, rec->undo ? "undo, the restore" : "restore", (unsigned long long)rec->restored,
-            rec->done ? "" : ", which was cut off,", (unsigned long long)rec->back);
+            cli,
+            "watch '%s': takes back the %s of snapshot %llu%s%s and goes back to snapshot %llu",
+            watch, rec->undo ? "undo (a restore" : "restore", (unsigned long long)rec->restored,
+            rec->undo ? ")" : "", rec->done ? "" : ", which was cut off,",
+            (unsigned long long)rec->back);
 }
 
 static int undo(struct cli *cli, struct repo *r, const char *watch,

@@ -196,7 +196,7 @@ static int safety_there(struct placing *p, uint64_t *number, bool *answered, str
     int rc = reach_ask(p->cli, request, &doc, answered, e);
 
     if (rc == 0) {
-        tell_incomplete(p->cli, doc, p->what->watch);
+        tell_not_whole(p->cli, doc, p->what->watch);
         *number = json_count(doc, "snapshot");
         if (*number == 0)
             rc = error_set(e, ERR_FAILED, "the service could not save what stands there");
@@ -236,7 +236,7 @@ static int safety_here(struct placing *p, uint64_t *number, struct error *e)
     *number = result.snapshot;
     if (rc == 0) {
         json_t *summary = report_save_summary(&result, NULL, 0);
-        tell_incomplete(p->cli, summary, p->what->watch);
+        tell_not_whole(p->cli, summary, p->what->watch);
         json_decref(summary);
     }
     save_result_release(&result);

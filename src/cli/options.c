@@ -240,9 +240,9 @@ static int check_operands(const struct cli *cli, struct error *e)
         return error_set(e, ERR_USAGE, "'%s' needs more: watchkeep %s %s", c->name, c->name,
                          c->operands);
     if (c->max_operands >= 0 && cli->operand_count > c->max_operands)
-        return error_set(e, ERR_USAGE, "'%s' is one too many: watchkeep %s %s",
+        return error_set(e, ERR_USAGE, "'%s' is one too many: watchkeep %s%s%s",
                          text_escape(cli->operands[c->max_operands], quoted, sizeof(quoted)),
-                         c->name, c->operands);
+                         c->name, *c->operands ? " " : "", c->operands);
     return 0;
 }
 

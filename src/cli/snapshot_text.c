@@ -71,7 +71,7 @@ static void tell_spoilt(const struct cli *cli, const json_t *saved, const char *
         out_note(cli, "'good' stays a snapshot before; if that is right: watchkeep save --accept");
 }
 
-void tell_incomplete(const struct cli *cli, const json_t *saved, const char *watch)
+void tell_not_whole(const struct cli *cli, const json_t *saved, const char *watch)
 {
     const json_t *gap = json_object_get(saved, "gap");
     size_t i;
@@ -84,6 +84,13 @@ void tell_incomplete(const struct cli *cli, const json_t *saved, const char *wat
         fprintf(stderr, "not whole: '%s%s%s': %s\n", watch ? watch : "", watch ? "/" : "", path,
                 json_text(entry, "reason"));
     }
+    if (json_is_string(gap))
+        out_note(cli, "changes may have been missed: %s", json_string_value(gap));
+}
+
+void tell_incomplete(const struct cli *cli, const json_t *saved, const char *watch)
+{
+    tell_not_whole(cli, saved, watch);
     if (json_flag(saved, "suspect") && json_is_integer(json_object_get(saved, "snapshot")))
         out_note(cli,
                  "hardly a file is left%s%s: snapshot %llu is suspect, and 'latest' stays the one "
@@ -91,8 +98,6 @@ void tell_incomplete(const struct cli *cli, const json_t *saved, const char *wat
                  watch ? " in " : "", watch ? watch : "",
                  (unsigned long long)json_count(saved, "snapshot"));
     tell_spoilt(cli, saved, watch);
-    if (json_is_string(gap))
-        out_note(cli, "changes may have been missed: %s", json_string_value(gap));
 }
 
 void snapshot_flags(const json_t *snapshot, char *out, size_t cap)

@@ -38,6 +38,8 @@ static int open_root(struct save *s, struct error *e)
         return error_sys(e, errno, "cannot stat root '%s'", root);
     int sys = e->sys;
     text_escape(root, shown, sizeof(shown));
+    if (sys == ENOTDIR && access(root, F_OK) == 0)
+        return error_set(e, ERR_NOTFOUND, "root '%s' is not a folder", shown);
     if (sys == ENOENT || sys == ENOTDIR || e->code == ERR_NOTFOUND)
         return error_set(e, ERR_NOTFOUND, "root '%s' is not there", shown);
     if (sys == EACCES || sys == EPERM)

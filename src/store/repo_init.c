@@ -260,6 +260,17 @@ int repo_folder_open(const char *path, struct error *e)
     return fd;
 }
 
+/* What is wrong was found inside the folder; this says which one. */
+static void cannot_init(const char *path, struct error *e)
+{
+    const int sys = e->sys;
+    char shown[512];
+
+    error_set(e, e->code, "cannot make a repository in '%s': %s",
+              text_escape(path, shown, sizeof(shown)), e->message);
+    e->sys = sys;
+}
+
 int repo_init(const char *path, struct error *e)
 {
     uint8_t id[16];
@@ -278,6 +289,8 @@ int repo_init(const char *path, struct error *e)
         return rc < 0 ? rc : 1;
     }
     rc = fill_folder(dirfd, e);
+    if (rc < 0)
+        cannot_init(path, e);
     if (rc == 0 && made)
         rc = flush_parent(dirfd, e);
     fileops->close(dirfd);

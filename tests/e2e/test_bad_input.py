@@ -55,6 +55,9 @@ def command_lines(scratch):
     clear(wk.wk("-r", repo, "save", root, "--name", "a/b", code=2))
     clear(wk.wk("-r", repo, "cat", "latest", code=None))
     clear(wk.wk("-r", repo, "diff", "1", code=2))
+    clear(wk.wk("-r", repo, "status", "x", code=2), "one too many: watchkeep status\n")
+    clear(wk.wk("-r", repo, "save", os.path.join(root, "a"), code=6), "/data/a' is not a folder")
+    clear(wk.wk("-r", full, "init", code=5), "'%s'" % full, "it holds '")
     clear(wk.wk("-r", repo, "list", "--since", "someday", code=2), "someday")
     j = wk.wk("-r", repo, "--json", "restore", "99", "--to", missing, code=6)
     assert '"type"' in j.err and '"code"' in j.err, j

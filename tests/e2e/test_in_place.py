@@ -515,6 +515,26 @@ def not_root(scratch):
     wk.same(second, wk.tree(root), "taken back")
 
 
+def what_is_told(scratch):
+    """Of a broken state that is being taken back nobody is asked to say that it is right."""
+    root, repo = make(scratch)
+    put(root, "settings.json", '{"a": [1, 2, 3]}')
+    for i in range(20):
+        put(root, "more/%d" % i, "x")
+    wk.wk("-r", repo, "save", root)
+    put(root, "settings.json", "")
+    wk.remove(os.path.join(root, "more"))
+    r = wk.wk("-r", repo, "save", root)
+    assert "data/settings.json' is empty" in r.err and "--accept" in r.err, r
+    r = wk.wk("-r", repo, "restore", "1", "--in-place", "--confirm")
+    assert r.err == "", r
+    r = wk.wk("-r", repo, "undo", code=5)
+    assert "takes back the restore of snapshot 1 and goes back to snapshot 3\n" in r.err, r
+    wk.wk("-r", repo, "undo", "--confirm")
+    r = wk.wk("-r", repo, "undo", code=5)
+    assert "takes back the undo (a restore of snapshot 3) and goes back to snapshot 4\n" in r.err, r
+
+
 def healed(scratch):
     root, repo = make(scratch)
     put(root, "settings.json", '{"a": [1, 2, 3], "b": null}')
@@ -571,4 +591,5 @@ def healed(scratch):
 
 if __name__ == "__main__":
     wk.main(there_and_back, what_others_made_stays, a_part, left_out, database, metadata_alone,
-            in_use, in_use_otherwise, with_the_service, two_at_once, nothing_to_undo, immutable, not_root, healed)
+            in_use, in_use_otherwise, with_the_service, two_at_once, nothing_to_undo, immutable, not_root,
+            what_is_told, healed)

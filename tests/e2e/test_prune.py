@@ -78,6 +78,8 @@ def archives_too(scratch):
     before = names()
     assert len(before) == 6 and "backup_mine" in before, before
     manual = [a for a in before if a == "backup_mine"]
+    r = wk.wk("-c", conf, "prune", "--dry-run")
+    assert "archives: 4 kept, 2 would be dropped" in r.out, r
     r = wk.wk("-c", conf, "--json", "prune")
     told = {d["archive"]: d["keep"] for d in r.lines[:-1] if d["archive"]}
     assert set(told) == set(before), told
