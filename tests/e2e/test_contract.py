@@ -20,8 +20,15 @@ def examples():
     return out
 
 
+def kind(value):
+    return "number" if type(value) in (int, float) else type(value).__name__
+
+
 def fits(example, real, where):
-    """Every key of the example is there; and no key that the page does not know."""
+    """Every key of the example is there, with a value of that kind where it has one; and no key
+    that the page does not know."""
+    assert example is None or real is None or kind(example) == kind(real), \
+        "%s: %r on the page, %r printed" % (where, example, real)
     if isinstance(example, dict):
         assert isinstance(real, dict), "%s: %r is no object" % (where, real)
         assert set(example) == set(real), "%s: keys differ: only on the page %s, only printed %s" % (
