@@ -2,6 +2,7 @@
  *
  * verify.c         the order of the whole, results, marks
  * verify_packs.c   walking the packs, expanding blocks on worker threads
+ * verify_log.c     the log's records: order, chain of commits, all that the catalog knows of
  * verify_some.c    only what some snapshots need
  * verify_marks.c   how far each pack was verified before
  * verify_part.c    what is new, or a share of all, in a service that goes on for years
@@ -17,6 +18,7 @@
 #include "base/buffer.h"
 #include "snapshot/number_set.h"
 #include "snapshot/verify.h"
+#include "store/commit.h"
 #include "store/id_map.h"
 
 #include <pthread.h>
@@ -122,6 +124,44 @@ struct verify_span {
 int verify_spans(struct verify_job *j, const struct verify_span *spans, size_t count,
                  struct error *e);
 void verify_drop_cache(struct verify_job *j); /* of all packs, so that reads come from the disk */
+
+/* ---- verify_log.c ---- */
+
+struct verify_place { /* of a record */
+    uint64_t pack_id, from, to;
+};
+struct verify_jump { /* a pack's first commit, which does not follow on the last one before it */
+    struct verify_place at;
+    uint64_t sequence;
+    uint64_t blank; /* a pack without a header between the two, 0 = none */
+    struct hash chain;
+    bool first; /* there is none before it */
+};
+struct verify_log { /* of the order of all log packs; zeros to begin with */
+    uint64_t sequence;
+    struct hash chain;  /* of the last commit */
+    uint64_t last_pack; /* where it stands, 0 = there was none */
+    bool broken;        /* something is missing: neither order nor chain can be told any more */
+    uint64_t blank;     /* a pack without a header, since the last commit */
+    struct number_set commits, lists;
+    struct checkpoint_part part;   /* the last one met */
+    struct checkpoint_part folded; /* the last one that ended a whole checkpoint */
+    struct verify_jump *jumps;
+    size_t jump_count;
+};
+/* A sound record of the log; its faults go to the job. *number: the snapshot it belongs to, unless
+ * it is neither a commit nor a file list. */
+int verify_log_record(struct verify_job *j, struct verify_log *log, const struct verify_place *at,
+                      const struct record_header *h, const uint8_t *body, uint64_t *number,
+                      struct error *e);
+/* Of what a fault hides some may have been commits and lists. */
+void verify_log_breaks(struct verify_job *j, struct verify_log *log, size_t fault);
+/* A pack that cannot be opened; any kind. */
+int verify_log_lost(struct verify_job *j, struct verify_log *log, const struct pack_row *row,
+                    const struct error *why, struct error *e);
+/* All packs were walked: what is missing of the log, and the snapshots that need it. */
+int verify_log_end(struct verify_job *j, struct verify_log *log, struct error *e);
+void verify_log_release(struct verify_log *log);
 
 /* ---- verify_some.c ---- */
 

@@ -1,18 +1,13 @@
-/* Walking every pack, logs first. This thread reads, checks the framing and the log's records; the
- * bodies of blocks go to workers, which expand them and compare each chunk's SHA-256. */
+/* Walking every pack, logs first. This thread reads and checks the framing, and has the log's
+ * records checked (verify_log.c); the bodies of blocks go to workers, which expand them and compare
+ * each chunk's SHA-256. */
 #include "snapshot/verify_job.h"
 
-#include "base/bytes.h"
 #include "base/safety.h"
 #include "io/fileops.h"
 
-#include <errno.h>
 #include <fcntl.h>
-#include <inttypes.h>
-#include <stdio.h>
 #include <stdlib.h>
-#include <string.h>
-#include <unistd.h>
 
 #include "base/banned.h"
 
@@ -39,21 +34,10 @@ struct queue {
     bool closed;
 };
 
-struct log_state { /* of the order of all log packs */
-    uint64_t sequence;
-    struct hash chain; /* of the last commit */
-    bool has_chain;
-    uint64_t cut_pack, cut_from, cut_to; /* a first commit that is not the first of the log */
-    bool broken;    /* something is missing: neither order nor chain can be told any more */
-    uint64_t blank; /* a pack without a header, since the last commit */
-    struct number_set commits, lists;
-    bool folded; /* a checkpoint stands for what is gone */
-};
-
 struct pack_walk {
     struct verify_job *job;
     struct queue *queue;
-    struct log_state *log;
+    struct verify_log *log;
     const struct pack_row *row;
     struct pack *pack;
     struct load *load;
@@ -274,238 +258,6 @@ static int add_block(struct pack_walk *w, uint64_t from, uint64_t to, const uint
     return 0;
 }
 
-/* ---- packs that are lost ---- */
-
-/* There may have been commits and lists. */
-static void breaks_log(struct verify_job *j, struct log_state *log, size_t fault)
-{
-    log->broken = true;
-    pthread_mutex_lock(&j->lock);
-    j->faults[fault].log = true;
-    pthread_mutex_unlock(&j->lock);
-}
-
-/* repo_packs may have told it already: then that fault stands for it. */
-static int lost_pack(struct verify_job *j, struct log_state *log, const struct pack_row *row,
-                     const struct error *why, struct error *e)
-{
-    size_t fault = NO_FAULT;
-
-    pthread_mutex_lock(&j->lock);
-    for (size_t i = 0; i < j->fault_count && fault == NO_FAULT; i++) {
-        if (j->faults[i].pack_id == row->id)
-            fault = i;
-    }
-    pthread_mutex_unlock(&j->lock);
-    if (fault == NO_FAULT)
-        fault = verify_fault_of(j, row->id, 0, 0, true, why);
-    if (fault == NO_FAULT)
-        return no_memory(e);
-    if (row->kind == PACK_LOG)
-        breaks_log(j, log, fault);
-    return 0;
-}
-
-/* ---- the log's records ---- */
-
-static int note(struct number_set *s, uint64_t v, struct error *e)
-{
-    return number_set_add(s, v) < 0 ? no_memory(e) : 0;
-}
-
-static int check_commit_list(const struct commit *c, struct error *e)
-{
-    struct buffer ops = BUFFER_INIT;
-
-    if (c->list_len == 0)
-        return 0;
-    int rc = commit_list_decode(c, &ops, e);
-    buffer_release(&ops);
-    return rc;
-}
-
-/* An empty pack where commits are missing is what held them. */
-static int chain_breaks(struct pack_walk *w, const char **why, struct error *e)
-{
-    const struct pack_row blank = {.id = w->log->blank, .kind = PACK_LOG};
-    struct error empty = ERROR_INIT;
-
-    if (blank.id) {
-        error_set(&empty, ERR_DAMAGED, "the pack is empty, and commits are missing");
-        return lost_pack(w->job, w->log, &blank, &empty, e);
-    }
-    *why = "a commit does not follow on the one before it";
-    return 0;
-}
-
-/* A commit follows on the one before by its hash. *why stays NULL when all is well. */
-static int check_commit(struct pack_walk *w, uint64_t from, uint64_t to, const uint8_t *body,
-                        size_t len, const char **why, struct error *e)
-{
-    struct log_state *log = w->log;
-    struct commit c;
-
-    int rc = commit_decode(body, len, &c, e);
-    if (rc != 0)
-        return rc;
-    if (!log->has_chain && !log->broken && !hash_is_zero(&c.chain)) {
-        log->cut_pack = log->blank ? log->blank : w->row->id;
-        log->cut_from = log->blank ? 0 : from;
-        log->cut_to = log->blank ? 0 : to;
-    }
-    if (log->has_chain && !log->broken && !hash_equal(&c.chain, &log->chain))
-        rc = chain_breaks(w, why, e);
-    log->blank = 0;
-    hash_sha256(body, len, &log->chain);
-    log->has_chain = true;
-    if (rc == 0)
-        rc = note(&log->commits, c.number, e);
-    w->last_number = c.number;
-    if (rc == 0)
-        rc = check_commit_list(&c, e);
-    commit_release(&c);
-    return rc;
-}
-
-static int check_list(const uint8_t *body, size_t len, uint64_t *number, struct error *e)
-{
-    struct buffer ops = BUFFER_INIT;
-    uint8_t watch[WATCH_ID_LEN];
-    struct op op;
-
-    int rc = file_list_decode(body, len, number, watch, &ops, e);
-    struct reader r = reader_of(ops.data, ops.len);
-    while (rc == 0 && (rc = op_decode(&r, &op, e)) == 1)
-        rc = 0;
-    buffer_release(&ops);
-    return rc;
-}
-
-static int check_rows(struct log_state *log, const struct buffer *rows, struct error *e)
-{
-    struct reader r = reader_of(rows->data, rows->len);
-    struct row row;
-    int rc;
-
-    while ((rc = row_decode(&r, &row, e)) == 1) {
-        struct commit c;
-        if (row.type != ROW_SNAPSHOT)
-            continue;
-        rc = commit_decode(row.bytes, row.len, &c, e);
-        if (rc == 0) {
-            rc = note(&log->commits, c.number, e);
-            commit_release(&c);
-        }
-        if (rc != 0)
-            break;
-    }
-    return rc;
-}
-
-static int check_checkpoint(struct log_state *log, const uint8_t *body, size_t len, struct error *e)
-{
-    struct checkpoint_part part;
-    struct buffer rows = BUFFER_INIT;
-
-    int rc = checkpoint_decode(body, len, &part, &rows, e);
-    if (rc == 0)
-        rc = check_rows(log, &rows, e);
-    log->folded = true;
-    buffer_release(&rows);
-    return rc;
-}
-
-static int check_seal(const struct pack_walk *w, uint64_t from, const uint8_t *body, size_t len,
-                      const char **why, struct error *e)
-{
-    struct seal s;
-
-    int rc = seal_decode(body, len, &s, e);
-    if (rc == 0 && s.len != from)
-        *why = "its seal tells another length";
-    return rc;
-}
-
-static int check_small(uint8_t type, const uint8_t *body, size_t len, struct error *e)
-{
-    struct mark mark;
-    struct prune prune;
-    struct compaction compaction;
-    struct fence fence;
-    int rc = 0;
-
-    switch (type) {
-    case RECORD_MARK:
-        if ((rc = mark_decode(body, len, &mark, e)) == 0)
-            mark_release(&mark);
-        break;
-    case RECORD_PRUNE:
-        if ((rc = prune_decode(body, len, &prune, e)) == 0)
-            prune_release(&prune);
-        break;
-    case RECORD_COMPACTION:
-        if ((rc = compaction_decode(body, len, &compaction, e)) == 0)
-            compaction_release(&compaction);
-        break;
-    case RECORD_FENCE:
-        rc = fence_decode(body, len, &fence, e);
-        break;
-    default:
-        break;
-    }
-    return rc;
-}
-
-/* Whether what a sound record says can be understood; damage becomes a fault. */
-static int check_record(struct pack_walk *w, uint64_t from, uint64_t to,
-                        const struct record_header *h, const uint8_t *body)
-{
-    struct error e = ERROR_INIT;
-    const char *why = NULL;
-    int rc;
-
-    switch (h->type) {
-    case RECORD_COMMIT:
-        rc = check_commit(w, from, to, body, h->body_len, &why, &e);
-        break;
-    case RECORD_FILE_LIST:
-        rc = check_list(body, h->body_len, &w->last_number, &e);
-        if (rc == 0)
-            rc = note(&w->log->lists, h->sequence, &e);
-        break;
-    case RECORD_CHECKPOINT:
-        rc = check_checkpoint(w->log, body, h->body_len, &e);
-        break;
-    case RECORD_SEAL:
-        rc = check_seal(w, from, body, h->body_len, &why, &e);
-        break;
-    default:
-        rc = check_small(h->type, body, h->body_len, &e);
-        break;
-    }
-    if (rc == ERR_DAMAGED)
-        why = e.message;
-    else if (rc != 0) {
-        *w->e = e;
-        return rc;
-    }
-    if (why)
-        verify_fault(w->job, w->row->id, from, to, false, why);
-    return 0;
-}
-
-static void check_sequence(struct pack_walk *w, uint64_t from, uint64_t to,
-                           const struct record_header *h)
-{
-    struct log_state *log = w->log;
-
-    if (h->sequence == 0)
-        return;
-    if (h->sequence <= log->sequence && !log->broken)
-        verify_fault(w->job, w->row->id, from, to, false, "a record is out of order");
-    log->sequence = h->sequence;
-}
-
 /* ---- one pack ---- */
 
 /* Bytes that fill up to the next record; what stands in the record before is sound. */
@@ -537,7 +289,7 @@ static int damage(struct pack_walk *w, uint64_t from, uint64_t to)
     if (fault == NO_FAULT)
         return no_memory(w->e);
     if (w->row->kind == PACK_LOG && !(readable && h.type == RECORD_BLOCK))
-        breaks_log(w->job, w->log, fault);
+        verify_log_breaks(w->job, w->log, fault);
     return 0;
 }
 
@@ -551,7 +303,7 @@ static int unread_rest(struct pack_walk *w)
         return no_memory(w->e);
     error_clear(w->e);
     if (w->row->kind == PACK_LOG)
-        breaks_log(w->job, w->log, fault);
+        verify_log_breaks(w->job, w->log, fault);
     return 0;
 }
 
@@ -572,14 +324,16 @@ static int visit_record(void *ctx, uint64_t from, uint64_t to, const struct reco
     w->records++;
     if (w->job->req->level == VERIFY_QUICK && h->type == RECORD_BLOCK) {
         pthread_mutex_lock(&w->job->lock);
-        rc = note(&w->job->seen, verify_record_print(w->row->id, from), w->e);
+        rc = number_set_add(&w->job->seen, verify_record_print(w->row->id, from)) < 0
+                 ? no_memory(w->e)
+                 : 0;
         pthread_mutex_unlock(&w->job->lock);
         return rc;
     }
     if (h->type == RECORD_BLOCK)
         return add_block(w, from, to, body, h->body_len);
-    check_sequence(w, from, to, h);
-    return check_record(w, from, to, h, body);
+    return verify_log_record(w->job, w->log, &(struct verify_place){w->row->id, from, to}, h, body,
+                             &w->last_number, w->e);
 }
 
 /* Only the headers of records, up to the first that is none; *stop tells where. */
@@ -618,7 +372,7 @@ static int walk_open_pack(struct pack_walk *w, uint64_t from)
     return rc;
 }
 
-static int walk_pack(struct verify_job *j, struct queue *q, struct log_state *log,
+static int walk_pack(struct verify_job *j, struct queue *q, struct verify_log *log,
                      const struct verify_span *span, struct error *e)
 {
     const struct pack_row *row = span->row;
@@ -632,64 +386,13 @@ static int walk_pack(struct verify_job *j, struct queue *q, struct log_state *lo
     }
     int rc = repo_pack_open(j->req->repo, row, &w.pack, &why);
     if (rc != 0)
-        return lost_pack(j, log, row, &why, e);
+        return verify_log_lost(j, log, row, &why, e);
     verify_progress(j, PACK_HEADER_LEN);
     rc = walk_open_pack(&w, span->from);
     if (rc == ERR_FAILED && e->sys != 0 && verify_stopped(j, &why) == 0)
         rc = unread_rest(&w);
     send_load(&w);
     pack_close(w.pack);
-    return rc;
-}
-
-/* ---- commits and lists against the catalog ---- */
-
-static bool record_missing(const struct log_state *log, const struct verify_snapshot *s)
-{
-    if (!number_set_has(&log->commits, s->number))
-        return true;
-    for (uint64_t i = 0; !log->folded && i < s->list_count; i++) {
-        if (!number_set_has(&log->lists, s->list_first + i))
-            return true;
-    }
-    return false;
-}
-
-/* Some fault that could be what a record is missing for; what was not read comes first. */
-static size_t log_fault(const struct verify_job *j)
-{
-    size_t found = NO_FAULT;
-
-    for (size_t i = 0; i < j->fault_count; i++) {
-        if (j->faults[i].log && j->faults[i].unread)
-            return i;
-        if (j->faults[i].log && found == NO_FAULT)
-            found = i;
-    }
-    return found;
-}
-
-static int check_snapshots(struct verify_job *j, const struct log_state *log, struct error *e)
-{
-    int rc = 0;
-
-    /* A checkpoint would stand for what is gone. */
-    if (log->cut_pack && !log->folded && log_fault(j) == NO_FAULT)
-        verify_fault(j, log->cut_pack, log->cut_from, log->cut_to, false,
-                     "commits before the first one of the log are missing");
-    for (size_t i = 0; rc == 0 && i < j->snapshot_count; i++) {
-        struct verify_snapshot *s = &j->snapshots[i];
-        if (s->whole && !record_missing(log, s))
-            continue;
-        size_t fault = log_fault(j);
-        if (fault == NO_FAULT)
-            fault = verify_fault(j, 0, 0, 0, true,
-                                 s->whole ? "its commit or file lists are not in the packs"
-                                          : "its file lists do not give the state that was saved");
-        s->unsure = s->whole && fault != NO_FAULT && j->faults[fault].unread;
-        s->hit = !s->unsure;
-        rc = fault == NO_FAULT ? no_memory(e) : verify_damage(j, fault, NULL, &s->number, 1, e);
-    }
     return rc;
 }
 
@@ -752,16 +455,9 @@ static void pool_close(struct pool *p)
     pthread_mutex_destroy(&q->lock);
 }
 
-static void log_release(struct log_state *log)
-{
-    number_set_release(&log->commits);
-    number_set_release(&log->lists);
-    *log = (struct log_state){0};
-}
-
 int verify_packs(struct verify_job *j, struct error *e)
 {
-    struct log_state log = {0};
+    struct verify_log log = {0};
     struct pool pool;
     int rc = pool_open(&pool, j, e);
 
@@ -773,8 +469,8 @@ int verify_packs(struct verify_job *j, struct error *e)
     if (rc == 0)
         rc = verify_stopped(j, e);
     if (rc == 0)
-        rc = check_snapshots(j, &log, e);
-    log_release(&log);
+        rc = verify_log_end(j, &log, e);
+    verify_log_release(&log);
     return rc;
 }
 
@@ -785,9 +481,9 @@ int verify_spans(struct verify_job *j, const struct verify_span *spans, size_t c
     int rc = pool_open(&pool, j, e);
 
     for (size_t i = 0; rc == 0 && i < count; i++) {
-        struct log_state log = {0}; /* what is between two spans is not known */
+        struct verify_log log = {0}; /* what is between two spans is not known */
         rc = walk_pack(j, &pool.queue, &log, &spans[i], e);
-        log_release(&log);
+        verify_log_release(&log);
     }
     if (rc != 0)
         verify_fail(j, e);

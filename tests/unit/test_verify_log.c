@@ -1,0 +1,181 @@
+/* Verify and the order of the log: packs that a checkpoint stands for are not missed, others are.
+ */
+#include "world_fixture.h"
+
+#include "io/fileops.h"
+#include "snapshot/verify.h"
+#include "store/catalog_write.h"
+
+#include <stdatomic.h>
+
+#include "base/banned.h"
+
+#define DAY 86400u
+enum { NOISE = 900 * 1024 }; /* a save of that is small, and makes most of the log */
+
+static void keep_up(struct world *w, uint64_t keep_s, size_t emptied)
+{
+    const struct upkeep u = {.keep_s = keep_s};
+    struct upkeep_result done;
+    struct error e = ERROR_INIT;
+
+    OK(repo_upkeep(w->repo, &u, &done, &e), e);
+    assert_true(done.checkpoint_bytes > 0);
+    assert_int_equal(done.packs_emptied, emptied);
+}
+
+static void save_noise(struct world *w, struct model_tree *tree, uint64_t *seed, unsigned times)
+{
+    while (times-- > 0) {
+        tree_set(tree, "noise", *seed += 2, NOISE);
+        must_save(w, "app", tree);
+    }
+}
+
+static uint64_t errors_of(struct repo *r, enum verify_level level)
+{
+    const struct verify_request q = {.repo = r, .level = level};
+    struct verify_result result;
+    struct error e = ERROR_INIT;
+
+    OK(verify_run(&q, &result, &e), e);
+    uint64_t errors = result.errors;
+    for (size_t i = 0; i < result.damaged_count; i++)
+        print_message("%s: %s\n", result.damaged[i].pack ? result.damaged[i].pack : "-",
+                      result.damaged[i].reason);
+    verify_result_release(&result);
+    return errors;
+}
+
+/* By the writer, by a reader with its catalog, and by one that has nothing but the packs. */
+static void expect_clean(struct world *w)
+{
+    const struct repo_options distrust = {.distrust = true};
+    struct error e = ERROR_INIT;
+    struct repo *reader;
+
+    assert_int_equal(errors_of(w->repo, VERIFY_QUICK), 0);
+    assert_int_equal(errors_of(w->repo, VERIFY_FULL), 0);
+    OK(open_repo(w->path, REPO_READ, NULL, &reader, &e), e);
+    assert_int_equal(errors_of(reader, VERIFY_FULL), 0);
+    repo_close(reader);
+    OK(repo_open(w->path, REPO_READ, &distrust, &reader, &e), e);
+    assert_int_equal(errors_of(reader, VERIFY_FULL), 0);
+    repo_close(reader);
+}
+
+/* Most of the first pack of the log is needed and stays; the one behind it is not, and goes. */
+static void empty_the_second(struct world *w, struct model_tree *tree, uint64_t keep_s)
+{
+    const uint64_t doomed[] = {5, 6, 7};
+    uint64_t seed = 101;
+
+    save_noise(w, tree, &seed, 4);
+    keep_up(w, 0, 0);
+    save_noise(w, tree, &seed, 3);
+    tree_remove(tree, "noise");
+    tree_set(tree, "small", 3, 500);
+    must_save(w, "app", tree);
+    must_drop(w, doomed, 3);
+    keep_up(w, keep_s, 2); /* and the one that held no more than the first checkpoint */
+}
+
+static void a_pack_between_others_goes(void **state)
+{
+    struct world *w = *state;
+    struct model_tree tree = {.count = 0};
+
+    empty_the_second(w, &tree, DAY);
+    expect_clean(w);
+    tree_set(&tree, "small", 5, 500);
+    must_save(w, "app", &tree);
+    expect_clean(w);
+}
+
+static void a_pack_between_others_is_removed(void **state)
+{
+    struct world *w = *state;
+    struct model_tree tree = {.count = 0};
+
+    empty_the_second(w, &tree, 0);
+    tree_set(&tree, "small", 5, 500);
+    must_save(w, "app", &tree);
+    expect_clean(w);
+}
+
+/* ---- one that nothing stands for ---- */
+
+static atomic_bool cancelled;
+
+static int cancel_at_new_log(int dirfd, const char *name, int flags, mode_t mode)
+{
+    if ((flags & O_CREAT) && strncmp(name, "0-log-", 6) == 0)
+        atomic_store(&cancelled, true);
+    return fileops_system.openat(dirfd, name, flags, mode);
+}
+
+/* The log pack is sealed, and the checkpoint that this was for does not come. */
+static void end_log_pack(struct world *w)
+{
+    const struct upkeep u = {.all = true, .cancel = &cancelled};
+    struct fileops ops = fileops_system;
+    struct upkeep_result done;
+    struct error e = ERROR_INIT;
+
+    ops.openat = cancel_at_new_log;
+    atomic_store(&cancelled, false);
+    fileops = &ops;
+    assert_int_equal(repo_upkeep(w->repo, &u, &done, &e), ERR_CANCELLED);
+    fileops = &fileops_system;
+}
+
+static uint64_t log_pack(struct world *w)
+{
+    struct catalog_position p;
+    struct error e = ERROR_INIT;
+
+    OK(catalog_position(repo_catalog(w->repo), &p, &e), e);
+    return p.log_pack;
+}
+
+static void a_pack_behind_the_checkpoint_is_missed(void **state)
+{
+    struct world *w = *state;
+    struct model_tree tree = {.count = 0}, other = {.count = 0};
+    char name[40], path[256];
+
+    empty_the_second(w, &tree, 0);
+    tree_set(&tree, "small", 7, 20000);
+    must_save(w, "app", &tree);
+    end_log_pack(w);
+    tree_set(&other, "of another watch", 1, 20000);
+    must_save(w, "other", &other);
+    uint64_t ended = log_pack(w);
+    end_log_pack(w);
+    tree_set(&tree, "small", 5, 500);
+    must_save(w, "app", &tree);
+    assert_int_not_equal(log_pack(w), ended);
+    expect_clean(w);
+
+    pack_file_name(PACK_LOG, ended, name);
+    snprintf(path, sizeof(path), "%s/packs/%s", w->path, name);
+    repo_close(w->repo);
+    assert_int_equal(unlink(path), 0);
+    snprintf(path, sizeof(path), "%s/catalog.db", w->path);
+    assert_int_equal(unlink(path), 0);
+    w->repo = NULL;
+    world_reopen(w, REPO_WRITE);
+    assert_int_equal(errors_of(w->repo, VERIFY_QUICK), 1);
+}
+
+int main(void)
+{
+    const struct CMUnitTest tests[] = {
+#define T(name) cmocka_unit_test_setup_teardown(name, world_open, world_end)
+        T(a_pack_between_others_goes),
+        T(a_pack_between_others_is_removed),
+        T(a_pack_behind_the_checkpoint_is_missed),
+    };
+
+    return cmocka_run_group_tests(tests, NULL, NULL);
+}
