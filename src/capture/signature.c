@@ -6,10 +6,14 @@
 #include "base/banned.h"
 
 enum {
-    VERSION = 2 << 4,
-    VERSION_MASK = 0xf0,
+    VERSION = 3 << 6,
+    VERSION_MASK = 3 << 6,
     RACY = 1 << 0,
     AS_WRITTEN = 1 << 1, /* ctime is mtime, as a write leaves them */
+    PLAIN = 1 << 2,      /* one link, no live database */
+    LIKE_INO = 1 << 3,
+    LIKE_SIZE = 1 << 4,
+    LIKE_REST = 1 << 5, /* type and mode, owner, mtime */
     GRAIN_NS = 10 * 1000 * 1000,
     COARSE_S = 2,
     /* Stamps further ahead than this come from a clock that was set back; a change now would get
@@ -56,20 +60,43 @@ bool signature_is_racy(const struct signature *s, struct wall_time read_at)
     return SAFETY(RACY_STAMP, ahead_ns >= -grain_ns);
 }
 
-/* u8 version and flags; varints dev, ino, size, mode, uid, gid, nlink, wal; mtime as varint s, u32
- * ns; unless AS_WRITTEN ctime the same way, its seconds as what they are ahead of mtime. */
-size_t signature_encode(const struct signature *s, uint8_t out[SIGNATURE_MAX])
+static bool rest_is_like(const struct signature *s, const struct signature *like)
 {
-    const uint64_t v[] = {s->dev, s->ino,   s->size, s->mode,           s->uid,
-                          s->gid, s->nlink, s->wal,  zigzag(s->mtime_s)};
+    return s->mode == like->mode && s->uid == like->uid && s->gid == like->gid &&
+           s->mtime_s == like->mtime_s && s->mtime_ns == like->mtime_ns;
+}
+
+/* u8 version and flags; varint dev. Then, unless a flag says that they are like those given: varint
+ * ino; varint size; varints mode, uid, gid, mtime as svarint s, u32 ns. Unless PLAIN varints nlink,
+ * wal. Unless AS_WRITTEN ctime as mtime is, its seconds as what they are ahead of that. */
+size_t signature_encode(const struct signature *s, const struct signature *like,
+                        uint8_t out[SIGNATURE_MAX])
+{
     bool as_written = s->ctime_s == s->mtime_s && s->ctime_ns == s->mtime_ns;
+    bool plain = s->nlink == 1 && s->wal == 0;
+    bool rest = rest_is_like(s, like);
     uint8_t *p = out;
 
-    *p++ = (uint8_t)(VERSION | (s->racy ? RACY : 0) | (as_written ? AS_WRITTEN : 0));
-    for (size_t i = 0; i < sizeof(v) / sizeof(v[0]); i++)
-        p += store_varint(p, v[i]);
-    store_u32(p, s->mtime_ns);
-    p += 4;
+    *p++ = (uint8_t)(VERSION | (s->racy ? RACY : 0) | (as_written ? AS_WRITTEN : 0) |
+                     (plain ? PLAIN : 0) | (s->ino == like->ino ? LIKE_INO : 0) |
+                     (s->size == like->size ? LIKE_SIZE : 0) | (rest ? LIKE_REST : 0));
+    p += store_varint(p, s->dev);
+    if (s->ino != like->ino)
+        p += store_varint(p, s->ino);
+    if (s->size != like->size)
+        p += store_varint(p, s->size);
+    if (!rest) {
+        p += store_varint(p, s->mode);
+        p += store_varint(p, s->uid);
+        p += store_varint(p, s->gid);
+        p += store_varint(p, zigzag(s->mtime_s));
+        store_u32(p, s->mtime_ns);
+        p += 4;
+    }
+    if (!plain) {
+        p += store_varint(p, s->nlink);
+        p += store_varint(p, s->wal);
+    }
     if (!as_written) {
         p += store_varint(p, zigzag((int64_t)((uint64_t)s->ctime_s - (uint64_t)s->mtime_s)));
         store_u32(p, s->ctime_ns);
@@ -78,22 +105,30 @@ size_t signature_encode(const struct signature *s, uint8_t out[SIGNATURE_MAX])
     return (size_t)(p - out);
 }
 
-size_t signature_decode(const uint8_t *p, size_t n, struct signature *s)
+size_t signature_decode(const uint8_t *p, size_t n, const struct signature *like,
+                        struct signature *s)
 {
     struct reader r = reader_of(p, n);
     uint8_t flags = take_u8(&r);
 
-    *s = (struct signature){.racy = flags & RACY};
+    *s = *like;
+    s->racy = flags & RACY;
     s->dev = take_varint(&r);
-    s->ino = take_varint(&r);
-    s->size = take_varint(&r);
-    s->mode = (uint32_t)take_varint(&r);
-    s->uid = (uint32_t)take_varint(&r);
-    s->gid = (uint32_t)take_varint(&r);
-    s->nlink = (uint32_t)take_varint(&r);
-    s->wal = take_varint(&r);
-    s->ctime_s = s->mtime_s = unzigzag(take_varint(&r));
-    s->ctime_ns = s->mtime_ns = take_u32(&r);
+    if (!(flags & LIKE_INO))
+        s->ino = take_varint(&r);
+    if (!(flags & LIKE_SIZE))
+        s->size = take_varint(&r);
+    if (!(flags & LIKE_REST)) {
+        s->mode = (uint32_t)take_varint(&r);
+        s->uid = (uint32_t)take_varint(&r);
+        s->gid = (uint32_t)take_varint(&r);
+        s->mtime_s = unzigzag(take_varint(&r));
+        s->mtime_ns = take_u32(&r);
+    }
+    s->nlink = flags & PLAIN ? 1 : (uint32_t)take_varint(&r);
+    s->wal = flags & PLAIN ? 0 : take_varint(&r);
+    s->ctime_s = s->mtime_s;
+    s->ctime_ns = s->mtime_ns;
     if (!(flags & AS_WRITTEN)) {
         s->ctime_s = (int64_t)((uint64_t)s->mtime_s + (uint64_t)unzigzag(take_varint(&r)));
         s->ctime_ns = take_u32(&r);

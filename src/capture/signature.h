@@ -28,10 +28,14 @@ bool signature_same(const struct signature *a, const struct signature *b);
  * both stamps have no sub-second part. */
 bool signature_is_racy(const struct signature *s, struct wall_time read_at);
 
-/* Encoded it is some 30 bytes long: one is kept of every file. */
+/* One is kept of every file, so that it says only what is not as in `like`: most of a signature
+ * stands in the file's other rows too. It is to be decoded with the same one. Returns its length:
+ * 3 bytes for a plain file as it was saved. */
 #define SIGNATURE_MAX 112
-size_t signature_encode(const struct signature *s, uint8_t out[SIGNATURE_MAX]); /* its length */
-/* How long the one is that p begins with; 0: none that is known. */
-size_t signature_decode(const uint8_t *p, size_t n, struct signature *s);
+size_t signature_encode(const struct signature *s, const struct signature *like,
+                        uint8_t out[SIGNATURE_MAX]);
+/* How long the one is that p begins with, whatever `like` is; 0: none that is known. */
+size_t signature_decode(const uint8_t *p, size_t n, const struct signature *like,
+                        struct signature *s);
 
 #endif

@@ -26,27 +26,10 @@ static int no_memory(struct error *e)
 
 /* ---- what may go ---- */
 
-static bool type_matches(uint8_t type, mode_t mode)
-{
-    static const struct {
-        uint8_t type;
-        mode_t mode;
-    } types[] = {
-        {NODE_FILE, S_IFREG},         {NODE_FOLDER, S_IFDIR},  {NODE_SYMLINK, S_IFLNK},
-        {NODE_FIFO, S_IFIFO},         {NODE_SOCKET, S_IFSOCK}, {NODE_CHAR_DEVICE, S_IFCHR},
-        {NODE_BLOCK_DEVICE, S_IFBLK},
-    };
-
-    for (size_t i = 0; i < sizeof(types) / sizeof(types[0]); i++) {
-        if (types[i].type == type)
-            return types[i].mode == (mode & S_IFMT);
-    }
-    return false;
-}
-
 static bool as_saved(const struct node *n, const struct stat *st)
 {
-    if (!type_matches(n->type, st->st_mode) || n->flags & (NODE_UNREAD | NODE_CHANGING))
+    if (node_format_of(n->type) != (st->st_mode & S_IFMT) ||
+        n->flags & (NODE_UNREAD | NODE_CHANGING))
         return false;
     if (n->type != NODE_FILE || n->flags & NODE_SQLITE)
         return true;

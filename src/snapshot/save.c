@@ -67,15 +67,15 @@ static int check_root(const struct save *s, struct error *e)
 /* Device numbers may differ after a new start of the system; the root tells. */
 static int compare_devices(struct save *s, struct error *e)
 {
-    struct signature cached;
+    struct signature like = {0}, cached; /* only the inode counts */
 
     if (s->fresh)
         return 0;
     buffer_clear(&s->sig);
-    int rc = catalog_cache_get(s->cat, s->watch, NODE_ROOT, &s->sig, e);
+    int rc = catalog_cache_get(s->cat, s->watch, NODE_ROOT, &like.ino, &s->sig, e);
     if (rc < 0)
         return rc == ERR_NOTFOUND ? 0 : rc;
-    if (!signature_decode(s->sig.data, s->sig.len, &cached))
+    if (!signature_decode(s->sig.data, s->sig.len, &like, &cached))
         return 0;
     s->root_replaced = cached.ino != s->root_st.st_ino;
     s->old_dev = cached.dev;
@@ -164,7 +164,7 @@ static int begin(struct save *s, struct error *e)
 static void set_up(struct save *s)
 {
     s->rootfd = -1;
-    s->path = s->meta = s->sig = (struct buffer)BUFFER_INIT;
+    s->path = s->meta = s->sig = s->cached = (struct buffer)BUFFER_INIT;
     s->flight_end = &s->flight;
     s->worker_count =
         task_threads(s->req->workers, s->req->workers ? TASK_POOL_MAX : WORKERS_DEFAULT_MAX);
@@ -207,6 +207,7 @@ static void take_down(struct save *s)
     buffer_release(&s->path);
     buffer_release(&s->meta);
     buffer_release(&s->sig);
+    buffer_release(&s->cached);
     pthread_mutex_destroy(&s->work.error_lock);
     if (s->rootfd >= 0)
         close(s->rootfd);
@@ -233,7 +234,7 @@ static int walk_all(struct save *s, struct error *e)
     if (!s->fresh) {
         rc = catalog_node(s->cat, s->watch, NODE_ROOT, CATALOG_OPEN, &s->meta, e);
         if (rc == 0)
-            rc = catalog_cache_get(s->cat, s->watch, NODE_ROOT, &s->sig, e);
+            rc = catalog_cache_get(s->cat, s->watch, NODE_ROOT, &v.ino, &s->sig, e);
         if (rc < 0 && rc != ERR_NOTFOUND)
             return rc;
         error_clear(e);

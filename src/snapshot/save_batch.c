@@ -138,7 +138,7 @@ static int finish_job(struct save *s, struct file_job *j, struct error *e)
         rc = names_put(s, j->parent, j->name, j->node, NODE_FILE, j->old_meta_len == 0, e);
     if (rc == 0)
         rc = version_take(s, j->node, &j->n, j->outcome, j->old_meta, j->old_meta_len,
-                          &j->signature, j->cache.data, j->cache.len, e);
+                          &j->signature, &j->hashes, e);
     return rc;
 }
 

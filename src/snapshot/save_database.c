@@ -35,7 +35,7 @@ static bool look_at(int dirfd, const char *name, const char *suffix, struct wall
         out->racy |= signature_is_racy(&s, at);
         s.dev = 0; /* means nothing after the next start */
     }
-    signature_encode(&s, bytes);
+    signature_encode(&s, &(struct signature){0}, bytes);
     return there;
 }
 

@@ -289,16 +289,16 @@ static int node_of(struct dirty *d, const char *path, uint64_t *node, struct err
 
 static int has_links(struct dirty *d, uint64_t node, bool *yes, struct error *e)
 {
-    struct signature sig;
+    struct node_brief b;
     size_t names = 0;
 
     *yes = false;
-    buffer_clear(&d->sig);
-    int rc = catalog_cache_get(d->s->cat, d->s->watch, node, &d->sig, e);
-    if (rc < 0 && rc != ERR_NOTFOUND)
-        return rc;
-    if (rc == 0 && signature_decode(d->sig.data, d->sig.len, &sig) && S_ISDIR(sig.mode))
-        return 0;
+    buffer_clear(&d->meta);
+    int rc = catalog_node(d->s->cat, d->s->watch, node, CATALOG_OPEN, &d->meta, e);
+    if (rc == 0)
+        rc = node_brief_decode(d->meta.data, d->meta.len, &b, e);
+    if (rc < 0 || b.type == NODE_FOLDER)
+        return rc == ERR_NOTFOUND ? 0 : rc;
     rc = catalog_node_names(d->s->cat, d->s->watch, node, CATALOG_OPEN, &names, e);
     *yes = names > 1;
     return rc == ERR_NOTFOUND ? 0 : rc;
@@ -436,7 +436,7 @@ static int row_of(struct dirty *d, uint64_t parent, const char *name, struct kno
                   struct error *e)
 {
     struct save *s = d->s;
-    uint64_t node = 0;
+    uint64_t node = 0, ino = 0;
     int rc = catalog_lookup(s->cat, s->watch, parent, name, strlen(name), CATALOG_OPEN, &node, e);
 
     if (rc < 0)
@@ -445,10 +445,11 @@ static int row_of(struct dirty *d, uint64_t parent, const char *name, struct kno
     buffer_clear(&d->sig);
     rc = catalog_node(s->cat, s->watch, node, CATALOG_OPEN, &d->meta, e);
     if (rc == 0)
-        rc = catalog_cache_get(s->cat, s->watch, node, &d->sig, e);
+        rc = catalog_cache_get(s->cat, s->watch, node, &ino, &d->sig, e);
     if (rc < 0 && (rc != ERR_NOTFOUND || d->meta.len == 0))
         return rc;
     *row = (struct known){.node = node,
+                          .ino = ino,
                           .meta = d->meta.data,
                           .sig = d->sig.data,
                           .meta_len = (uint32_t)d->meta.len,
@@ -465,7 +466,7 @@ static int check_root(struct dirty *d, unsigned how, struct error *e)
     buffer_clear(&d->sig);
     int rc = catalog_node(s->cat, s->watch, NODE_ROOT, CATALOG_OPEN, &d->meta, e);
     if (rc == 0)
-        rc = catalog_cache_get(s->cat, s->watch, NODE_ROOT, &d->sig, e);
+        rc = catalog_cache_get(s->cat, s->watch, NODE_ROOT, &v.ino, &d->sig, e);
     if (rc < 0 && rc != ERR_NOTFOUND)
         return rc;
     v.meta = d->meta.data;

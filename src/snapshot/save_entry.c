@@ -21,9 +21,26 @@ enum { CANDIDATES_MAX = 8 };
 
 /* ---- what is known ---- */
 
+struct signature entry_like(const struct node_brief *b, uint64_t ino)
+{
+    return (struct signature){.ino = ino,
+                              .size = b->size,
+                              .mode = node_format_of(b->type) | b->mode,
+                              .uid = b->uid,
+                              .gid = b->gid,
+                              .mtime_s = b->mtime_s,
+                              .mtime_ns = b->mtime_ns};
+}
+
 bool entry_signature(const struct save *s, const struct known *row, struct signature *out)
 {
-    if (!row || !signature_decode(row->sig, row->sig_len, out))
+    struct node_brief b;
+    struct error ignored = ERROR_INIT;
+
+    if (!row || row->sig_len == 0 || node_brief_decode(row->meta, row->meta_len, &b, &ignored) < 0)
+        return false;
+    const struct signature like = entry_like(&b, row->ino);
+    if (!signature_decode(row->sig, row->sig_len, &like, out))
         return false;
     if (s->dev_moved && out->dev == s->old_dev)
         out->dev = s->new_dev;
@@ -57,15 +74,18 @@ static bool same_inode(const struct signature *a, const struct signature *b)
 /* Fetch the present version of a node that was not found by this name. */
 static int fetch(struct save *s, uint64_t node, struct known *k, struct error *e)
 {
+    uint64_t ino = 0;
+
     buffer_clear(&s->meta);
     buffer_clear(&s->sig);
     int rc = catalog_node(s->cat, s->watch, node, CATALOG_OPEN, &s->meta, e);
     if (rc < 0)
         return rc;
-    rc = catalog_cache_get(s->cat, s->watch, node, &s->sig, e);
+    rc = catalog_cache_get(s->cat, s->watch, node, &ino, &s->sig, e);
     if (rc < 0 && rc != ERR_NOTFOUND)
         return rc;
     *k = (struct known){.node = node,
+                        .ino = ino,
                         .meta = s->meta.data,
                         .meta_len = (uint32_t)s->meta.len,
                         .sig = s->sig.data,
@@ -392,7 +412,8 @@ static int visit_folder(struct save *s, const struct entry *n, unsigned how, str
                       .meta = (uint8_t *)(uintptr_t)n->old.meta,
                       .meta_len = n->old.meta_len,
                       .sig = (uint8_t *)(uintptr_t)n->old.sig,
-                      .sig_len = n->old.sig_len};
+                      .sig_len = n->old.sig_len,
+                      .ino = n->old.ino};
 
     s->listed = v.list;
     return walk_push(s, &v, n->name, e);

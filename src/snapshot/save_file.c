@@ -73,7 +73,7 @@ struct file_job *file_job_new(struct dir_handle *dir, const char *path, uint64_t
         return NULL;
     uint8_t *at = (uint8_t *)(j + 1);
     *j = (struct file_job){.dir = dir_handle_ref(dir), .parent = parent, .node = node};
-    j->cache = (struct buffer)BUFFER_INIT;
+    j->hashes = (struct buffer)BUFFER_INIT;
     if (old_meta_len > 0) {
         j->old_meta = memcpy(at, old_meta, old_meta_len);
         j->old_meta_len = old_meta_len;
@@ -115,7 +115,7 @@ void file_job_free(struct file_job *j)
     if (j->has_old)
         node_release(&j->old);
     known_chunks_release(&j->known);
-    buffer_release(&j->cache);
+    buffer_release(&j->hashes);
     dir_handle_drop(j->dir);
     free(j);
 }
@@ -195,12 +195,12 @@ static bool walk_known(struct save_worker *w, struct file_job *j)
 void file_job_load_known(struct save_worker *w, struct file_job *j)
 {
     const uint8_t *fast = NULL;
-    struct signature ignored;
+    struct signature like = {0}, ignored;
 
     if (j->known.count > 0 || !file_job_load_old(j) || j->old.ref_count == 0)
         return;
     bool ok = walk_known(w, j);
-    size_t at = signature_decode(j->old_cache, j->old_cache_len, &ignored);
+    size_t at = signature_decode(j->old_cache, j->old_cache_len, &like, &ignored);
     if (at > 0 && j->old_cache_len > at &&
         (j->old_cache_len - at) / sizeof(struct fast_hash) == j->known.count)
         fast = j->old_cache + at;
@@ -456,12 +456,9 @@ int file_job_set_xattrs(struct file_job *j, int fd, struct error *e)
 
 void file_job_cache(struct file_job *j, const struct signature *s)
 {
-    uint8_t bytes[SIGNATURE_MAX];
-
     j->signature = *s;
     j->look_again |= s->racy;
-    buffer_clear(&j->cache);
-    buffer_append(&j->cache, bytes, signature_encode(s, bytes));
+    buffer_clear(&j->hashes);
 }
 
 /* Fast hashes stand behind the signature; before the list is folded. A short file's SHA-256 costs
@@ -471,7 +468,7 @@ void file_job_cache_hashes(struct file_job *j)
     bool is_short = j->ref_count == 1 && j->refs[0].len <= UNHASHED_MAX;
 
     if (j->ref_count <= CACHED_CHUNKS_MAX && !is_short)
-        buffer_append(&j->cache, j->fast, j->ref_count * sizeof(*j->fast));
+        buffer_append(&j->hashes, j->fast, j->ref_count * sizeof(*j->fast));
 }
 
 int file_job_unread(struct file_job *j, uint8_t flags, const char *reason, struct error *e)

@@ -54,10 +54,10 @@ struct file_job {
     uint32_t old_cache_len;
     /* out */
     enum file_outcome outcome;
-    struct node n;       /* borrows from what follows */
-    struct buffer cache; /* signature and fast hashes */
+    struct node n; /* borrows from what follows */
     struct signature signature;
-    bool look_again; /* it kept changing, or its signature is racy */
+    struct buffer hashes; /* fast ones, to be kept behind the signature */
+    bool look_again;      /* it kept changing, or its signature is racy */
     struct chunk_ref *refs;
     struct fast_hash *fast;
     uint32_t ref_count, ref_cap;
@@ -158,7 +158,7 @@ enum content_class file_job_old_class(struct file_job *j);
 int file_job_unread(struct file_job *j, uint8_t flags, const char *reason, struct error *e);
 /* Encode and compare with the old version. */
 int file_job_compare(struct file_job *j, struct error *e);
-/* Bytes for the catalog's cache; the fast hashes before the list is folded. */
+/* For the catalog's cache; the fast hashes before the list is folded. */
 void file_job_cache(struct file_job *j, const struct signature *s);
 void file_job_cache_hashes(struct file_job *j);
 /* Decode the old version into j->old; false: there is none. */

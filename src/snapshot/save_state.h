@@ -25,6 +25,7 @@ struct known {
     uint64_t node;
     const uint8_t *meta, *sig;
     uint32_t meta_len, sig_len;
+    uint64_t ino; /* as cached */
 };
 
 struct folder { /* one that is being looked at, or has children that wait */
@@ -48,6 +49,7 @@ struct visit { /* a folder whose turn will come */
     bool list;     /* else only its own metadata */
     uint32_t meta_len, sig_len;
     uint8_t *meta, *sig; /* behind the struct, and the name */
+    uint64_t ino;        /* as cached */
     char *name;
 };
 
@@ -121,7 +123,7 @@ struct save {
 
     /* the walk */
     struct visit *stack;
-    struct buffer path, meta, sig;
+    struct buffer path, meta, sig, cached;
     atomic_int open_dirs;
     const char **flush; /* sorted paths to flush before reading */
     size_t flush_count;
@@ -156,6 +158,8 @@ int dirty_run(struct save *s, const struct dirty_set *set, struct error *e);
  * known folder is not listed. sides: side files of a database may be there. */
 int entry_check(struct save *s, struct folder *f, const char *name, const struct stat *st,
                 const struct known *row, unsigned how, bool sides, struct error *e);
+/* What the row of a node says of its signature, which is kept as what differs from it. */
+struct signature entry_like(const struct node_brief *b, uint64_t ino);
 /* Cached signature of a row, as of this start. False: none. */
 bool entry_signature(const struct save *s, const struct known *row, struct signature *out);
 
@@ -182,11 +186,11 @@ bool names_take_other(struct save *s, uint64_t node,
 void names_unbind(struct save *s, const struct signature *sig, uint64_t node);
 
 /* ---- save_version.c ---- */
-/* A version that was compared: put it where it differs (then n is judged), keep its cached bytes.
- */
+/* A version that was compared: put it where it differs (then n is judged), keep its signature and
+ * the fast hashes behind it. */
 int version_take(struct save *s, uint64_t node, struct node *n, enum file_outcome outcome,
                  const uint8_t *old_meta, uint32_t old_meta_len, const struct signature *sig,
-                 const void *cache, size_t cache_len, struct error *e);
+                 const struct buffer *hashes, struct error *e);
 /* As version_take for what is no file: n is compared here. */
 int version_compare(struct save *s, uint64_t node, struct node *n, const struct known *old,
                     const struct signature *sig, struct error *e);

@@ -76,15 +76,18 @@ int version_begin(struct save *s, struct error *e)
     return rc;
 }
 
-/* The times of a node that only the cache knows; its cached bytes are kept, no longer pending. */
+/* The times of a node that only the cache knows; its cached bytes are kept, no longer pending: they
+ * tell the times themselves. */
 static int cached_times(struct save *s, struct waiting_times *t, struct error *e)
 {
-    struct signature sig;
+    struct signature like = {0}, sig;
+    struct cache_key key = {0};
     int rc;
 
     buffer_clear(&s->sig);
-    rc = catalog_cache_get(s->cat, s->watch, t->node, &s->sig, e);
-    if (rc == ERR_NOTFOUND || (rc == 0 && !signature_decode(s->sig.data, s->sig.len, &sig))) {
+    rc = catalog_cache_get(s->cat, s->watch, t->node, &key.ino, &s->sig, e);
+    if (rc == ERR_NOTFOUND ||
+        (rc == 0 && !signature_decode(s->sig.data, s->sig.len, &like, &sig))) {
         t->node = 0;
         return 0;
     }
@@ -92,7 +95,6 @@ static int cached_times(struct save *s, struct waiting_times *t, struct error *e
         return rc;
     t->mtime_s = sig.mtime_s;
     t->mtime_ns = sig.mtime_ns;
-    const struct cache_key key = {.ino = sig.ino, .linked = true};
     return txn_cache_put(s->txn, t->node, &key, s->sig.data, s->sig.len, e);
 }
 
@@ -168,9 +170,36 @@ static int put(struct save *s, uint64_t node, struct node *n, const uint8_t *old
     return note_incomplete(s, node, old.flags, n->flags, e);
 }
 
+/* The signature is kept as what differs from the version that stands from now on: while times wait
+ * that is the one before. */
+static int keep_signature(struct save *s, uint64_t node, const struct node *n,
+                          const struct signature *sig, bool pending, const struct buffer *hashes,
+                          struct error *e)
+{
+    const struct node_brief b = {.type = n->type,
+                                 .mode = n->mode,
+                                 .uid = n->uid,
+                                 .gid = n->gid,
+                                 .mtime_s = n->mtime_s,
+                                 .mtime_ns = n->mtime_ns,
+                                 .size = n->size};
+    const struct signature waiting = {.ino = sig->ino, .size = n->size};
+    const struct signature like = pending ? waiting : entry_like(&b, sig->ino);
+    const struct cache_key key = {.ino = sig->ino, .pending = pending};
+    uint8_t bytes[SIGNATURE_MAX];
+
+    buffer_clear(&s->cached);
+    buffer_append(&s->cached, bytes, signature_encode(sig, &like, bytes));
+    if (hashes)
+        buffer_append(&s->cached, hashes->data, hashes->len);
+    if (!buffer_ok(&s->cached))
+        return save_no_memory(e);
+    return txn_cache_put(s->txn, node, &key, s->cached.data, s->cached.len, e);
+}
+
 int version_take(struct save *s, uint64_t node, struct node *n, enum file_outcome outcome,
                  const uint8_t *old_meta, uint32_t old_meta_len, const struct signature *sig,
-                 const void *cache, size_t cache_len, struct error *e)
+                 const struct buffer *hashes, struct error *e)
 {
     if (outcome == FILE_TIMES && n->flags & NODE_SPOILT && commit_is_sure(s))
         outcome = FILE_DIFFERS; /* to be judged anew */
@@ -187,15 +216,13 @@ int version_take(struct save *s, uint64_t node, struct node *n, enum file_outcom
         forget_times(s, node);
     if (rc < 0)
         return rc;
-    const struct cache_key key = {.ino = sig->ino, .linked = true, .pending = pending};
-    return txn_cache_put(s->txn, node, &key, cache, cache_len, e);
+    return keep_signature(s, node, n, sig, pending, hashes, e);
 }
 
 int version_compare(struct save *s, uint64_t node, struct node *n, const struct known *old,
                     const struct signature *sig, struct error *e)
 {
     struct buffer b = BUFFER_INIT;
-    uint8_t bytes[SIGNATURE_MAX];
     enum file_outcome outcome = FILE_DIFFERS;
 
     node_encode(n, &b);
@@ -208,9 +235,8 @@ int version_compare(struct save *s, uint64_t node, struct node *n, const struct 
     else if (old && node_equal_but_times(b.data, b.len, old->meta, old->meta_len))
         outcome = FILE_TIMES;
     buffer_release(&b);
-    size_t len = signature_encode(sig, bytes);
     return version_take(s, node, n, outcome, old ? old->meta : NULL, old ? old->meta_len : 0, sig,
-                        bytes, len, e);
+                        NULL, e);
 }
 
 int version_remove(struct save *s, uint64_t node, uint8_t type, uint8_t flags, uint64_t size,

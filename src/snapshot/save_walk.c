@@ -408,7 +408,8 @@ static struct known known_of(const struct name_row *row)
                           .meta = row->meta,
                           .meta_len = row->meta_len,
                           .sig = row->signature,
-                          .sig_len = row->signature ? row->signature_len : 0};
+                          .sig_len = row->signature ? row->signature_len : 0,
+                          .ino = row->ino};
 }
 
 static int merge_rows(struct merge *m, struct name_iter *it, uint32_t *i, struct error *e)
@@ -467,7 +468,7 @@ struct look {
 static int store_folder(struct save *s, const struct visit *v, int fd, const struct look *k,
                         struct error *e)
 {
-    const struct known old = {v->node, v->meta, v->sig, v->meta_len, v->sig_len};
+    const struct known old = {v->node, v->meta, v->sig, v->meta_len, v->sig_len, v->ino};
     struct signature now, cached;
     struct node_brief b = {0};
     struct error ignored = ERROR_INIT;
@@ -545,7 +546,7 @@ static int put_folder_name(struct save *s, const struct visit *v, struct error *
 
 static int folder_gone(struct save *s, const struct visit *v, struct error *e)
 {
-    const struct known row = {v->node, v->meta, v->sig, v->meta_len, v->sig_len};
+    const struct known row = {v->node, v->meta, v->sig, v->meta_len, v->sig_len, v->ino};
 
     if (!v->in)
         return error_set(e, ERR_NOTFOUND, "root '%s' is not there", s->req->watch->root);

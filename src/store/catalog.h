@@ -73,6 +73,7 @@ struct name_row {
     uint32_t meta_len;
     const uint8_t *signature; /* cache, or NULL (only at CATALOG_OPEN) */
     uint32_t signature_len;
+    uint64_t ino; /* of the cache's row */
 };
 /* Children of a folder by name in byte order. Iterate: open, step until 0, close. Several may be
  * open at once on one catalog (nested walks). */
@@ -119,12 +120,13 @@ int catalog_nodes(struct catalog *c, int64_t watch, node_visit visit, void *ctx,
 
 struct cache_key { /* what the scan looks a thing up by besides its name */
     uint64_t ino;
-    bool linked;  /* a folder, or a file with more than one name: findable by ino */
     bool pending; /* its times changed without anything else; they ride in the next snapshot */
 };
-int catalog_cache_get(struct catalog *c, int64_t watch, uint64_t node, struct buffer *signature,
-                      struct error *e); /* ERR_NOTFOUND */
-/* Node ids of linked things with this inode number, at most max; *count of them. */
+/* The bytes are appended; *ino. ERR_NOTFOUND. A version that takes a node's place takes its row
+ * away: what stands here belongs to the node as it is now. */
+int catalog_cache_get(struct catalog *c, int64_t watch, uint64_t node, uint64_t *ino,
+                      struct buffer *signature, struct error *e);
+/* Node ids of things with this inode number, at most max; *count of them. */
 int catalog_cache_by_ino(struct catalog *c, int64_t watch, uint64_t ino, uint64_t *nodes,
                          size_t max, size_t *count, struct error *e);
 /* Node ids whose times are pending. Caller frees. */

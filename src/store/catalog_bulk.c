@@ -52,11 +52,6 @@ void cat_bulk_int(struct catalog *c, enum catalog_bulk which, int64_t v)
     sqlite3_bind_int64(c->bulk[which], ++c->bulk_at, v);
 }
 
-void cat_bulk_null(struct catalog *c, enum catalog_bulk which)
-{
-    sqlite3_bind_null(c->bulk[which], ++c->bulk_at);
-}
-
 void cat_bulk_blob(struct catalog *c, enum catalog_bulk which, const void *p, size_t n)
 {
     sqlite3_bind_blob64(c->bulk[which], ++c->bulk_at, n ? p : "", n, SQLITE_STATIC);
@@ -186,10 +181,7 @@ static int put_cache_bulk(struct catalog *c, int64_t watch, const struct cache_r
         return rc;
     for (int i = 0; i < BULK_ROWS; i++) {
         cat_bulk_int(c, BULK_CACHE, cat_node_id(watch, rows[i].node));
-        if (rows[i].key.linked)
-            cat_bulk_int(c, BULK_CACHE, (int64_t)rows[i].key.ino);
-        else
-            cat_bulk_null(c, BULK_CACHE);
+        cat_bulk_int(c, BULK_CACHE, (int64_t)rows[i].key.ino);
         cat_bulk_int(c, BULK_CACHE, rows[i].key.pending);
         cat_bulk_blob(c, BULK_CACHE, rows[i].signature, rows[i].len);
     }

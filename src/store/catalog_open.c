@@ -23,7 +23,7 @@
 #include "base/banned.h"
 
 enum {
-    SCHEMA_VERSION = 6,
+    SCHEMA_VERSION = 7,
     APPLICATION_ID = 0x776b6361, /* "wkca" */
     BUSY_MS = 5000,
 };
@@ -69,7 +69,7 @@ static const char schema[] =
     " PRIMARY KEY(watch,node,to_)) WITHOUT ROWID;"
     "CREATE INDEX old_nodes_to ON old_nodes(watch,to_,from_);"
     "CREATE TABLE cache(id INTEGER PRIMARY KEY, ino INT, pending INT, sig BLOB);"
-    "CREATE INDEX cache_ino ON cache(ino) WHERE ino IS NOT NULL;"
+    "CREATE INDEX cache_ino ON cache(ino);"
     "CREATE INDEX cache_pending ON cache(id) WHERE pending;"
     "CREATE TABLE chunks(id BLOB PRIMARY KEY, pack INT, offset INT, raw_off INT, raw_len INT,"
     " refs INT) WITHOUT ROWID;"

@@ -99,9 +99,8 @@
                     "VALUES(?1,?2,?3,?4,?5)")                                                      \
     X(NODE_DELETE, "DELETE FROM nodes WHERE id=?1")                                                \
     X(NODE_DROP, "DELETE FROM old_nodes WHERE watch=?1 AND to_>?2 AND to_<=?3 AND from_>?4")       \
-    X(CACHE_GET, "SELECT sig FROM cache WHERE id=?1")                                              \
+    X(CACHE_GET, "SELECT ino,sig FROM cache WHERE id=?1")                                          \
     X(CACHE_PUT, "INSERT OR REPLACE INTO cache(id,ino,pending,sig) VALUES(?1,?2,?3,?4)")           \
-    X(CACHE_PUT_PLAIN, "INSERT OR REPLACE INTO cache(id,pending,sig) VALUES(?1,?2,?3)")            \
     X(CACHE_DELETE, "DELETE FROM cache WHERE id=?1")                                               \
     X(CACHE_BY_INO,                                                                                \
       "SELECT id FROM cache INDEXED BY cache_ino WHERE ino=?1 AND id>=?2 AND id<=?3 "              \

@@ -277,8 +277,8 @@ int catalog_snapshots(struct catalog *c, int64_t watch, uint64_t from, uint64_t 
 
 /* ---- caches ---- */
 
-int catalog_cache_get(struct catalog *c, int64_t watch, uint64_t node, struct buffer *signature,
-                      struct error *e)
+int catalog_cache_get(struct catalog *c, int64_t watch, uint64_t node, uint64_t *ino,
+                      struct buffer *signature, struct error *e)
 {
     sqlite3_stmt *s = cat_bind(c, e, CAT_CACHE_GET, "i", cat_node_id(watch, node));
     int rc = s ? cat_step(c, s, e) : e->code;
@@ -288,7 +288,8 @@ int catalog_cache_get(struct catalog *c, int64_t watch, uint64_t node, struct bu
     if (rc == 0)
         return error_set(e, ERR_NOTFOUND, "no signature is kept of node %llu",
                          (unsigned long long)node);
-    buffer_append(signature, sqlite3_column_blob(s, 0), (size_t)sqlite3_column_bytes(s, 0));
+    *ino = (uint64_t)sqlite3_column_int64(s, 0);
+    buffer_append(signature, sqlite3_column_blob(s, 1), (size_t)sqlite3_column_bytes(s, 1));
     sqlite3_reset(s);
     return buffer_ok(signature) ? 0 : cat_no_memory(e);
 }
@@ -342,12 +343,8 @@ int catalog_cache_pending(struct catalog *c, int64_t watch, uint64_t **nodes, si
 int catalog_cache_put(struct catalog *c, int64_t watch, uint64_t node, const struct cache_key *key,
                       const void *signature, size_t len, struct error *e)
 {
-    int64_t id = cat_node_id(watch, node);
-
-    if (!key->linked)
-        return cat_run(c, e, CAT_CACHE_PUT_PLAIN, "iib", id, (int64_t)key->pending, signature, len);
-    return cat_run(c, e, CAT_CACHE_PUT, "iiib", id, (int64_t)key->ino, (int64_t)key->pending,
-                   signature, len);
+    return cat_run(c, e, CAT_CACHE_PUT, "iiib", cat_node_id(watch, node), (int64_t)key->ino,
+                   (int64_t)key->pending, signature, len);
 }
 
 /* ---- notes ---- */

@@ -22,13 +22,13 @@ struct name_iter {
 };
 
 static const char children_now[] =
-    "SELECT n.name,n.node,d.meta,c.sig FROM names n CROSS JOIN nodes d ON d.id=?3+n.node "
+    "SELECT n.name,n.node,d.meta,c.sig,c.ino FROM names n CROSS JOIN nodes d ON d.id=?3+n.node "
     "LEFT JOIN cache c ON c.id=?3+n.node WHERE n.watch=?1 AND n.parent=?2 ORDER BY n.name";
 /* Of a node's old versions only the first that ended later can be the one: they do not overlap. */
 static const char children_then[] =
     "SELECT n.name,n.node,coalesce((SELECT meta FROM nodes WHERE id=?3+n.node AND from_<=?4),"
     "(SELECT CASE WHEN from_<=?4 THEN meta END FROM old_nodes WHERE watch=?1 AND node=n.node AND "
-    "to_>?4 ORDER BY to_ LIMIT 1)),NULL FROM ("
+    "to_>?4 ORDER BY to_ LIMIT 1)),NULL,NULL FROM ("
     "SELECT name,node FROM names WHERE watch=?1 AND parent=?2 AND from_<=?4 UNION ALL "
     "SELECT name,node FROM old_names WHERE watch=?1 AND parent=?2 AND to_>?4 AND from_<=?4) n "
     "ORDER BY n.name";
@@ -109,6 +109,7 @@ int name_iter_step(struct name_iter *it, struct name_row *row, struct error *e)
     row->meta_len = (uint32_t)sqlite3_column_bytes(s, 2);
     row->signature = sqlite3_column_blob(s, 3);
     row->signature_len = (uint32_t)sqlite3_column_bytes(s, 3);
+    row->ino = (uint64_t)sqlite3_column_int64(s, 4);
     return 1;
 }
 

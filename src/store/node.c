@@ -57,6 +57,17 @@ uint8_t node_type_of(mode_t mode)
     }
 }
 
+mode_t node_format_of(uint8_t type)
+{
+    static const mode_t formats[] = {
+        [NODE_FILE] = S_IFREG,         [NODE_FOLDER] = S_IFDIR,  [NODE_SYMLINK] = S_IFLNK,
+        [NODE_FIFO] = S_IFIFO,         [NODE_SOCKET] = S_IFSOCK, [NODE_CHAR_DEVICE] = S_IFCHR,
+        [NODE_BLOCK_DEVICE] = S_IFBLK,
+    };
+
+    return type < sizeof(formats) / sizeof(formats[0]) ? formats[type] : 0;
+}
+
 bool node_name_ok(const char *name, size_t len)
 {
     if (len < 1 || len > NAME_LEN_MAX || memchr(name, '/', len) || memchr(name, 0, len))
@@ -457,8 +468,14 @@ int node_brief_decode(const void *p, size_t len, struct node_brief *b, struct er
     int rc = take_head(&r, &n, e);
     if (rc < 0)
         return rc;
-    *b = (struct node_brief){
-        .type = n.type, .flags = n.flags, .mode = n.mode, .uid = n.uid, .size = n.size};
+    *b = (struct node_brief){.type = n.type,
+                             .flags = n.flags,
+                             .mode = n.mode,
+                             .uid = n.uid,
+                             .gid = n.gid,
+                             .mtime_s = n.mtime_s,
+                             .mtime_ns = n.mtime_ns,
+                             .size = n.size};
     return 0;
 }
 

@@ -66,6 +66,8 @@ static inline uint8_t node_with_class(uint8_t flags, enum content_class class)
 
 /* The node type of a file's st_mode. */
 uint8_t node_type_of(mode_t mode);
+/* The other way round: the type's bits of st_mode. */
+mode_t node_format_of(uint8_t type);
 
 struct chunk_ref {
     struct hash id;
@@ -118,7 +120,9 @@ void node_release(struct node *n);
 struct node_brief {
     uint8_t type, flags;
     uint16_t mode;
-    uint32_t uid;
+    uint32_t uid, gid;
+    int64_t mtime_s;
+    uint32_t mtime_ns;
     uint64_t size;
 };
 int node_brief_decode(const void *p, size_t len, struct node_brief *b, struct error *e);

@@ -337,7 +337,7 @@ struct txn {
     struct spilled_list *spilled;
     size_t spilled_count;
     uint64_t list_bytes;
-    struct buffer cache;  /* {u64 node, u64 ino, u8 linked, u8 pending, u32 len, bytes} each */
+    struct buffer cache;  /* {u64 node, u64 ino, u8 pending, u32 len, bytes} each */
     int cache_fd;         /* full ones before it, in a file without a name; -1 = none */
     bool cache_in_memory; /* such a file cannot be had */
     uint64_t *cache_lens; /* of each, end to end in the file */

@@ -684,7 +684,6 @@ int txn_cache_put(struct txn *t, uint64_t node, const struct cache_key *key, con
 {
     put_u64(&t->cache, node);
     put_u64(&t->cache, key->ino);
-    put_u8(&t->cache, key->linked);
     put_u8(&t->cache, key->pending);
     put_u32(&t->cache, (uint32_t)len);
     buffer_append(&t->cache, signature, len);

@@ -225,7 +225,6 @@ static bool take_cache_row(struct reader *r, struct cache_row *row)
 {
     row->node = take_u64(r);
     row->key.ino = take_u64(r);
-    row->key.linked = take_u8(r);
     row->key.pending = take_u8(r);
     row->len = take_u32(r);
     row->signature = take_bytes(r, row->len);

@@ -655,22 +655,22 @@ static void test_caches(void **state)
 {
     struct fixture *f = *state;
     struct error e = ERROR_INIT;
-    struct cache_key linked = {.ino = 42, .linked = true}, late = {.ino = 43, .pending = true};
+    struct cache_key key = {.ino = 42}, late = {.ino = 43, .pending = true};
     struct buffer b = BUFFER_INIT;
-    uint64_t nodes[2], *pending;
+    uint64_t nodes[2], ino, *pending;
     size_t count;
 
     file_put(f, 5, 1);
     file_put(f, 6, 1);
     apply(f);
     OK(catalog_begin(f->catalog, &e), e);
-    OK(catalog_cache_put(f->catalog, 1, 5, &linked, "sig5", 4, &e), e);
+    OK(catalog_cache_put(f->catalog, 1, 5, &key, "sig5", 4, &e), e);
     OK(catalog_cache_put(f->catalog, 1, 6, &late, "sig6", 4, &e), e);
     OK(catalog_note_put(f->catalog, "verify", "pos", 3, &e), e);
     OK(catalog_commit(f->catalog, &e), e);
     OK(catalog_cache_by_ino(f->catalog, 1, 42, nodes, 2, &count, &e), e);
     assert_int_equal(count, 1);
-    OK(catalog_cache_by_ino(f->catalog, 1, 43, nodes, 2, &count, &e), e);
+    OK(catalog_cache_by_ino(f->catalog, 1, 44, nodes, 2, &count, &e), e);
     assert_int_equal(count, 0);
     OK(catalog_cache_pending(f->catalog, 1, &pending, &count, &e), e);
     assert_int_equal(count, 1);
@@ -681,8 +681,10 @@ static void test_caches(void **state)
     buffer_clear(&b);
     file_put(f, 5, 2); /* a new version: the signature was of the one before */
     apply(f);
-    assert_int_equal(catalog_cache_get(f->catalog, 1, 5, &b, &e), ERR_NOTFOUND);
-    OK(catalog_cache_get(f->catalog, 1, 6, &b, &e), e);
+    assert_int_equal(catalog_cache_get(f->catalog, 1, 5, &ino, &b, &e), ERR_NOTFOUND);
+    OK(catalog_cache_get(f->catalog, 1, 6, &ino, &b, &e), e);
+    assert_int_equal(ino, 43);
+    assert_memory_equal(b.data, "sig6", 4);
     buffer_release(&b);
 }
 

@@ -206,6 +206,7 @@ static void attributes_come_sorted(void **state)
 static void signatures_survive_encoding(void **state)
 {
     const struct scratch *s = *state;
+    const struct signature none = {0};
     struct signature a, b;
     uint8_t bytes[SIGNATURE_MAX + 1];
     struct stat st;
@@ -215,25 +216,66 @@ static void signatures_survive_encoding(void **state)
     signature_of(&st, &a);
     a.wal = UINT64_C(0x1122334455667788);
     a.racy = true;
-    size_t len = signature_encode(&a, bytes);
-    assert_int_equal(signature_decode(bytes, len, &b), len);
-    assert_int_equal(signature_decode(bytes, len + 1, &b), len); /* hashes stand behind it */
+    size_t len = signature_encode(&a, &none, bytes);
+    assert_int_equal(signature_decode(bytes, len, &none, &b), len);
+    assert_int_equal(signature_decode(bytes, len + 1, &none, &b), len); /* hashes follow it */
     assert_true(signature_same(&a, &b));
     assert_true(b.racy);
-    assert_int_equal(signature_decode(bytes, len - 1, &b), 0);
+    assert_int_equal(signature_decode(bytes, len - 1, &none, &b), 0);
     b = a;
     b.wal++;
     assert_false(signature_same(&a, &b));
-    bytes[0] ^= 0xf0; /* of another version of the program */
-    assert_int_equal(signature_decode(bytes, len, &b), 0);
+    bytes[0] ^= 0xc0; /* of another version of the program */
+    assert_int_equal(signature_decode(bytes, len, &none, &b), 0);
     memset(&a, 0xff, sizeof(a)); /* the longest */
     a.racy = false;
     a.mtime_s = INT64_MIN;
     a.ctime_s = INT64_MAX;
-    len = signature_encode(&a, bytes);
+    len = signature_encode(&a, &none, bytes);
     assert_true(len <= SIGNATURE_MAX);
-    assert_int_equal(signature_decode(bytes, len, &b), len);
+    assert_int_equal(signature_decode(bytes, len, &none, &b), len);
     assert_true(signature_same(&a, &b));
+}
+
+static void signatures_say_only_what_differs(void **state)
+{
+    static const struct signature at_first = {.dev = 0xfc00,
+                                              .ino = 123456789,
+                                              .size = 5000,
+                                              .mtime_s = 1700000000,
+                                              .mtime_ns = 123456789,
+                                              .ctime_s = 1700000000,
+                                              .ctime_ns = 123456789,
+                                              .mode = 0100644,
+                                              .uid = 1000,
+                                              .gid = 1000,
+                                              .nlink = 1};
+    struct signature a = at_first, b;
+    uint8_t bytes[SIGNATURE_MAX];
+
+    (void)state;
+    size_t least = signature_encode(&a, &at_first, bytes);
+    assert_true(least <= 4);
+    for (int i = 0; i < 13; i++) { /* each field alone, and then all of them */
+        a = i < 12 ? at_first : a;
+        a.dev += i == 0 || i == 12;
+        a.ino += i == 1 || i == 12;
+        a.size += i == 2 || i == 12;
+        a.mtime_s += i == 3 || i == 12;
+        a.mtime_ns += i == 4 || i == 12;
+        a.ctime_s += i == 5;
+        a.ctime_ns += i == 6 || i == 12;
+        a.mode += i == 7 || i == 12;
+        a.uid += i == 8 || i == 12;
+        a.gid += i == 9 || i == 12;
+        a.nlink += i == 10 || i == 12;
+        a.wal += i == 11 || i == 12;
+        size_t len = signature_encode(&a, &at_first, bytes);
+        assert_int_equal(signature_decode(bytes, len, &at_first, &b), len);
+        assert_true(signature_same(&a, &b));
+        assert_false(signature_same(&at_first, &b));
+        assert_int_equal(signature_decode(bytes, len - 1, &at_first, &b), 0);
+    }
 }
 
 static void fresh_stamps_are_racy(void **state)
@@ -267,6 +309,7 @@ int main(void)
         SCRATCH_TEST(holes_are_found),
         SCRATCH_TEST(attributes_come_sorted),
         SCRATCH_TEST(signatures_survive_encoding),
+        cmocka_unit_test(signatures_say_only_what_differs),
         cmocka_unit_test(fresh_stamps_are_racy),
     };
 
