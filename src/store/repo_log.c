@@ -286,7 +286,7 @@ int repo_log_seal(struct repo *r, const struct hash *sha256, struct error *e)
     int rc = repo_batch_begin(r, &b, e);
     if (rc < 0)
         return rc;
-    seal.len = b.base;
+    seal.len = b.base + b.bytes.len;
     /* With fences in front of it there is more in the pack than was hashed. */
     if (sha256 && b.bytes.len == 0)
         seal.sha256 = *sha256;

@@ -6,6 +6,7 @@
 #include "snapshot/verify.h"
 #include "store/catalog_write.h"
 
+#include <errno.h>
 #include <stdatomic.h>
 
 #include "base/banned.h"
@@ -168,6 +169,42 @@ static void a_pack_behind_the_checkpoint_is_missed(void **state)
     assert_int_equal(errors_of(w->repo, VERIFY_QUICK), 1);
 }
 
+/* ---- a seal behind fences ---- */
+
+static ssize_t pwrite_fails(int fd, const void *p, size_t n, off_t off)
+{
+    errno = EIO;
+    return -1;
+}
+
+/* A data pack breaks under a save that is given up: its fence waits for the next write to the log,
+ * which is the seal. */
+static void a_seal_counts_the_fences_before_it(void **state)
+{
+    struct world *w = *state;
+    struct model_tree tree = {.count = 0}, more;
+    struct fileops ops = fileops_system;
+    struct error e = ERROR_INIT;
+    struct txn *t;
+
+    tree_set(&tree, "film", 1, 3 * 1024 * 1024);
+    must_save(w, "app", &tree);
+    tree_set(&tree, "small", 3, 20000);
+    must_save(w, "app", &tree);
+    more = tree;
+    tree_set(&more, "film", 5, 3 * 1024 * 1024);
+    OK(begin_save(w->repo, "app", &t, &e), e);
+    ops.pwrite = pwrite_fails;
+    fileops = &ops;
+    assert_true(put_changes(t, &tree, &more, &e) < 0);
+    fileops = &fileops_system;
+    txn_abort(t);
+    end_log_pack(w);
+    tree_set(&tree, "small", 5, 500);
+    must_save(w, "app", &tree);
+    expect_clean(w);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
@@ -175,6 +212,7 @@ int main(void)
         T(a_pack_between_others_goes),
         T(a_pack_between_others_is_removed),
         T(a_pack_behind_the_checkpoint_is_missed),
+        T(a_seal_counts_the_fences_before_it),
     };
 
     return cmocka_run_group_tests(tests, NULL, NULL);
