@@ -46,16 +46,17 @@ static enum codec codec_of(const struct config *c)
 }
 
 /* Errors of the disk do not go away by trying again. */
-static int tell_refused(struct error *e)
+static int tell_refused(bool rebuilding, struct error *e)
 {
     const struct error why = *e;
 
     if (why.sys != EIO)
         return why.code;
-    return error_set(e, why.code,
-                     "%s: copy the repository to a sound disk (ddrescue), or go on without what of "
-                     "data packs cannot be read: watchkeep rebuild",
-                     why.message);
+    return error_set(e, why.code, "%s: copy the repository to a sound disk (ddrescue)%s",
+                     why.message,
+                     rebuilding ? ""
+                                : ", or go on without what of data packs cannot be read: "
+                                  "watchkeep rebuild");
 }
 
 static int open_repository(struct cli *cli, enum repo_mode mode, unsigned wait_ms, bool past_unread,
@@ -80,7 +81,7 @@ static int open_repository(struct cli *cli, enum repo_mode mode, unsigned wait_m
         return error_set(e, ERR_NOREPO, "no repository at '%s': make one with: watchkeep init%s%s",
                          path, cli->repository ? " -r " : "",
                          cli->repository ? cli->repository : "");
-    return rc == 0 ? 0 : tell_refused(e);
+    return rc == 0 ? 0 : tell_refused(past_unread, e);
 }
 
 int reach_read(struct cli *cli, struct repo **out, struct error *e)

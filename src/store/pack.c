@@ -115,7 +115,20 @@ static int wrong_pack(const char *name, const struct pack_header *h, struct erro
     return error_set(e, ERR_DAMAGED, "pack '%s' is '%s' by its header", name, real);
 }
 
-/* The header says what the name says, and the repository is ours. */
+/* The disk does not answer: of which pack is said here. Returns the code. */
+static int cannot_read(const struct pack *p, uint64_t offset, struct error *e)
+{
+    static const char *const kinds[] = {[PACK_LOG] = "log", [PACK_DATA] = "data"};
+
+    if (e->sys == 0)
+        return e->code;
+    return error_sys(e, e->sys, "cannot read %s pack %016" PRIx64 " at byte %" PRIu64,
+                     kinds[p->kind], p->id, offset);
+}
+
+/* The header says what the name says, and the repository is ours. To read a data pack it can be
+ * done without where the disk does not give it: every record tells which pack it belongs to and
+ * where it stands there, every chunk is checked. */
 static int check_header(struct pack *p, const char *name, const uint8_t repo_id[16],
                         bool for_writing, struct error *e)
 {
@@ -124,8 +137,12 @@ static int check_header(struct pack *p, const char *name, const uint8_t repo_id[
     size_t got;
 
     int rc = file_read_some(p->fd, header, sizeof(header), 0, &got, e);
+    if (rc < 0 && e->sys == EIO && p->kind == PACK_DATA && !for_writing) {
+        error_clear(e);
+        return 0;
+    }
     if (rc < 0)
-        return rc;
+        return cannot_read(p, 0, e);
     rc = pack_header_decode(header, got, &h, for_writing, e);
     if (rc < 0)
         return rc;
@@ -243,8 +260,8 @@ int pack_read(const struct pack *p, uint64_t offset, struct record_header *h, st
     if (offset < PACK_HEADER_LEN || offset % RECORD_ALIGN != 0)
         return error_set(e, ERR_DAMAGED, "no record can stand at %" PRIu64, offset);
     int rc = check_span(p, offset, end, RECORD_HEADER_LEN, e);
-    if (rc == 0)
-        rc = file_read_all(p->fd, header, sizeof(header), offset, e);
+    if (rc == 0 && file_read_all(p->fd, header, sizeof(header), offset, e) < 0)
+        rc = cannot_read(p, offset, e);
     if (rc == 0)
         rc = record_header_decode(header, p->id, offset, h, e);
     if (rc == 0)
@@ -255,7 +272,8 @@ int pack_read(const struct pack *p, uint64_t offset, struct record_header *h, st
     uint8_t *to = buffer_grow(body, h->body_len);
     if (!to)
         return error_set(e, ERR_FAILED, "out of memory");
-    rc = file_read_all(p->fd, to, h->body_len, offset + RECORD_HEADER_LEN, e);
+    if (file_read_all(p->fd, to, h->body_len, offset + RECORD_HEADER_LEN, e) < 0)
+        rc = cannot_read(p, offset, e);
     if (rc == 0 && !record_body_ok(h, p->id, offset, to))
         rc = error_set(e, ERR_DAMAGED,
                        "record at %" PRIu64 " of pack %016" PRIx64 " does not match its checksum",
@@ -291,14 +309,6 @@ static void read_past_unread(const struct pack *p, uint8_t *to, size_t n, uint64
         if (offset + at >= p->unread->from + p->unread->bytes)
             p->unread->bytes += len;
     }
-}
-
-static void cannot_read(const struct pack *p, uint64_t offset, struct error *e)
-{
-    static const char *const kinds[] = {[PACK_LOG] = "log", [PACK_DATA] = "data"};
-
-    error_sys(e, e->sys, "cannot read %s pack %016" PRIx64 " at byte %" PRIu64, kinds[p->kind],
-              p->id, offset);
 }
 
 /* Bytes at offset, which the caller knows to lie before w->end; NULL with *e set on failure. Where

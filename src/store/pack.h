@@ -33,7 +33,9 @@ bool pack_file_parse(const char *name, uint8_t *kind, uint64_t *id);
 
 /* Make a new pack: header written, file and folder flushed. */
 int pack_create(int packs_dir, const struct pack_header *h, struct pack **out, struct error *e);
-/* Open an existing one and check its header; len is the file's length, to be bounded by a walk. */
+/* Open an existing one and check its header; len is the file's length, to be bounded by a walk. A
+ * data pack is opened for reading also where the disk refuses to read the header: created_s is 0.
+ */
 int pack_open(int packs_dir, uint8_t kind, uint64_t id, const uint8_t repo_id[16], bool for_writing,
               struct pack **out, struct error *e);
 void pack_close(struct pack *p);

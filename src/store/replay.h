@@ -1,4 +1,4 @@
-/* replay.h - the state of one replay, shared by repo_replay.c and repo_recover.c; nobody else
+/* replay.h - the state of one replay, shared by repo_replay.c and the files named here; nobody else
  * includes it. */
 #ifndef WK_STORE_REPLAY_H
 #define WK_STORE_REPLAY_H
@@ -74,14 +74,20 @@ uint64_t replay_fence_of(const struct replay *p, uint64_t pack_id);
 /* A log pack at or behind the catalog's position. */
 bool replay_log_counts(const struct replay *p, const struct pack_file *f);
 void replay_saw_number(struct replay *p, uint64_t number); /* of a snapshot: it is used up */
-/* Numbers of records from an offset of p->pack to the end of the file, whole or not. */
-int replay_burn(struct replay *p, uint64_t from);
 void replay_release(struct replay *p);
 
 int replay_ensure_write(struct replay *p);
+
+/* ---- repo_index.c ---- */
+/* The catalog learns of the block in a record at offset. */
+int replay_add_block(struct replay *p, uint64_t pack_id, uint64_t offset, const uint8_t *body,
+                     size_t len);
+/* The hash that a seal tells. Always true: one that does not parse is a seal still. */
+bool replay_seal_hash(const uint8_t *body, size_t len, struct hash *sha256);
 /* Index blocks of a data pack up to a length; UINT64_MAX: all that there are. */
 int replay_index_data(struct replay *p, uint64_t pack_id, uint64_t upto);
-void replay_saw_number(struct replay *p, uint64_t number);
+/* All that there are in every data pack. */
+int replay_index_orphans(struct replay *p);
 
 /* ---- repo_load.c ---- */
 /* Look for the newest checkpoint that is all there; then to_load is set. */
@@ -96,6 +102,9 @@ int replay_fold_part(struct replay *p, uint64_t offset, const struct record_head
 /* All packs that a compaction relies on are there, as long as they have to be. */
 bool replay_needs_met(struct replay *p, const struct pack_need *needs, uint32_t count);
 
+/* ---- repo_recover.c ---- */
+/* Numbers of records from an offset of p->pack to the end of the file, whole or not. */
+int replay_burn(struct replay *p, uint64_t from);
 /* What the replay is about to believe is flushed and will be read from the disk. */
 int replay_secure_tail(struct replay *p);
 /* 1: the commit that ends at `end` is the last thing in the log, and its own write came out with

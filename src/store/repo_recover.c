@@ -109,6 +109,21 @@ static int take_log(struct replay *p)
     return open_for_writing(r, PACK_LOG, p->newest_log, p->newest_end, &r->log, p->e);
 }
 
+/* Where the disk does not give its header it ends here, and the next write begins a new one. */
+static int go_on_with(struct replay *p, const struct pack_file *f, uint64_t len)
+{
+    struct repo *r = p->repo;
+
+    pack_close(r->data);
+    r->data = NULL;
+    int rc = open_for_writing(r, PACK_DATA, f->id, len, &r->data, p->e);
+    if (rc == 0 || p->e->sys != EIO)
+        return rc;
+    repo_notice(r, "%s: nothing more is written to it", p->e->message);
+    error_clear(p->e);
+    return 0;
+}
+
 static int take_data(struct replay *p)
 {
     struct repo *r = p->repo;
@@ -127,8 +142,7 @@ static int take_data(struct replay *p)
         if (row.len < f->size && row.len > 0) {
             rc = repo_fence_add(r, f->id, row.len, p->e);
         } else if (row.len == f->size && row.len < r->pack_full) {
-            pack_close(r->data);
-            rc = open_for_writing(r, PACK_DATA, f->id, row.len, &r->data, p->e);
+            rc = go_on_with(p, f, row.len);
         }
     }
     return rc;

@@ -2,6 +2,7 @@
 import os
 import random
 import shutil
+import subprocess
 
 import wk
 
@@ -92,4 +93,55 @@ def lost_chunk_is_stored_again(scratch):
     wk.same(wk.tree(root), wk.restored(repo, "again", scratch))
 
 
-wk.main(flipped, lost_chunk_is_stored_again)
+def unreadable(repo, pack, *args):
+    """The command, while the disk gives nothing of that pack."""
+    r = subprocess.run(["strace", "-f", "-qq", "-o", "/dev/null",
+                        "-P", os.path.join(os.path.realpath(repo), "packs", pack),
+                        "-e", "trace=pread64", "-e", "inject=pread64:error=EIO",
+                        wk.BIN, "-r", repo, *args], capture_output=True, text=True,
+                       stdin=subprocess.DEVNULL, env=wk.environment())
+    return wk.Result(r.returncode, r.stdout, r.stderr)
+
+
+def disk_does_not_answer(scratch):
+    root, repo, states = make(scratch)
+    log, data = sorted(wk.packs(repo))[0], [n for n in wk.packs(repo) if "data" in n][0]
+    target = os.path.join(scratch, "t")
+    # With a catalog what stands elsewhere is read, and saved.
+    r = unreadable(repo, data, "restore", "latest", "--to", target)
+    assert r.code != 0 and "'large': cannot read data pack " in r.err, r
+    assert set(wk.tree(target)) == set(states[-1]) - {b"large", b"only1"}, r
+    wk.remove(target)
+    wk.write(os.path.join(root, "more"), os.urandom(1 << 20))
+    r = unreadable(repo, data, "save", root, "--name", "more")
+    assert r.code == 0, r
+    states.append(wk.tree(root))
+    wk.same(states[-1], wk.restored(repo, "more", scratch))
+    # Without one nobody takes for lost what may only be a cable; the way out is told.
+    for f in os.listdir(repo):
+        if f.startswith("catalog"):
+            os.remove(os.path.join(repo, f))
+    for pack, kind in ((log, "log"), (data, "data")):
+        for args in (["list"], ["save", root]):
+            r = unreadable(repo, pack, *args)
+            assert r.code == 1 and "cannot read %s pack " % kind in r.err, r
+            assert "ddrescue" in r.err and "watchkeep rebuild\n" in r.err, r
+    r = unreadable(repo, log, "rebuild")
+    assert r.code == 1 and "ddrescue" in r.err and "watchkeep rebuild" not in r.err, r
+    r = unreadable(repo, data, "rebuild")
+    assert r.code == 4 and "without" in r.err, r
+    assert wk.wk("-r", repo, "cat", "latest:only0", binary=True).out == open(
+        os.path.join(root, "only0"), "rb").read()
+    os.utime(os.path.join(root, "large"))
+    wk.wk("-r", repo, "save", root, "--name", "again")
+    wk.same(wk.tree(root), wk.restored(repo, "again", scratch))
+    # The disk answers again.
+    wk.wk("-r", repo, "rebuild")
+    for i, state in enumerate(states):
+        wk.same(state, wk.restored(repo, i + 1, scratch))
+    assert wk.wk("-r", repo, "--json", "verify").summary["errors"] == 0
+    r = wk.wk("-r", os.path.join(scratch, "none"), "list", code=10)
+    assert "ddrescue" not in r.err, r
+
+
+wk.main(flipped, lost_chunk_is_stored_again, disk_does_not_answer)

@@ -426,11 +426,13 @@ static void test_a_bad_sector_in_a_data_pack(void **state)
     make_large(w);
     remove_catalog(w);
     find_data_pack(w, path, &size);
-    sector_goes_bad(path, size / 2);
-    assert_int_equal(open_repo(w->path, REPO_READ, NULL, &r, &e), ERR_FAILED);
-    assert_non_null(strstr(e.message, "cannot read data pack"));
-    assert_int_equal(open_repo(w->path, REPO_WRITE, NULL, &r, &e), ERR_FAILED);
-    assert_non_null(strstr(e.message, "cannot read data pack"));
+    for (off_t at = size / 2; at >= 0; at -= size / 2) { /* that of its header too */
+        sector_goes_bad(path, at);
+        assert_int_equal(open_repo(w->path, REPO_READ, NULL, &r, &e), ERR_FAILED);
+        assert_non_null(strstr(e.message, "cannot read data pack"));
+        assert_int_equal(open_repo(w->path, REPO_WRITE, NULL, &r, &e), ERR_FAILED);
+        assert_non_null(strstr(e.message, "cannot read data pack"));
+    }
     fileops = &fileops_system;
     error_clear(&e);
     OK(open_repo(w->path, REPO_WRITE, NULL, &r, &e), e);
@@ -439,9 +441,8 @@ static void test_a_bad_sector_in_a_data_pack(void **state)
 }
 
 /* Who asks for it gets a catalog of what can be read; what a source still has is stored again. */
-static void test_rebuild_past_a_bad_sector(void **state)
+static void rebuild_past(struct world *w, bool first_sector)
 {
-    struct world *w = *state;
     struct model_tree tree = large_tree();
     struct notices told = {.count = 0};
     struct error e = ERROR_INIT;
@@ -452,11 +453,12 @@ static void test_rebuild_past_a_bad_sector(void **state)
     make_large(w);
     remove_catalog(w);
     find_data_pack(w, path, &size);
-    sector_goes_bad(path, size / 2);
+    sector_goes_bad(path, first_sector ? 0 : size / 2);
     const struct repo_options past = {.past_unread = true, .notice = take_notice, .ctx = &told};
     OK(repo_open(w->path, REPO_WRITE, &past, &r, &e), e);
     assert_int_equal(repo_rebuild(r, &e), ERR_DAMAGED);
-    assert_non_null(strstr(told.all, "the disk refuses to read 4096 bytes"));
+    assert_non_null(strstr(told.all, first_sector ? "the disk refuses to read 3968 bytes"
+                                                  : "the disk refuses to read 4096 bytes"));
     struct count c = count_chunks(r);
     assert_true(c.lost >= 1 && c.lost <= 2 && c.lost + c.sound == BLOCKS);
     error_clear(&e);
@@ -464,6 +466,50 @@ static void test_rebuild_past_a_bad_sector(void **state)
     assert_int_equal(count_chunks(r).lost, 0);
     check_refs(r);
     repo_close(r);
+}
+
+static void test_rebuild_past_a_bad_sector(void **state)
+{
+    rebuild_past(*state, false);
+}
+
+static void test_rebuild_past_a_header(void **state)
+{
+    rebuild_past(*state, true);
+}
+
+/* It was the cable: what a rebuild and the saves after it had to do without is there again. */
+static void test_a_disk_that_answers_again(void **state)
+{
+    struct world *w = *state;
+    const struct repo_options past = {.past_unread = true};
+    struct model_tree small = {.count = 0};
+    struct error e = ERROR_INIT;
+    struct repo *r;
+    char path[512];
+    off_t size;
+
+    make_large(w);
+    for (int last = 0; last < 2; last++) {
+        remove_catalog(w);
+        find_data_pack(w, path, &size);
+        sector_goes_bad(path, last ? size - 1 : 0);
+        OK(repo_open(w->path, REPO_WRITE, &past, &r, &e), e);
+        assert_int_equal(repo_rebuild(r, &e), ERR_DAMAGED);
+        error_clear(&e);
+        tree_set(&small, "small", 77 + (uint64_t)last, 100);
+        OK(save(r, &w->model, "small", &small, &e), e);
+        repo_close(r);
+        OK(open_repo(w->path, REPO_WRITE, NULL, &r, &e), e);
+        repo_close(r);
+        fileops = &fileops_system;
+        OK(open_repo(w->path, REPO_WRITE, NULL, &r, &e), e);
+        OK(repo_rebuild(r, &e), e);
+        assert_int_equal(count_chunks(r).lost, 0);
+        check_model(r, &w->model);
+        check_refs(r);
+        repo_close(r);
+    }
 }
 
 static int teardown_disk(void **state)
@@ -478,6 +524,8 @@ int main(void)
         cmocka_unit_test_setup_teardown(test_a_bad_sector_in_a_data_pack, world_make,
                                         teardown_disk),
         cmocka_unit_test_setup_teardown(test_rebuild_past_a_bad_sector, world_make, teardown_disk),
+        cmocka_unit_test_setup_teardown(test_rebuild_past_a_header, world_make, teardown_disk),
+        cmocka_unit_test_setup_teardown(test_a_disk_that_answers_again, world_make, teardown_disk),
         cmocka_unit_test_setup_teardown(test_blocks_of_a_large_save, world_make, world_end),
         cmocka_unit_test_setup_teardown(test_blocks_of_a_save_that_was_given_up, world_make,
                                         world_end),
