@@ -13,10 +13,11 @@
 #define BLOCK_CHUNKS_MAX 65536
 #define BLOCK_RAW_MAX (8u * 1024 * 1024)
 #define BLOCK_FLAGS_OFFSET 1 /* of a body */
-#define BLOCK_HAS_BASE 1     /* other flags must be known */
+#define BLOCK_HAS_BASE 1
+#define BLOCK_BARE 2 /* of its chunks it has the lengths alone; other flags must be known */
 
 struct block_chunk {
-    struct hash id;
+    struct hash id;   /* of a bare block: not before block_name */
     uint32_t raw_off; /* within the expanded block */
     uint32_t raw_len;
 };
@@ -29,7 +30,7 @@ struct block_base {
 
 struct block {
     int codec;
-    bool has_base;
+    bool has_base, bare;
     struct block_base base;
     uint32_t raw_len;
     uint32_t count;
@@ -38,9 +39,10 @@ struct block {
     uint32_t packed_len;
 };
 
-/* Append the body for chunks (ids and lengths; offsets follow from the order) over raw. link, base
- * may be NULL. What does not shrink is stored without a base: `has_base` after block_decode, or the
- * body's flags, tell whether the base is referred to. Returns 0, or ERR_FAILED on no memory. */
+/* Append the body for chunks (ids and lengths; offsets follow from the order) over raw. Where many
+ * are small and there is no base their ids are left out. link, base may be NULL. What does not
+ * shrink is stored without a base: `has_base` after block_decode, or the body's flags, tell whether
+ * the base is referred to. Returns 0, or ERR_FAILED on no memory. */
 int block_encode(const struct block_chunk *chunks, uint32_t count, const void *raw,
                  uint32_t raw_len, enum codec want, enum codec_effort effort,
                  const struct block_base *link, const void *base, size_t base_len,
@@ -53,5 +55,11 @@ void block_release(struct block *b);
 /* Expand into raw (b->raw_len bytes); base bytes are required when has_base. */
 int block_expand(const struct block *b, const void *base, size_t base_len, void *raw,
                  struct error *e);
+
+/* The ids that a bare block leaves out, from its expanded bytes. */
+void block_name(struct block *b, const void *raw);
+/* block_decode, and of a bare block the ids too: it is expanded for them, in `raw`. */
+int block_decode_ids(const void *body, size_t len, struct block *b, struct buffer *raw,
+                     struct error *e);
 
 #endif

@@ -56,6 +56,7 @@ struct replay {
     uint64_t bad[BAD_CHECKPOINTS_MAX]; /* ids of those that proved not to be usable */
     unsigned bad_count;
     uint64_t told_missing;
+    struct buffer raw; /* of a block */
 };
 
 enum { REPLAY_STOP = 1 }; /* from a visit: enough was seen */

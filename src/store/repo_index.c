@@ -12,7 +12,7 @@ int replay_add_block(struct replay *p, uint64_t pack_id, uint64_t offset, const 
     struct error damage = ERROR_INIT;
     struct block b;
 
-    int rc = block_decode(body, len, &b, &damage);
+    int rc = block_decode_ids(body, len, &b, &p->raw, &damage);
     if (rc == ERR_DAMAGED)
         return 0; /* its chunks are found missing when they are asked for */
     if (rc < 0) {

@@ -31,6 +31,7 @@ static bool room(void **list, size_t count, size_t *cap, size_t size)
 struct survey {
     struct compacting *k;
     size_t pack;
+    struct buffer raw; /* of a block */
 };
 
 static int add_chunk(struct compacting *k, const struct block_chunk *c, uint64_t pack_id,
@@ -66,7 +67,8 @@ static int visit_block(void *ctx, uint64_t from, uint64_t to, const struct recor
 
     if (repo_upkeep_stopped(k->upkeep, k->e))
         return k->e->code;
-    if (!h || h->type != RECORD_BLOCK || block_decode(body, h->body_len, &b, &damage) < 0)
+    if (!h || h->type != RECORD_BLOCK ||
+        block_decode_ids(body, h->body_len, &b, &s->raw, &damage) < 0)
         return 0; /* what is missing then is found missing by its bytes */
     int rc = 0;
     if (!room((void **)&k->blocks, k->block_count, &k->block_cap, sizeof(*k->blocks)))
@@ -180,7 +182,7 @@ static int settle_pack(struct compacting *k, size_t i)
 
 static int survey_pack(struct compacting *k, size_t i)
 {
-    struct survey s = {.k = k, .pack = i};
+    struct survey s = {.k = k, .pack = i, .raw = BUFFER_INIT};
     struct old_pack *o = &k->packs[i];
     struct error why = ERROR_INIT;
     struct pack *pack;
@@ -197,6 +199,7 @@ static int survey_pack(struct compacting *k, size_t i)
         return rc;
     }
     rc = pack_walk(pack, 0, o->end, visit_block, &s, NULL, k->e);
+    buffer_release(&s.raw);
     pack_close(pack);
     if (rc < 0)
         return rc;

@@ -27,6 +27,7 @@ struct kept_block {
     uint32_t raw_len, raw_cap;
     struct block_chunk *chunks; /* malloc'ed */
     uint32_t count, next;       /* of chunks; the one behind the one given last */
+    bool bare;                  /* they have no ids */
     uint64_t used;
 };
 
@@ -173,14 +174,36 @@ static int read_block(struct chunk_source *s, const struct chunk_place *at, stru
 static int load_block(struct chunk_source *s, const struct chunk_place *at, unsigned depth,
                       struct kept_block **out, struct error *e);
 
-/* The chunk that follows in one of the kept blocks. */
+static bool matches(const struct hash *id, const uint8_t *p, size_t len)
+{
+    struct hash found;
+
+    hash_sha256(p, len, &found);
+    return !SAFETY(CHUNK_HASH, !hash_equal(&found, id));
+}
+
+/* Whether it is the next of a kept block. What a bare one has next is only known by its bytes: it
+ * is tried in the block that was used last. */
+static bool may_be_next(const struct chunk_source *s, const struct kept_block *k,
+                        const struct hash *id)
+{
+    if (k->next >= k->count)
+        return false;
+    return k->bare ? k->used == s->clock : hash_equal(&k->chunks[k->next].id, id);
+}
+
+/* The chunk that follows in one of the kept blocks. One that does not match may have been stored
+ * again elsewhere. */
 static bool find_next(struct chunk_source *s, const struct hash *id, const uint8_t **p, size_t *len)
 {
     for (int i = 0; i < KEPT_BLOCKS; i++) {
         struct kept_block *k = &s->kept[i];
-        if (k->next >= k->count || !hash_equal(&k->chunks[k->next].id, id))
+        if (!may_be_next(s, k, id))
             continue;
-        const struct block_chunk *c = &k->chunks[k->next++];
+        const struct block_chunk *c = &k->chunks[k->next];
+        if (!matches(id, k->raw + c->raw_off, c->raw_len))
+            continue;
+        k->next++;
         k->used = ++s->clock;
         *p = k->raw + c->raw_off;
         *len = c->raw_len;
@@ -274,6 +297,7 @@ static int expand(struct chunk_source *s, const struct chunk_place *at, struct b
     k->raw_len = b->raw_len;
     k->chunks = b->chunks;
     k->count = k->next = b->count;
+    k->bare = b->bare;
     k->used = ++s->clock;
     b->chunks = NULL;
     *out = k;
@@ -304,19 +328,10 @@ static int load_block(struct chunk_source *s, const struct chunk_place *at, unsi
     return rc;
 }
 
-static bool matches(const struct hash *id, const uint8_t *p, size_t len)
-{
-    struct hash found;
-
-    hash_sha256(p, len, &found);
-    return !SAFETY(CHUNK_HASH, !hash_equal(&found, id));
-}
-
 int chunk_source_get(struct chunk_source *s, const struct hash *id, const uint8_t **p, size_t *len,
                      struct error *e)
 {
-    /* One that does not match may have been stored again elsewhere. */
-    if (find_next(s, id, p, len) && matches(id, *p, *len))
+    if (find_next(s, id, p, len))
         return 0;
     int rc = find_chunk(s, id, DELTA_DEPTH_MAX, p, len, e);
     if (rc < 0)

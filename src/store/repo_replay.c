@@ -584,6 +584,7 @@ void replay_release(struct replay *p)
     free(p->parts.places);
     free(p->complete.places);
     free(p->gone);
+    buffer_release(&p->raw);
     if (p->in_write)
         catalog_rollback(p->catalog);
 }

@@ -17,7 +17,8 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
     uint8_t *raw = malloc(b.raw_len);
     if (raw) {
         block_expand(&b, base, sizeof(base) - 1, raw, &e);
-        block_expand(&b, NULL, 0, raw, &e);
+        if (block_expand(&b, NULL, 0, raw, &e) == 0)
+            block_name(&b, raw);
     }
     free(raw);
     block_release(&b);
