@@ -121,7 +121,6 @@ void repo_min_free(struct repo *r, uint64_t bytes, unsigned percent)
     atomic_store(&r->min_free_percent, percent);
 }
 
-/* 0 where nothing is asked for, or it cannot be told. */
 uint64_t repo_pack_full(const struct repo *r)
 {
     const uint64_t least = PACK_SEAL_LEN / 64;
@@ -133,6 +132,7 @@ uint64_t repo_pack_full(const struct repo *r)
     return share > PACK_SEAL_LEN ? PACK_SEAL_LEN : share < least ? least : share;
 }
 
+/* 0 where nothing is asked for, or it cannot be told. */
 static uint64_t wanted_free(struct repo *r, uint64_t *available)
 {
     uint64_t bytes = atomic_load(&r->min_free);

@@ -1,8 +1,9 @@
 /* At the last byte: the disk takes nothing while the reserve stands, and a little once it is gone.
- */
+ * And before that: what is left to others. */
 #include "world_fixture.h"
 
 #include <fcntl.h>
+#include <sys/statvfs.h>
 
 #include "base/banned.h"
 
@@ -235,6 +236,60 @@ static void test_a_fence_that_cannot_be_flushed(void **state)
     repo_close(r);
 }
 
+/* ---- what is left to others ---- */
+
+static uint64_t available(const struct world *w)
+{
+    struct statvfs fs;
+
+    assert_int_equal(statvfs(w->path, &fs), 0);
+    return (uint64_t)fs.f_bavail * fs.f_frsize;
+}
+
+static uint64_t moved(struct repo *r, uint64_t min_free)
+{
+    const struct upkeep pressed = {.pressed = true};
+    struct upkeep_result done;
+    struct error e = ERROR_INIT;
+
+    repo_min_free(r, min_free, 0);
+    OK(repo_upkeep(r, &pressed, &done, &e), e);
+    return done.bytes_moved;
+}
+
+/* Where the disk has less than min_free, what lives in a pack that is mostly dead is moved out of
+ * it all the same, as that gives room: but not into the last quarter. */
+static void test_upkeep_leaves_others_a_quarter(void **state)
+{
+    struct world *w = *state;
+    struct model_tree tree = {.count = 0};
+    struct error e = ERROR_INIT;
+    struct repo *r = open_with_reserve(w);
+    const uint64_t doomed[] = {1, 2, 3};
+
+    for (uint64_t i = 0; i < 4; i++) {
+        tree_set(&tree, "film", 2 * i + 1, 3 * LARGE);
+        tree_set(&tree, "same", 99, LARGE);
+        OK(save(r, &w->model, "app", &tree, &e), e);
+    }
+    OK(repo_drop(r, doomed, 3, &e), e);
+    for (size_t i = 0; i < 3; i++)
+        w->model.snapshots[i].dropped = true;
+    off_t before = bytes_of_packs(w);
+    assert_int_equal(moved(r, available(w) * 5), 0);
+    assert_true(bytes_of_packs(w) >= before);
+    assert_true(moved(r, available(w) * 2) > 0);
+    assert_true(bytes_of_packs(w) < before - (off_t)LARGE);
+    /* A save is no such thing: it leaves all of min_free. */
+    tree_set(&tree, "more", 7, LARGE);
+    assert_int_equal(save(r, &w->model, "app", &tree, &e), ERR_NOSPACE);
+    repo_min_free(r, 0, 0);
+    OK(save(r, &w->model, "app", &tree, &e), e);
+    check_model(r, &w->model);
+    check_refs(r);
+    repo_close(r);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
@@ -243,6 +298,7 @@ int main(void)
         cmocka_unit_test_setup_teardown(test_a_save_that_does_not_fit, setup, teardown),
         cmocka_unit_test_setup_teardown(test_not_beneath_another_save, setup, teardown),
         cmocka_unit_test_setup_teardown(test_a_fence_that_cannot_be_flushed, setup, teardown),
+        cmocka_unit_test_setup_teardown(test_upkeep_leaves_others_a_quarter, setup, teardown),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
