@@ -1,6 +1,7 @@
 /* Pruning real repositories: what stays is what the rules and the floor say, whatever happened
  * before, and all of it can be read. */
 #include "prune_fixture.h"
+#include "world_fixture.h"
 
 #include "keep/pin.h"
 #include "snapshot/freeze.h"
@@ -9,58 +10,31 @@
 
 #include "base/banned.h"
 
-struct world {
-    struct scratch *scratch;
-    char path[128];
-    struct repo *repo;
-    struct model model;
-    struct model_tree tree;
-    struct pruner pruner;
-    uint64_t seed;
-};
-
-static void open_world(struct world *w)
-{
-    struct error e = ERROR_INIT;
-
-    OK(open_repo(w->path, REPO_WRITE, NULL, &w->repo, &e), e);
-}
+static struct pruner pruner;
+static uint64_t noise;
 
 static int setup(void **state)
 {
-    struct world *w = calloc(1, sizeof(*w));
-    struct error e = ERROR_INIT;
-
-    if (!w || scratch_setup((void **)&w->scratch) != 0)
-        return -1;
-    snprintf(w->path, sizeof(w->path), "%s/repo", w->scratch->path);
-    OK(repo_init(w->path, &e), e);
-    open_world(w);
     fixture_time = BEGIN;
-    w->seed = 77;
-    *state = w;
-    return 0;
+    noise = 77;
+    return world_open(state);
 }
 
 static int teardown(void **state)
 {
-    struct world *w = *state;
-
-    prune_result_release(&w->pruner.result);
-    repo_close(w->repo);
-    int rc = scratch_teardown((void **)&w->scratch);
-    free(w);
-    return rc;
+    prune_result_release(&pruner.result);
+    pruner = (struct pruner){0};
+    return world_end(state);
 }
 
 /* A snapshot in which one file differs from the one before. */
 static uint64_t change(struct world *w, const char *watch, const char *name)
 {
+    struct model_tree tree = *last_tree(&w->model, watch);
     struct error e = ERROR_INIT;
 
-    w->tree = *last_tree(&w->model, watch);
-    tree_set(&w->tree, "file", next_random(&w->seed) | 1, 3000);
-    OK(save_named(w->repo, &w->model, watch, name, &w->tree, &e), e);
+    tree_set(&tree, "file", next_random(&noise) | 1, 3000);
+    OK(save_named(w->repo, &w->model, watch, name, &tree, &e), e);
     return w->model.snapshots[w->model.count - 1].number;
 }
 
@@ -76,7 +50,7 @@ static void run(struct world *w)
 {
     struct error e = ERROR_INIT;
 
-    OK(prune(w->repo, &w->pruner, &e), e);
+    OK(prune(w->repo, &pruner, &e), e);
     note_dropped(w->repo, &w->model);
     check_model(w->repo, &w->model);
     check_refs(w->repo);
@@ -96,7 +70,7 @@ static void test_keep_last_one_keeps_the_floor(void **state)
 {
     struct world *w = *state;
 
-    w->pruner.policy.snapshots.keep_last = 1;
+    pruner.policy.snapshots.keep_last = 1;
     changes(w, 39, 3 * HOUR); /* nearly five days */
     run(w);
     /* The three newest, and the newest of each of the three latest days. */
@@ -104,19 +78,19 @@ static void test_keep_last_one_keeps_the_floor(void **state)
     for (uint64_t n = 37; n <= 39; n++)
         assert_true(there(w->repo, n));
     assert_true(there(w->repo, 31) && there(w->repo, 23));
-    assert_int_equal(w->pruner.result.dropped, 34);
-    assert_int_equal(w->pruner.result.kept, 5);
-    assert_true(w->pruner.result.verified >= 5); /* nobody had verified any */
+    assert_int_equal(pruner.result.dropped, 34);
+    assert_int_equal(pruner.result.kept, 5);
+    assert_true(pruner.result.verified >= 5); /* nobody had verified any */
     run(w);
-    assert_int_equal(w->pruner.result.dropped, 0);
-    assert_int_equal(w->pruner.result.verified, 0);
+    assert_int_equal(pruner.result.dropped, 0);
+    assert_int_equal(pruner.result.verified, 0);
 }
 
 static void test_days_without_snapshots_are_no_days(void **state)
 {
     struct world *w = *state;
 
-    w->pruner.policy.snapshots.keep_last = 1;
+    pruner.policy.snapshots.keep_last = 1;
     changes(w, 5, 100 * DAY);
     changes(w, 4, 60);
     run(w);
@@ -128,17 +102,17 @@ static void test_max_size_goes_down_to_the_floor(void **state)
 {
     struct world *w = *state;
 
-    w->pruner.policy.snapshots.keep_last = 1000;
-    w->pruner.policy.max_size = 1;
+    pruner.policy.snapshots.keep_last = 1000;
+    pruner.policy.max_size = 1;
     changes(w, 30, 60);
     uint64_t named = change(w, "app", "named");
     changes(w, 10, 60);
     run(w);
     assert_int_equal(snapshot_count(w->repo), 4);
     assert_true(there(w->repo, named));
-    assert_true(w->pruner.result.too_large > 0);
-    assert_int_equal(w->pruner.result.dropped, 37);
-    assert_string_equal(w->pruner.last_reason, "the repository is larger than max_size");
+    assert_true(pruner.result.too_large > 0);
+    assert_int_equal(pruner.result.dropped, 37);
+    assert_string_equal(pruner.last_reason, "the repository is larger than max_size");
 }
 
 static void test_max_size_stops_when_it_is_reached(void **state)
@@ -147,14 +121,14 @@ static void test_max_size_stops_when_it_is_reached(void **state)
     struct error e = ERROR_INIT;
     uint64_t live;
 
-    w->pruner.policy.snapshots.keep_last = 1000;
+    pruner.policy.snapshots.keep_last = 1000;
     changes(w, 60, 60);
     OK(repo_upkeep(w->repo, &(struct upkeep){.all = true}, NULL, &e), e);
     OK(repo_live_bytes(w->repo, &live, &e), e);
-    w->pruner.policy.max_size = live - 60000; /* twenty of them */
+    pruner.policy.max_size = live - 60000; /* twenty of them */
     run(w);
     assert_in_range(snapshot_count(w->repo), 20, 45);
-    assert_int_equal(w->pruner.result.too_large, 0);
+    assert_int_equal(pruner.result.too_large, 0);
     assert_true(there(w->repo, 60) && !there(w->repo, 1));
 }
 
@@ -162,12 +136,12 @@ static void test_room_is_made_whatever_the_rules_keep(void **state)
 {
     struct world *w = *state;
 
-    w->pruner.policy.snapshots.keep_last = 1000;
-    w->pruner.request.room = 60000;
+    pruner.policy.snapshots.keep_last = 1000;
+    pruner.request.room = 60000;
     changes(w, 60, 60);
     run(w);
     assert_in_range(snapshot_count(w->repo), 20, 45);
-    w->pruner.request.room = UINT64_MAX / 2;
+    pruner.request.room = UINT64_MAX / 2;
     run(w);
     assert_int_equal(snapshot_count(w->repo), 3);
 }
@@ -180,7 +154,7 @@ static void test_pins_and_names_stay_until_unpinned(void **state)
     struct error e = ERROR_INIT;
     struct snapshot_row row;
 
-    w->pruner.policy.snapshots.keep_last = 1;
+    pruner.policy.snapshots.keep_last = 1;
     uint64_t named = change(w, "app", "before-upgrade");
     uint64_t pinned = change(w, "app", NULL);
     OK(pin_snapshot(w->repo, w->repo, "2", NULL, true, &row, &e), e);
@@ -199,7 +173,7 @@ static void test_what_is_read_stays_until_it_is_not(void **state)
     struct world *w = *state;
     struct error e = ERROR_INIT;
 
-    w->pruner.policy.snapshots.keep_last = 1;
+    pruner.policy.snapshots.keep_last = 1;
     changes(w, 6, 60);
     OK(repo_lease(w->repo, 2, &e), e);
     run(w);
@@ -213,15 +187,15 @@ static void test_a_dry_run_changes_nothing(void **state)
 {
     struct world *w = *state;
 
-    w->pruner.policy.snapshots.keep_last = 1;
-    w->pruner.request.dry_run = true;
+    pruner.policy.snapshots.keep_last = 1;
+    pruner.request.dry_run = true;
     changes(w, 6, 60);
     char *before = dump_catalog(w->path);
     run(w);
     char *after = dump_catalog(w->path);
     assert_string_equal(before, after);
-    assert_int_equal(w->pruner.told, 6);
-    assert_int_equal(w->pruner.told_dropped, 3);
+    assert_int_equal(pruner.told, 6);
+    assert_int_equal(pruner.told_dropped, 3);
     free(before);
     free(after);
 }
@@ -231,20 +205,20 @@ static void test_one_watch_and_strangers(void **state)
     struct world *w = *state;
     struct error e = ERROR_INIT;
 
-    w->pruner.policy.snapshots.keep_last = 1;
+    pruner.policy.snapshots.keep_last = 1;
     for (int i = 0; i < 6; i++) {
         change(w, "app", NULL);
         change(w, "other", NULL);
         change(w, "stranger", NULL);
     }
-    w->pruner.request.watch = "app";
+    pruner.request.watch = "app";
     run(w);
     assert_int_equal(snapshot_count(w->repo), 15);
-    w->pruner.request.watch = NULL;
+    pruner.request.watch = NULL;
     run(w);
     assert_int_equal(snapshot_count(w->repo), 12); /* who is not configured keeps all */
-    w->pruner.request.watch = "nobody";
-    assert_int_equal(prune(w->repo, &w->pruner, &e), ERR_NOTFOUND);
+    pruner.request.watch = "nobody";
+    assert_int_equal(prune(w->repo, &pruner, &e), ERR_NOTFOUND);
 }
 
 /* ---- good or not ---- */
@@ -253,7 +227,7 @@ static void test_damaged_ones_count_for_nothing(void **state)
 {
     struct world *w = *state;
 
-    w->pruner.policy.snapshots.keep_last = 1;
+    pruner.policy.snapshots.keep_last = 1;
     changes(w, 10, 60);
     for (uint64_t n = 6; n <= 10; n++)
         mark(w, MARK_DAMAGED, n);
@@ -288,20 +262,20 @@ static void test_damage_found_on_the_way_stops_it(void **state)
     struct world *w = *state;
     struct error e = ERROR_INIT;
 
-    w->pruner.policy.snapshots.keep_last = 1;
+    pruner.policy.snapshots.keep_last = 1;
     changes(w, 8, 60);
     damage_newest(w);
-    OK(prune(w->repo, &w->pruner, &e), e);
-    assert_int_equal(w->pruner.result.frozen_count, 1);
-    assert_string_equal(w->pruner.result.frozen[0].watch, "app");
-    assert_non_null(strstr(w->pruner.result.frozen[0].reason, "damage"));
+    OK(prune(w->repo, &pruner, &e), e);
+    assert_int_equal(pruner.result.frozen_count, 1);
+    assert_string_equal(pruner.result.frozen[0].watch, "app");
+    assert_non_null(strstr(pruner.result.frozen[0].reason, "damage"));
     assert_int_equal(snapshot_count(w->repo), 8);
-    OK(prune(w->repo, &w->pruner, &e), e); /* and so it stays */
-    assert_int_equal(w->pruner.result.frozen_count, 1);
+    OK(prune(w->repo, &pruner, &e), e); /* and so it stays */
+    assert_int_equal(pruner.result.frozen_count, 1);
     assert_int_equal(snapshot_count(w->repo), 8);
-    w->pruner.request.thaw = true;
-    OK(prune(w->repo, &w->pruner, &e), e);
-    assert_int_equal(w->pruner.result.frozen_count, 0);
+    pruner.request.thaw = true;
+    OK(prune(w->repo, &pruner, &e), e);
+    assert_int_equal(pruner.result.frozen_count, 0);
     assert_int_equal(snapshot_count(w->repo), 4); /* three good ones, and the last */
     for (uint64_t n = 5; n <= 8; n++)
         assert_true(there(w->repo, n));
@@ -313,17 +287,17 @@ static void test_damage_that_was_mended_freezes_no_more(void **state)
     struct error e = ERROR_INIT;
     struct watch_row row;
 
-    w->pruner.policy.snapshots.keep_last = 1;
+    pruner.policy.snapshots.keep_last = 1;
     changes(w, 8, 60);
     OK(catalog_watch_by_name(repo_catalog(w->repo), "app", &row, &e), e);
     OK(freeze_set(w->repo, row.id, FREEZE_DAMAGED, 0, &e, "in %d snapshots", 1), e);
     watch_row_release(&row);
     mark(w, MARK_DAMAGED, 7);
     run(w);
-    assert_int_equal(w->pruner.result.frozen_count, 1);
+    assert_int_equal(pruner.result.frozen_count, 1);
     mark(w, MARK_REPAIRED, 7);
     run(w);
-    assert_int_equal(w->pruner.result.frozen_count, 0);
+    assert_int_equal(pruner.result.frozen_count, 0);
     assert_int_equal(snapshot_count(w->repo), 3);
 }
 
@@ -334,13 +308,13 @@ static void test_a_jump_of_the_clock_drops_nothing(void **state)
     struct world *w = *state;
     struct error e = ERROR_INIT;
 
-    w->pruner.policy.snapshots.keep_days = 7;
+    pruner.policy.snapshots.keep_days = 7;
     changes(w, 10, 12 * HOUR);
     run(w);
     assert_int_equal(snapshot_count(w->repo), 10);
-    w->pruner.clocks.wall += 400 * DAY; /* not the boot clock: fixture_time follows below */
+    pruner.clocks.wall += 400 * DAY; /* not the boot clock: fixture_time follows below */
     fixture_time += 400 * DAY;
-    OK(prune(w->repo, &w->pruner, &e), e);
+    OK(prune(w->repo, &pruner, &e), e);
     assert_int_equal(snapshot_count(w->repo), 10);
     fixture_time -= 400 * DAY;
     changes(w, 2, HOUR);
@@ -392,33 +366,33 @@ static void check_floor(struct world *w, const struct goods *before)
 
 static void random_policy(struct world *w)
 {
-    struct keep_policy *p = &w->pruner.policy.snapshots;
+    struct keep_policy *p = &pruner.policy.snapshots;
 
-    *p = (struct keep_policy){.keep_last = 1 + (uint32_t)(next_random(&w->seed) % 4)};
-    if (next_random(&w->seed) % 3 == 0)
-        p->keep_days = 1 + (uint32_t)(next_random(&w->seed) % 5);
-    if (next_random(&w->seed) % 3 == 0)
-        p->keep_daily = 1 + (uint32_t)(next_random(&w->seed) % 5);
-    w->pruner.policy.max_size = next_random(&w->seed) % 4 == 0 ? 1 : 0;
+    *p = (struct keep_policy){.keep_last = 1 + (uint32_t)(next_random(&noise) % 4)};
+    if (next_random(&noise) % 3 == 0)
+        p->keep_days = 1 + (uint32_t)(next_random(&noise) % 5);
+    if (next_random(&noise) % 3 == 0)
+        p->keep_daily = 1 + (uint32_t)(next_random(&noise) % 5);
+    pruner.policy.max_size = next_random(&noise) % 4 == 0 ? 1 : 0;
 }
 
 static void random_step(struct world *w)
 {
-    switch (next_random(&w->seed) % 12) {
+    switch (next_random(&noise) % 12) {
     case 0:
-        fixture_time += (int64_t)(next_random(&w->seed) % 3) * DAY;
+        fixture_time += (int64_t)(next_random(&noise) % 3) * DAY;
         break;
     case 1:
-        fixture_time -= (int64_t)(next_random(&w->seed) % 40) * HOUR;
+        fixture_time -= (int64_t)(next_random(&noise) % 40) * HOUR;
         break;
     case 2:
         mark(w, MARK_DAMAGED, w->model.snapshots[w->model.count - 1].number);
         break;
     case 3:
-        mark(w, MARK_PIN, w->model.snapshots[next_random(&w->seed) % w->model.count].number);
+        mark(w, MARK_PIN, w->model.snapshots[next_random(&noise) % w->model.count].number);
         break;
     default:
-        fixture_time += (int64_t)(next_random(&w->seed) % 10) * HOUR;
+        fixture_time += (int64_t)(next_random(&noise) % 10) * HOUR;
     }
 }
 
@@ -430,12 +404,12 @@ static void test_random_histories(void **state)
     uint64_t seed = given ? strtoull(given, NULL, 10) : (uint64_t)clock_mono_ns() % 1000000;
 
     print_message("WK_SEED=%" PRIu64 "\n", seed);
-    w->seed = seed * 2 + 1;
+    noise = seed * 2 + 1;
     change(w, "app", NULL);
     while (w->model.count < SNAPSHOTS_MAX) {
         random_step(w);
         change(w, "app", NULL);
-        if (next_random(&w->seed) % 5 != 0)
+        if (next_random(&noise) % 5 != 0)
             continue;
         random_policy(w);
         /* So that what is good before is what is good for the prune: all is verified. */
