@@ -80,7 +80,7 @@ void restore_warn(struct restore_job *j, enum restore_warning kind, const char *
     pthread_mutex_unlock(&j->lock);
 }
 
-void restore_tell_warnings(struct restore_job *j)
+static void tell_warnings(struct restore_job *j)
 {
     static const char *const what[WARN_KINDS] = {
         [WARN_OWNER] = "the owner could not be set",
@@ -404,7 +404,7 @@ static int run(struct restore_job *j, struct error *e)
     return rc != 0 ? rc : restore_into_target(j, write_snapshot, NULL, e);
 }
 
-int restore_verdict(struct restore_job *j, struct error *e)
+static int verdict(struct restore_job *j, struct error *e)
 {
     const struct restore_result *r = j->result;
     const char *first = r->problem_count > 0 ? r->problems[0].path : "";
@@ -427,7 +427,7 @@ int restore_verdict(struct restore_job *j, struct error *e)
     return error_path(e, first);
 }
 
-void restore_job_release(struct restore_job *j)
+static void job_release(struct restore_job *j)
 {
     while (j->last) {
         struct restore_folder *f = j->last;
@@ -459,7 +459,7 @@ void restore_job_release(struct restore_job *j)
 void restore_job_init(struct restore_job *j, const struct restore_request *req,
                       struct restore_result *result)
 {
-    *j = (struct restore_job){.req = req, .result = result, .tree = -1};
+    *j = (struct restore_job){.req = req, .result = result, .tree = -1, .begun = clock_mono_ns()};
     memset(result, 0, sizeof(*result));
     j->queue_end = &j->queue;
     pthread_mutex_init(&j->lock, NULL);
@@ -467,12 +467,28 @@ void restore_job_init(struct restore_job *j, const struct restore_request *req,
     pthread_cond_init(&j->room, NULL);
 }
 
+int restore_job_end(struct restore_job *j, int rc, struct error *e)
+{
+    struct restore_result *r = j->result;
+
+    if (rc == 0) {
+        tell_warnings(j);
+        rc = verdict(j, e);
+    }
+    if (r->finished) {
+        r->files = atomic_load(&j->files);
+        r->bytes = atomic_load(&j->bytes);
+    }
+    r->seconds = (double)(clock_mono_ns() - j->begun) / 1e9;
+    job_release(j);
+    return rc;
+}
+
 int restore_job_run(const struct restore_request *req, struct live_plan *live,
                     struct restore_result *result,
                     int (*work)(struct restore_job *j, struct error *e), struct error *e)
 {
     struct restore_job j;
-    uint64_t begun = clock_mono_ns();
 
     restore_job_init(&j, req, result);
     j.live = live;
@@ -481,17 +497,7 @@ int restore_job_run(const struct restore_request *req, struct live_plan *live,
         rc = work(&j, e);
         repo_lease_end(req->repo, req->snapshot->commit.number);
     }
-    if (rc == 0) {
-        restore_tell_warnings(&j);
-        rc = restore_verdict(&j, e);
-    }
-    if (result->finished) {
-        result->files = atomic_load(&j.files);
-        result->bytes = atomic_load(&j.bytes);
-    }
-    restore_job_release(&j);
-    result->seconds = (double)(clock_mono_ns() - begun) / 1e9;
-    return rc;
+    return restore_job_end(&j, rc, e);
 }
 
 int restore_run(const struct restore_request *req, struct restore_result *result, struct error *e)

@@ -3,7 +3,6 @@
 #include "snapshot/restore_plan_live.h"
 
 #include "base/text.h"
-#include "capture/sqlite_capture.h"
 #include "io/fileops.h"
 #include "io/safe_path.h"
 #include "snapshot/save_file.h"
@@ -263,18 +262,6 @@ int live_make_place(struct live_plan *p, struct error *e)
 
 /* ---- a folder where a file is to come ---- */
 
-static bool is_side_file(const struct live_plan *p, int fd, const char *name)
-{
-    size_t len;
-
-    if (!p->req->sqlite || !sqlite_side_name(name, &len))
-        return false;
-    char *base = strndup(name, len);
-    bool yes = base && database_header(fd, base);
-    free(base);
-    return yes;
-}
-
 static int known(struct live_plan *p, const char *path, struct error *e)
 {
     const struct snapshot_row *base = p->req->base;
@@ -308,7 +295,7 @@ static int all_known(struct live_plan *p, int rootfd, const char *folder, struct
     }
     while (yes == 1 && (entry = readdir(d)) != NULL) {
         if (strcmp(entry->d_name, ".") == 0 || strcmp(entry->d_name, "..") == 0 ||
-            is_side_file(p, fd, entry->d_name))
+            (p->req->sqlite && database_side_file(fd, entry->d_name)))
             continue;
         char *path = text_format("%s/%s", folder, entry->d_name);
         yes = path ? known(p, path, e) : no_memory(e);

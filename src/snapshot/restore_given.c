@@ -1,6 +1,5 @@
 #include "snapshot/restore_given.h"
 
-#include "base/clock.h"
 #include "io/fileops.h"
 #include "io/safe_path.h"
 #include "snapshot/pair_map.h"
@@ -332,20 +331,8 @@ int restore_given_run(const struct restore_request *req, const struct restore_so
                       struct restore_result *result, struct error *e)
 {
     struct restore_job j;
-    uint64_t begun = clock_mono_ns();
 
     restore_job_init(&j, req, result);
     j.single = source->single;
-    int rc = restore_into_target(&j, write_tree, source, e);
-    if (rc == 0) {
-        restore_tell_warnings(&j);
-        rc = restore_verdict(&j, e);
-    }
-    if (result->finished) {
-        result->files = atomic_load(&j.files);
-        result->bytes = atomic_load(&j.bytes);
-    }
-    restore_job_release(&j);
-    result->seconds = (double)(clock_mono_ns() - begun) / 1e9;
-    return rc;
+    return restore_job_end(&j, restore_into_target(&j, write_tree, source, e), e);
 }

@@ -86,6 +86,7 @@ struct restore_job {
     const struct restore_request *req;
     struct live_plan *live; /* NULL: not in place */
     struct restore_result *result;
+    uint64_t begun;            /* clock_mono_ns */
     int tree;                  /* where the tree is written */
     atomic_bool target_failed; /* it ended because of the target, not of the repository */
     bool single;               /* the path is no folder: it stands alone in the top folder */
@@ -210,15 +211,14 @@ void restore_split_free(struct restore_split *s);
 
 void restore_job_init(struct restore_job *j, const struct restore_request *req,
                       struct restore_result *result);
-void restore_job_release(struct restore_job *j);
+/* The work ended with rc: the result is filled, warnings are told, *j is released. rc, or where
+ * that is 0 the code and message of what problems there were. */
+int restore_job_end(struct restore_job *j, int rc, struct error *e);
 /* The target is opened, `write` puts everything beneath j->tree, folders get their metadata, all is
  * flushed and put in place. j->single is set. */
 int restore_into_target(struct restore_job *j,
                         int (*write)(struct restore_job *j, const void *ctx, struct error *e),
                         const void *ctx, struct error *e);
-void restore_tell_warnings(struct restore_job *j);
-/* 0, or the code and message of what problems there were. */
-int restore_verdict(struct restore_job *j, struct error *e);
 
 /* ---- restore_target.c ---- */
 

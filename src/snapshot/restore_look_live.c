@@ -3,7 +3,6 @@
 #include "snapshot/restore_plan_live.h"
 
 #include "base/text.h"
-#include "capture/sqlite_capture.h"
 #include "io/safe_path.h"
 #include "snapshot/save_file.h"
 
@@ -133,18 +132,6 @@ static int push(struct looking *l, char *path, struct error *e)
     return 0;
 }
 
-static bool is_side_file(const struct live_plan *p, int fd, const char *name)
-{
-    size_t len;
-
-    if (!p->req->sqlite || !sqlite_side_name(name, &len))
-        return false;
-    char *base = strndup(name, len);
-    bool yes = base && database_header(fd, base);
-    free(base);
-    return yes;
-}
-
 /* The type that the snapshot has at path, 0: nothing. */
 static int type_in_snapshot(struct live_plan *p, const char *path, uint8_t *type, struct error *e)
 {
@@ -185,7 +172,7 @@ static int look_at(struct looking *l, int fd, const char *name, char *path, stru
     if (!at)
         return no_memory(e);
     if (!rules_want(p->req->rules, p->rootfd, at, dir, &st, NULL) ||
-        (S_ISREG(st.st_mode) && is_side_file(p, fd, name)))
+        (S_ISREG(st.st_mode) && p->req->sqlite && database_side_file(fd, name)))
         return 0;
     int rc = type_in_snapshot(p, path, &type, e);
     if (rc != 0)

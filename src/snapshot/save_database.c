@@ -119,6 +119,18 @@ bool database_header(int dirfd, const char *name)
     return yes;
 }
 
+bool database_side_file(int dirfd, const char *name)
+{
+    size_t base_len;
+
+    if (!sqlite_side_name(name, &base_len))
+        return false;
+    char *base = strndup(name, base_len);
+    bool yes = base && database_header(dirfd, base);
+    free(base);
+    return yes;
+}
+
 /* 1: somebody came while it was read. */
 static int store_closed(struct save_worker *w, struct file_job *j, struct file_read *f,
                         const struct signature *s, uint32_t page_size, struct error *e)

@@ -477,19 +477,6 @@ static int check_root(struct dirty *d, unsigned how, struct error *e)
     return walk_push(s, &v, "", e);
 }
 
-/* The database that `name` is a side file of, when that is one: then the name is no file. */
-static bool is_side_file(const struct save *s, int dirfd, const char *name)
-{
-    size_t base_len;
-
-    if (!s->req->watch->sqlite || !sqlite_side_name(name, &base_len))
-        return false;
-    char *base = strndup(name, base_len);
-    bool yes = base && database_header(dirfd, base);
-    free(base);
-    return yes;
-}
-
 static int check_name(struct dirty *d, struct folder *f, const char *name, unsigned how,
                       struct known *row, bool *there, struct error *e)
 {
@@ -507,7 +494,8 @@ static int check_name(struct dirty *d, struct folder *f, const char *name, unsig
         *row = (struct known){0};
     if (sys == 0 && S_ISDIR(st.st_mode) && !known)
         how |= DIRTY_TREE;
-    bool absent = sys != 0 || (S_ISREG(st.st_mode) && is_side_file(d->s, f->dir->fd, name));
+    bool absent = sys != 0 || (S_ISREG(st.st_mode) && d->s->req->watch->sqlite &&
+                               database_side_file(f->dir->fd, name));
     return entry_check(d->s, f, name, absent ? NULL : &st, known ? row : NULL, how, true, e);
 }
 

@@ -181,6 +181,9 @@ int database_store(struct save_worker *w, struct file_job *j, struct file_read *
                    struct wall_time at, struct error *e);
 /* Whether the file begins as a database does. */
 bool database_header(int dirfd, const char *name);
+/* Whether name is that of a side file (-wal, -shm, -journal) of a database that stands beside it.
+ */
+bool database_side_file(int dirfd, const char *name);
 
 /* How often a file that changes is read again, with a pause before each. */
 #define FILE_TRIES 6

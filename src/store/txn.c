@@ -314,6 +314,17 @@ static int fail_txn(struct txn *t, int rc, const struct error *e)
     return rc;
 }
 
+/* The same without the lock. */
+static int fail_unlocked(struct txn *t, int rc, const struct error *e)
+{
+    if (rc < 0) {
+        pthread_mutex_lock(&t->lock);
+        fail_txn(t, rc, e);
+        pthread_mutex_unlock(&t->lock);
+    }
+    return rc;
+}
+
 static int touch(struct txn *t, uint64_t pack_id, uint64_t end, struct error *e)
 {
     for (size_t i = 0; i < t->touched_count; i++) {
@@ -395,12 +406,7 @@ static int store_block(struct txn *t, struct buffer *record, struct block_place 
     pthread_mutex_lock(&t->repo->write_lock);
     rc = put_in_data(t, record, place, e);
     pthread_mutex_unlock(&t->repo->write_lock);
-    if (rc < 0) {
-        pthread_mutex_lock(&t->lock);
-        fail_txn(t, rc, e);
-        pthread_mutex_unlock(&t->lock);
-    }
-    return rc;
+    return fail_unlocked(t, rc, e);
 }
 
 /* The catalog asks for list chunks before they can be read back. */
@@ -577,12 +583,7 @@ static int op_added(struct txn *t, struct error *e)
     pthread_mutex_lock(&t->repo->write_lock);
     int rc = txn_spill_ops(t, e);
     pthread_mutex_unlock(&t->repo->write_lock);
-    if (rc < 0) {
-        pthread_mutex_lock(&t->lock);
-        fail_txn(t, rc, e);
-        pthread_mutex_unlock(&t->lock);
-    }
-    return rc;
+    return fail_unlocked(t, rc, e);
 }
 
 uint64_t txn_new_node(struct txn *t)
