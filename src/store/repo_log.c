@@ -41,6 +41,16 @@ static int fence_push(struct fence **list, size_t *count, const struct fence *f,
     return 0;
 }
 
+static void fence_drop(struct fence *list, size_t *count, uint64_t pack_id)
+{
+    size_t kept = 0;
+
+    for (size_t i = 0; i < *count; i++)
+        if (list[i].pack_id != pack_id)
+            list[kept++] = list[i];
+    *count = kept;
+}
+
 int repo_fence_add(struct repo *r, uint64_t pack_id, uint64_t len, struct error *e)
 {
     const struct fence f = {.pack_id = pack_id, .len = len};
@@ -363,14 +373,19 @@ static int note_grown(struct repo *r, const struct pack *p, struct error *e)
 static int end_full(struct repo *r, struct error *e)
 {
     struct pack *p = r->data;
+    const struct fence known = {.pack_id = p->id, .len = p->flushed};
 
+    int rc = fence_push(&r->ending, &r->ending_count, &known, e);
+    if (rc < 0)
+        return rc;
     r->data = NULL;
     r->compacted = false;
     r->flushing++;
     pthread_mutex_unlock(&r->write_lock);
-    int rc = pack_flush(p, e);
+    rc = pack_flush(p, e);
     pthread_mutex_lock(&r->write_lock);
     r->flushing--;
+    fence_drop(r->ending, &r->ending_count, p->id);
     if (rc == 0)
         rc = note_grown(r, p, e);
     if (rc < 0)
@@ -544,6 +559,7 @@ void repo_writing_release(struct repo *r)
     repo_packs_let_go(r);
     free(r->fences);
     free(r->lost);
+    free(r->ending);
 }
 
 /* ---- position ---- */

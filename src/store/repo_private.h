@@ -121,7 +121,9 @@ struct repo {
     bool keeps_reserve, reserve_given;
     bool short_of_space; /* a save failed for it, and left bytes that nothing needs */
     struct pack *log, *data;
-    unsigned flushing; /* sealed data packs on their way to the disk */
+    unsigned flushing;    /* full data packs on their way to the disk */
+    struct fence *ending; /* these, and how much of them is there */
+    size_t ending_count;
     uint64_t next_pack, next_sequence, next_number;
     struct hash chain;
     struct fence *fences; /* to be written before anything is acknowledged */

@@ -109,6 +109,22 @@ static int visit_leading_fence(void *ctx, uint64_t from, uint64_t to, const stru
     return add_fence(p, &f);
 }
 
+/* Of packs that this handle goes on writing only what it flushed counts: what a flush that fails
+ * takes away must not have become known. */
+static int add_own_fences(struct replay *p)
+{
+    const struct repo *r = p->repo;
+    int rc = 0;
+
+    for (size_t i = 0; rc == 0 && i < r->lost_count; i++)
+        rc = add_fence(p, &r->lost[i]);
+    for (size_t i = 0; rc == 0 && i < r->ending_count; i++)
+        rc = add_fence(p, &r->ending[i]);
+    if (rc == 0 && r->data)
+        rc = add_fence(p, &(struct fence){.pack_id = r->data->id, .len = r->data->flushed});
+    return rc;
+}
+
 bool replay_log_counts(const struct replay *p, const struct pack_file *f)
 {
     return f->kind == PACK_LOG && f->id >= p->position.log_pack;
@@ -603,13 +619,11 @@ static int move_to_end(struct replay *p)
 
 static int replay_once(struct replay *p)
 {
-    struct repo *r = p->repo;
-
     int rc = catalog_position(p->catalog, &p->position, p->e);
     p->full = p->position.log_pack == 0;
     catalog_gather_many(p->catalog, p->full);
-    for (size_t i = 0; rc == 0 && i < r->lost_count; i++)
-        rc = add_fence(p, &r->lost[i]);
+    if (rc == 0)
+        rc = add_own_fences(p);
     if (rc == 0)
         rc = replay_find_fences(p);
     if (rc == 0 && p->recovering_writer)

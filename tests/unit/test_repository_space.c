@@ -12,6 +12,9 @@
 static struct {
     bool full;
     char reserve[160];
+    bool no_catalog; /* it takes no write */
+    bool loses_data; /* what is written to the data pack; who did not write it is told nothing */
+    struct repo *rebuilt; /* while a data pack is being flushed */
 } disk;
 
 static bool refuses(void)
@@ -29,14 +32,36 @@ static ssize_t full_pwrite(int fd, const void *p, size_t n, off_t off)
 
 static int full_gate(int op, const char *path)
 {
+    if (op == FILEOP_WRITE && disk.no_catalog)
+        return EIO;
     return op == FILEOP_WRITE && refuses() ? ENOSPC : 0;
 }
 
 static unsigned syncs;         /* so far */
 static uint64_t failing_syncs; /* bit n: the nth one fails */
 
+/* Open for writing, and more than begun. */
+static bool is_data_pack(int fd)
+{
+    char name[32], path[256];
+    struct stat st;
+
+    snprintf(name, sizeof(name), "/proc/self/fd/%d", fd);
+    ssize_t n = readlink(name, path, sizeof(path) - 1);
+    path[n > 0 ? n : 0] = 0;
+    return strstr(path, "/1-data-") && (fcntl(fd, F_GETFL) & O_ACCMODE) == O_RDWR &&
+           fstat(fd, &st) == 0 && st.st_size > PACK_HEADER_LEN;
+}
+
 static int counted_sync(int fd)
 {
+    if (disk.loses_data && is_data_pack(fd)) {
+        struct error e = ERROR_INIT;
+        if (disk.rebuilt)
+            OK(repo_rebuild(disk.rebuilt, &e), e);
+        errno = EIO;
+        return -1;
+    }
     if (syncs < 64 && failing_syncs >> syncs++ & 1) {
         errno = EIO;
         return -1;
@@ -51,7 +76,8 @@ static int setup(void **state)
     if (world_make(state) != 0)
         return -1;
     snprintf(disk.reserve, sizeof(disk.reserve), "%s/reserve", ((struct world *)*state)->path);
-    disk.full = false;
+    disk.full = disk.no_catalog = disk.loses_data = false;
+    disk.rebuilt = NULL;
     table = fileops_system;
     table.pwrite = full_pwrite;
     table.gate = full_gate;
@@ -290,6 +316,71 @@ static void test_upkeep_leaves_others_a_quarter(void **state)
     repo_close(r);
 }
 
+/* The catalog is caught up, or made anew, while blocks stand in a data pack of which the handle
+ * does not know yet that it cannot be flushed. What is fenced off then is not taken for stored. */
+static void catalog_beside_a_pack_that_breaks(struct world *w, bool anew)
+{
+    struct error e = ERROR_INIT;
+    struct repo *r = with_two_saves(w);
+    struct model_tree more = *last_tree(&w->model, "app"), other = {.count = 0};
+    struct txn *t;
+    uint64_t number;
+
+    tree_set(&more, "large", 7, LARGE);
+    OK(begin_save(r, "app", &t, &e), e);
+    OK(put_changes(t, last_tree(&w->model, "app"), &more, &e), e);
+    if (anew)
+        OK(repo_rebuild(r, &e), e);
+    disk.no_catalog = !anew; /* it is behind then */
+    tree_set(&other, "small", 5, 3000);
+    OK(save(r, &w->model, "other", &other, &e), e);
+    disk.no_catalog = false;
+    disk.loses_data = true;
+    assert_true(end_save(t, NULL, &more, &number, &e) < 0);
+    disk.loses_data = false;
+    OK(save(r, &w->model, "app", &more, &e), e);
+    check_model(r, &w->model);
+    check_refs(r);
+    OK(repo_rebuild(r, &e), e);
+    check_model(r, &w->model);
+    repo_close(r);
+}
+
+static void test_a_catalog_caught_up_meanwhile(void **state)
+{
+    catalog_beside_a_pack_that_breaks(*state, false);
+}
+
+static void test_a_catalog_made_anew_meanwhile(void **state)
+{
+    catalog_beside_a_pack_that_breaks(*state, true);
+}
+
+/* The same of a pack that is full: others go on while it is flushed. */
+static void test_a_catalog_made_anew_beside_a_full_pack(void **state)
+{
+    struct world *w = *state;
+    struct error e = ERROR_INIT;
+    struct repo *r = with_two_saves(w);
+    struct model_tree more = *last_tree(&w->model, "app");
+    struct txn *t;
+
+    tree_set(&more, "a", 7, PACK_SEAL_LEN / 2);
+    tree_set(&more, "b", 9, PACK_SEAL_LEN / 2);
+    OK(begin_save(r, "app", &t, &e), e);
+    disk.loses_data = true;
+    disk.rebuilt = r;
+    assert_true(put_changes(t, last_tree(&w->model, "app"), &more, &e) < 0);
+    disk.loses_data = false;
+    disk.rebuilt = NULL;
+    txn_abort(t);
+    OK(save(r, &w->model, "app", &more, &e), e);
+    check_refs(r);
+    OK(repo_rebuild(r, &e), e);
+    check_model(r, &w->model);
+    repo_close(r);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
@@ -299,6 +390,10 @@ int main(void)
         cmocka_unit_test_setup_teardown(test_not_beneath_another_save, setup, teardown),
         cmocka_unit_test_setup_teardown(test_a_fence_that_cannot_be_flushed, setup, teardown),
         cmocka_unit_test_setup_teardown(test_upkeep_leaves_others_a_quarter, setup, teardown),
+        cmocka_unit_test_setup_teardown(test_a_catalog_caught_up_meanwhile, setup, teardown),
+        cmocka_unit_test_setup_teardown(test_a_catalog_made_anew_meanwhile, setup, teardown),
+        cmocka_unit_test_setup_teardown(test_a_catalog_made_anew_beside_a_full_pack, setup,
+                                        teardown),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
