@@ -1,5 +1,6 @@
 """A small save through the service: exactly one fdatasync before it is acknowledged, also of one that
 comes after the store has tidied up."""
+import collections
 import os
 import re
 
@@ -7,6 +8,7 @@ import wk
 
 SAVES = 200
 APART = 5  # of them, at the end
+MET = 5  # so many may meet the store tidying up, which another thread does
 
 
 def one_flush(scratch):
@@ -29,22 +31,24 @@ def one_flush(scratch):
         tidied = os.stat(catalog).st_mtime_ns
         assert s.save("data")["snapshot"], i
     s.stop()
-    flushes, saves, waiting = 0, 0, False
+    flushes, waiting = collections.Counter(), False  # by thread
     counts = []
     for line in open(trace, errors="replace").read().split("\n")[before_all:]:
         if re.search(r'(read|recv\w*)\(.*\\"command\\": ?\\"save\\"', line) or \
                 re.search(r'(read|recv\w*) resumed.*\\"command\\": ?\\"save\\"', line):
-            flushes, waiting = 0, True
+            flushes, waiting = collections.Counter(), True
         elif re.search(r"\b(fdatasync|fsync|syncfs|msync)\(", line):
-            flushes += 1
+            flushes[line.split()[0]] += 1
             assert "fdatasync" in line or not waiting, "another flush than fdatasync: " + line
         elif waiting and re.search(r'(write|writev|sendto|sendmsg)\(.*\\"type\\": ?\\"summary\\"',
                                    line):
-            counts.append(flushes)
+            counts.append(sorted(flushes.values()))
             waiting = False
     assert len(counts) == SAVES, "saw %d of %d saves in the trace" % (len(counts), SAVES)
-    assert set(counts) == {1}, "flushes before the acknowledgement: %s" % {
-        n: counts.count(n) for n in set(counts)}
+    wrong = [c for c in counts if 1 not in c]
+    assert not wrong, "flushes before the acknowledgement: %s" % wrong
+    met = [c for c in counts if c != [1]]
+    assert len(met) <= MET, "other threads flush before the acknowledgement: %s" % met
 
 
 wk.main(one_flush)
