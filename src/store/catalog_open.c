@@ -443,6 +443,15 @@ static char *uri_of(const struct catalog *c)
     return uri;
 }
 
+static bool is_gone(const struct catalog *c)
+{
+    char *path = text_format("%s/" FILE_NAME, c->repo_path);
+    bool gone = path && access(path, F_OK) < 0 && errno == ENOENT;
+
+    free(path);
+    return gone;
+}
+
 static int connect_to(struct catalog *c, bool writing, struct error *e)
 {
     int flags = SQLITE_OPEN_URI | SQLITE_OPEN_NOMUTEX;
@@ -452,6 +461,9 @@ static int connect_to(struct catalog *c, bool writing, struct error *e)
         flags |= SQLITE_OPEN_CREATE;
     const char *vfs = c->mode == CATALOG_MEMORY ? NULL : VFS_NAME;
     int rc = sqlite3_open_v2(c->uri, &c->db, flags, vfs);
+    /* It went aside, or somebody removed it: to be made anew, and no matter of rights. */
+    if (rc != SQLITE_OK && c->mode != CATALOG_MEMORY && is_gone(c))
+        return error_set(e, ERR_CATALOG, "catalog: it is not there");
     if (rc != SQLITE_OK)
         return cat_error(c, c->db ? sqlite3_extended_errcode(c->db) : rc, "open", e);
     sqlite3_extended_result_codes(c->db, 1);

@@ -99,6 +99,24 @@ static void a_state_of_safety_snapshots_alone_is_saved(void **state)
     saver_close(&v);
 }
 
+/* On a full disk it goes, and cannot always be made anew at once. */
+static void a_catalog_that_is_gone_is_made_anew(void **state)
+{
+    const struct place *p = *state;
+    struct saver v;
+    char path[128];
+
+    put_text(p, "a", "old");
+    saver_open(&v, p, "repo");
+    snprintf(path, sizeof(path), "%s/catalog.db", v.repo_path);
+    SYS(unlink(path));
+    assert_int_equal(save_all(&v), 1);
+    put_text(p, "a", "newer");
+    assert_int_equal(save_all(&v), 2);
+    SYS(access(path, F_OK));
+    saver_close(&v);
+}
+
 static void a_fresh_stamp_is_looked_at_again(void **state)
 {
     const struct place *p = *state;
@@ -756,6 +774,7 @@ int main(void)
         PLACE_TEST(an_empty_root_is_a_snapshot),
         PLACE_TEST(nothing_changed_costs_nothing),
         PLACE_TEST(a_state_of_safety_snapshots_alone_is_saved),
+        PLACE_TEST(a_catalog_that_is_gone_is_made_anew),
         PLACE_TEST(a_fresh_stamp_is_looked_at_again),
         PLACE_TEST(a_touch_waits_for_the_next_snapshot),
         PLACE_TEST(a_name_makes_a_snapshot),
