@@ -189,7 +189,7 @@ class Neighbour(threading.Thread):
         fd = os.open(pack, os.O_RDONLY)
         try:
             size = os.fstat(fd).st_size
-            start = random.randrange(max(1, size - 4 * MIB), size + 1)
+            start = random.randrange(max(0, size - 4 * MIB), size + 1)
             length = random.choice([4096, 65536, MIB])
             libc.sync_file_range(fd, ctypes.c_int64(start), ctypes.c_int64(length), 7)
         finally:
