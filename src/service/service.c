@@ -602,8 +602,8 @@ int service_run(struct service_options *opt, struct error *e)
     pthread_rwlock_init(&s->store_lock, NULL);
     signal(SIGPIPE, SIG_IGN);
     signal(SIGXFSZ, SIG_IGN);
-    signal(SIGCHLD,
-           SIG_DFL); /* who started us may have ignored it, and how a child ended is lost */
+    /* Where who started us ignored it, how a child ended would be lost. */
+    signal(SIGCHLD, SIG_DFL);
     log_setup(s->config->log_level, s->config->log_format);
     open_signal(s, &s->terminate, SIGTERM);
     open_signal(s, &s->interrupt, SIGINT);

@@ -76,7 +76,7 @@ static bool is_worth_it(const struct compacting *k, const struct catalog_pack *r
     if (row->kind == PACK_LOG)
         return row->id < folded && row->id < oldest_waiting(r) &&
                !(r->log && r->log->id == row->id) && !is_settled(k, &use);
-    if ((r->data && r->data->id == row->id) || r->flushing > 0)
+    if ((r->data && r->data->id == row->id) || r->ending_count > 0)
         return false;
     for (size_t i = 0; i < r->unindexed_count; i++)
         if (r->unindexed[i].pack_id == row->id)

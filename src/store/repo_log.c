@@ -380,11 +380,9 @@ static int end_full(struct repo *r, struct error *e)
         return rc;
     r->data = NULL;
     r->compacted = false;
-    r->flushing++;
     pthread_mutex_unlock(&r->write_lock);
     rc = pack_flush(p, e);
     pthread_mutex_lock(&r->write_lock);
-    r->flushing--;
     fence_drop(r->ending, &r->ending_count, p->id);
     if (rc == 0)
         rc = note_grown(r, p, e);
@@ -448,7 +446,7 @@ int repo_data_put(struct repo *r, struct buffer *record, struct block_place *p, 
 
 int repo_data_settle(struct repo *r, struct error *e)
 {
-    while (r->flushing > 0)
+    while (r->ending_count > 0)
         pthread_cond_wait(&r->flushed, &r->write_lock);
     if (!r->data || r->data->flushed == r->data->len)
         return 0;

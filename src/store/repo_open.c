@@ -205,7 +205,7 @@ static int open_catalog(struct repo *r, struct error *e)
 
 int repo_begin_anew(struct repo *r, struct error *e)
 {
-    if (!r->refuse || r->txns || r->flushing > 0)
+    if (!r->refuse || r->txns || r->ending_count > 0)
         return 0;
     repo_packs_let_go(r); /* what broke stays broken: its fences go on to wait */
     r->refuse = false;

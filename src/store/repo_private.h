@@ -5,6 +5,7 @@
  * repo_catalog.c connections to the catalog, making it anew
  * repo_packs.c   the packs folder: listing, descriptors for reading, fences read, audits
  * repo_replay.c  packs -> catalog: catching up, rebuilding
+ * repo_index.c   the blocks of data packs, for that
  * repo_news.c    has the catalog seen all of the packs?
  * repo_recover.c what a crash left: flushed, fenced, taken over
  * repo_losses.c  what the catalog knew and the packs hold no more
@@ -112,7 +113,7 @@ struct repo {
 
     /* Everything below is the writer's, under write_lock. */
     pthread_mutex_t write_lock;
-    pthread_cond_t flushed; /* `flushing` fell */
+    pthread_cond_t flushed; /* `ending` got shorter */
     struct catalog *writer; /* the one writing connection */
     struct chunk_source *writer_source;
     bool catalog_stale;  /* a durable record is not in it */
@@ -121,8 +122,7 @@ struct repo {
     bool keeps_reserve, reserve_given;
     bool short_of_space; /* a save failed for it, and left bytes that nothing needs */
     struct pack *log, *data;
-    unsigned flushing;    /* full data packs on their way to the disk */
-    struct fence *ending; /* these, and how much of them is there */
+    struct fence *ending; /* full data packs on their way to the disk; how much of each is there */
     size_t ending_count;
     uint64_t next_pack, next_sequence, next_number;
     struct hash chain;

@@ -358,7 +358,8 @@ int repo_give_back(struct repo *r, struct error *e)
     struct keeps k = {.repo = r, .e = e};
     bool any = false;
 
-    if (r->txns || r->upkeeping || r->flushing > 0 || !r->writer || r->refuse || somebody_reads(r))
+    if (r->txns || r->upkeeping || r->ending_count > 0 || !r->writer || r->refuse ||
+        somebody_reads(r))
         return 0;
     int rc = give_back(&k, &any);
     free(k.list);
