@@ -234,7 +234,6 @@ int cat_exec(struct catalog *c, const char *sql, struct error *e);
  * memory must live until then. */
 int cat_bulk_begin(struct catalog *c, enum catalog_bulk which, struct error *e);
 void cat_bulk_int(struct catalog *c, enum catalog_bulk which, int64_t v);
-void cat_bulk_null(struct catalog *c, enum catalog_bulk which);
 void cat_bulk_blob(struct catalog *c, enum catalog_bulk which, const void *p, size_t n);
 int cat_bulk_end(struct catalog *c, enum catalog_bulk which, struct error *e);
 void cat_bulk_free(struct catalog *c);
@@ -250,6 +249,8 @@ bool cat_node_incomplete(const void *meta, size_t len);
 
 int cat_state_load(struct catalog *c, struct error *e);
 int cat_flush_chunks(struct catalog *c, struct error *e); /* pending chunks -> rows */
+/* Found or added, after room was made where too many wait; valid until the next one. NULL: *e. */
+struct pending_chunk *cat_pending_put(struct catalog *c, const struct hash *id, struct error *e);
 int cat_pending_add(struct catalog *c, const struct hash *id, int64_t delta, struct error *e);
 /* References of an encoded node, list chunks' children included. sign is 1 or -1. */
 int cat_node_refs(struct catalog *c, const void *meta, size_t len, int sign, struct error *e);

@@ -91,22 +91,37 @@ void *id_map_put(struct id_map *m, const struct hash *id, bool *fresh)
     return record;
 }
 
-static int by_id(const void *a, const void *b, void *ctx)
-{
-    const struct id_map *m = ctx;
+struct sorted {
+    uint64_t first; /* eight bytes of the id, as a number */
+    uint32_t record;
+};
 
-    return memcmp(id_map_at(m, *(const uint32_t *)a), id_map_at(m, *(const uint32_t *)b), HASH_LEN);
+static int by_first(const void *a, const void *b, void *ctx)
+{
+    const struct sorted *x = a, *y = b;
+
+    if (x->first != y->first)
+        return x->first < y->first ? -1 : 1;
+    return memcmp(id_map_at(ctx, x->record), id_map_at(ctx, y->record), HASH_LEN);
 }
 
 uint32_t *id_map_sorted(const struct id_map *m)
 {
-    uint32_t *order = malloc((m->count ? m->count : 1) * sizeof(*order));
-
-    if (!order)
-        return NULL;
-    for (size_t i = 0; i < m->count; i++)
-        order[i] = (uint32_t)i;
+    size_t n = m->count ? m->count : 1;
+    struct sorted *list = malloc(n * sizeof(*list));
+    uint32_t *order = malloc(n * sizeof(*order));
     struct id_map ctx = *m;
-    qsort_r(order, m->count, sizeof(*order), by_id, &ctx);
+
+    if (list && order) {
+        for (size_t i = 0; i < m->count; i++)
+            list[i] = (struct sorted){__builtin_bswap64(load_u64(id_map_at(m, i))), (uint32_t)i};
+        qsort_r(list, m->count, sizeof(*list), by_first, &ctx);
+        for (size_t i = 0; i < m->count; i++)
+            order[i] = list[i].record;
+    } else {
+        free(order);
+        order = NULL;
+    }
+    free(list);
     return order;
 }

@@ -478,12 +478,22 @@ static bool block_is_flushed(const struct repo *r, const struct block_place *b)
     return false;
 }
 
-int repo_data_index(struct repo *r, size_t *next, size_t upto, struct error *e)
+uint64_t repo_data_unindexed(const struct repo *r)
+{
+    uint64_t chunks = 0;
+
+    for (size_t i = 0; i < r->unindexed_count; i++)
+        chunks += r->unindexed[i].count;
+    return chunks;
+}
+
+int repo_data_index(struct repo *r, struct index_cursor *at, uint64_t upto, struct error *e)
 {
     int rc = 0;
 
-    for (; rc == 0 && *next < r->unindexed_count && *next < upto; ++*next) {
-        const struct block_place *b = &r->unindexed[*next];
+    for (; rc == 0 && at->next < r->unindexed_count && at->chunks < upto; at->next++) {
+        const struct block_place *b = &r->unindexed[at->next];
+        at->chunks += b->count;
         if (block_is_flushed(r, b))
             rc = catalog_add_block(r->writer, b->pack_id, b->offset, b->chunks, b->count,
                                    b->has_base ? &b->base : NULL, true, e);
@@ -511,7 +521,7 @@ void repo_data_indexed(struct repo *r)
 
 int repo_data_index_now(struct repo *r, struct error *e)
 {
-    size_t next = 0;
+    struct index_cursor at = {0};
 
     if (r->unindexed_count == 0 && r->row_count == 0)
         return 0;
@@ -520,7 +530,7 @@ int repo_data_index_now(struct repo *r, struct error *e)
         rc = catalog_begin(r->writer, e);
     if (rc < 0)
         return rc;
-    rc = repo_data_index(r, &next, SIZE_MAX, e);
+    rc = repo_data_index(r, &at, UINT64_MAX, e);
     if (rc == 0)
         rc = repo_rows_put(r, true, e);
     if (rc == 0)

@@ -266,8 +266,14 @@ int repo_data_end(struct repo *r, struct error *e);
 int repo_data_put(struct repo *r, struct buffer *record, struct block_place *p, struct error *e);
 int repo_data_settle(struct repo *r, struct error *e); /* all of them flushed; `grown` tells */
 bool repo_data_lost(const struct repo *r, uint64_t pack_id, uint64_t end);
-/* Durable unindexed blocks of *next (then moved on) to upto -> catalog, in its open transaction. */
-int repo_data_index(struct repo *r, size_t *next, size_t upto, struct error *e);
+struct index_cursor {
+    size_t next;     /* unindexed block */
+    uint64_t chunks; /* in those before it */
+};
+uint64_t repo_data_unindexed(const struct repo *r); /* chunks in the unindexed blocks */
+/* Durable unindexed blocks -> catalog, in its open transaction, until upto chunks are behind *at.
+ */
+int repo_data_index(struct repo *r, struct index_cursor *at, uint64_t upto, struct error *e);
 void repo_data_indexed(struct repo *r); /* that transaction was committed: forget them */
 int repo_data_index_now(struct repo *r, struct error *e); /* settle and index, by itself */
 int repo_fence_add(struct repo *r, uint64_t pack_id, uint64_t len, struct error *e);

@@ -20,7 +20,7 @@
 #include "base/banned.h"
 
 /* LIST_IN_COMMIT: raw operations that need no record of their own. */
-enum { BLOCKS_AHEAD = 64, CACHE_ROWS = 64, LIST_IN_COMMIT = 16 * 1024 };
+enum { CHUNKS_AHEAD = 32 * 1024, CACHE_ROWS = 64, LIST_IN_COMMIT = 16 * 1024 };
 
 struct save {
     struct repo *repo;
@@ -168,30 +168,29 @@ static int add_small_blocks(struct save *s, struct error *e)
 
 /* Blocks go in a little ahead of the operations that name their chunks, so that a chunk's place and
  * its references mostly meet before either becomes a row. */
-static int index_ahead(struct save *s, size_t *next, size_t list, struct error *e)
+static int index_ahead(struct save *s, struct index_cursor *at, size_t list, struct error *e)
 {
-    size_t blocks = s->repo->unindexed_count;
-
     if (!s->txn->big)
         return 0;
-    return repo_data_index(s->repo, next,
-                           blocks * (list + 1) / (s->txn->spilled_count + 1) + BLOCKS_AHEAD, e);
+    uint64_t chunks = repo_data_unindexed(s->repo);
+    return repo_data_index(s->repo, at,
+                           chunks * (list + 1) / (s->txn->spilled_count + 1) + CHUNKS_AHEAD, e);
 }
 
 static int apply_operations(struct save *s, struct error *e)
 {
     struct txn *t = s->txn;
     struct catalog *c = s->repo->writer;
-    size_t next = 0;
+    struct index_cursor at = {0};
 
     int rc = catalog_apply_begin(c, t->watch.id, s->m.number, e);
     for (size_t i = 0; rc == 0 && i < t->spilled_count; i++) {
-        rc = index_ahead(s, &next, i, e);
+        rc = index_ahead(s, &at, i, e);
         if (rc == 0)
             rc = apply_spilled(s, &t->spilled[i], e);
     }
     if (rc == 0)
-        rc = index_ahead(s, &next, t->spilled_count, e);
+        rc = index_ahead(s, &at, t->spilled_count, e);
     return rc == 0 ? catalog_apply_ops(c, t->ops.data, t->ops.len, e) : rc;
 }
 
