@@ -189,11 +189,19 @@ def add_cost(results, what, measure, rig, cost, i):
     results.add(what, measure + ", memory", rig.name, round(cost.rss / 1024, 1), unit="MB", round=i)
 
 
+def add_sizes(results, what, rig, i):
+    stored, caches = rig.stored(), rig.caches()
+    inside = caches if rig.name == tools.Watchkeep.name else 0
+    for measure, size in (("repository", stored), ("repository, no cache", stored - inside),
+                          ("repository, all caches", stored - inside + caches)):
+        results.add(what, measure, rig.name, round(size / 1e6, 2), unit="MB", round=i)
+
+
 def one_round(what, rig, source, places, results, checked, i, args):
     print("round %d: %s %s" % (i + 1, rig.name, what), file=sys.stderr)
     rig.fresh()
     add_cost(results, what, "first save", rig, rig.save(source), i)
-    results.add(what, "repository", rig.name, round(rig.stored() / 1e6, 2), unit="MB", round=i)
+    add_sizes(results, what, rig, i)
     if rig.can_repeat:
         add_cost(results, what, "nothing changed", rig, rig.save(source), i)
     for place in places:

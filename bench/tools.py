@@ -119,6 +119,10 @@ class Tool:
     def stored(self):
         return bytes_in(self.repo)
 
+    def caches(self):
+        """What it can make anew from the rest, wherever that lies."""
+        return bytes_in(self.place) - bytes_in(self.repo)
+
     def flush_restored(self, target, cost):
         cost.seconds += timed(lambda: subprocess.run(["sync", "-f", target], check=True))
         return cost
@@ -139,6 +143,10 @@ class Watchkeep(Tool):
     def stored(self):
         reserve = os.path.join(self.repo, "reserve")
         return bytes_in(self.repo) - (os.path.getsize(reserve) if os.path.exists(reserve) else 0)
+
+    def caches(self):
+        names = [f for f in os.listdir(self.repo) if f.startswith("catalog.db")]
+        return sum(os.lstat(os.path.join(self.repo, f)).st_blocks * 512 for f in names)
 
     @classmethod
     def version(cls):
