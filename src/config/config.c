@@ -303,16 +303,17 @@ static int add_path(struct config *c, const char *arg, enum value_level level, c
 static int add_paths_variable(struct config *c, const char *paths, struct error *e)
 {
     static const char origin[] = "environment WATCHKEEP_PATHS";
+    struct error why = ERROR_INIT;
 
     for (const char *at = paths; *at; at += *at == ':') {
         size_t len = strcspn(at, ":");
         char *arg = strndup(at, len);
-        int rc = arg ? 0 : no_memory(e);
+        int rc = arg ? 0 : no_memory(&why);
         if (rc == 0 && len > 0)
-            rc = add_path(c, arg, LEVEL_ENVIRONMENT, origin, e);
+            rc = add_path(c, arg, LEVEL_ENVIRONMENT, origin, &why);
         free(arg);
         if (rc != 0)
-            return rc;
+            return error_set(e, rc, "WATCHKEEP_PATHS: %s", why.message);
         at += len;
     }
     return 0;

@@ -63,43 +63,64 @@ static void variable_name(const char *section, const char *key, char *out)
         out[i] = isalnum((unsigned char)out[i]) ? (char)toupper((unsigned char)out[i]) : '_';
 }
 
-static int set(struct config *c, const struct config_key *k, const char *section, const char *name,
-               const char *text, struct error *e)
+/* Checked whether or not anything takes it: a value that is wrong must not wait for the day on
+ * which a watch comes that does. *out: malloc'ed. */
+static int take(const struct config_key *k, const char *name, const char *text, char **out,
+                struct error *e)
 {
-    char origin[VARIABLE_MAX + 16];
-    struct value_source from = {.level = LEVEL_ENVIRONMENT, .origin = origin};
-    char *absolute = NULL;
+    bool relative = k->type == VALUE_PATH && *text && *text != '/';
+    char *absolute = relative ? config_clean_path(text) : NULL;
     struct error why = ERROR_INIT;
-    int rc;
 
-    if (values_find(c, section, k->key) &&
-        values_find(c, section, k->key)->level == LEVEL_ENVIRONMENT)
-        return 0; /* a name that says more was there before */
-    snprintf(origin, sizeof(origin), "environment %s", name);
-    if (k->type == VALUE_PATH && *text && *text != '/') {
-        absolute = config_clean_path(text);
-        if (!absolute)
-            return error_sys(e, errno, "%s: cannot find '%s'", name, text);
-    }
-    rc = values_set(c, k, section, absolute ? absolute : text, &from, &why);
+    *out = NULL;
+    if (relative && !absolute)
+        return error_sys(e, errno, "%s: cannot find '%s'", name, text);
+    int rc = config_key_check(k, absolute ? absolute : text, out, &why);
     free(absolute);
     return rc == 0 ? 0 : error_set(e, rc, "%s: %s", name, why.message);
 }
 
+static int set(struct config *c, const struct config_key *k, const char *section, const char *name,
+               const char *checked, struct error *e)
+{
+    const struct config_value *v = values_find(c, section, k->key);
+    char origin[VARIABLE_MAX + 16];
+    struct value_source from = {.level = LEVEL_ENVIRONMENT, .origin = origin};
+
+    if (v && v->level == LEVEL_ENVIRONMENT)
+        return 0; /* a name that says more was there before */
+    snprintf(origin, sizeof(origin), "environment %s", name);
+    return values_set(c, k, section, checked, &from, e);
+}
+
 /* The setting for one watch, or for all that no variable of their own names. */
 static int set_watches(struct config *c, const struct config_key *k, const char *only,
-                       const char *name, const char *text, struct error *e)
+                       const char *name, const char *checked, struct error *e)
 {
     for (size_t i = 0; i < c->watch_count; i++) {
         char *section = text_format("watch %s", c->watches[i].name);
         int rc = !section ? error_sys(e, ENOMEM, "cannot keep a setting") : 0;
         if (rc == 0 && (!only || strcmp(only, c->watches[i].name) == 0))
-            rc = set(c, k, section, name, text, e);
+            rc = set(c, k, section, name, checked, e);
         free(section);
         if (rc != 0)
             return rc;
     }
     return 0;
+}
+
+/* only: of a key of watches, the one that the variable names, or NULL. */
+static int apply(struct config *c, const struct config_key *k, const char *only, const char *name,
+                 const char *text, struct error *e)
+{
+    char *checked;
+    int rc = take(k, name, text, &checked, e);
+
+    if (rc == 0)
+        rc = strcmp(k->section, "watch") == 0 ? set_watches(c, k, only, name, checked, e)
+                                              : set(c, k, k->section, name, checked, e);
+    free(checked);
+    return rc;
 }
 
 static int apply_to_each_watch(struct config *c, const struct config_key *k, struct error *e)
@@ -110,7 +131,7 @@ static int apply_to_each_watch(struct config *c, const struct config_key *k, str
         const char *watch = c->watches[i].name;
         snprintf(section, sizeof(section), "watch %s", watch);
         variable_name(section, k->key, name);
-        int rc = given(name) ? set_watches(c, k, watch, name, given(name), e) : 0;
+        int rc = given(name) ? apply(c, k, watch, name, given(name), e) : 0;
         if (rc != 0)
             return rc;
     }
@@ -130,9 +151,7 @@ static int apply_alias(struct config *c, const struct alias *a, struct error *e)
             return error_set(e, ERR_USAGE, "%s: '%s' is neither true nor false", a->name, text);
         text = yes ? a->yes : a->no;
     }
-    if (strcmp(a->section, "watch") == 0)
-        return set_watches(c, k, NULL, a->name, text, e);
-    return set(c, k, a->section, a->name, text, e);
+    return apply(c, k, NULL, a->name, text, e);
 }
 
 /* WATCHKEEP_WATCH_PATH would put all watches on one folder. */
@@ -150,8 +169,7 @@ static int apply_key(struct config *c, const struct config_key *k, struct error 
     variable_name(k->section, k->key, name);
     if (rc != 0 || !given(name) || !one_for_all(k))
         return rc;
-    return watch ? set_watches(c, k, NULL, name, given(name), e)
-                 : set(c, k, k->section, name, given(name), e);
+    return apply(c, k, NULL, name, given(name), e);
 }
 
 int environment_apply(struct config *c, struct error *e)

@@ -129,6 +129,8 @@ static int read_whole(int fd, const char *file, struct buffer *out, struct error
             return error_sys(e, ENOMEM, "cannot read '%s'", file);
         if (got < 0 && errno == EINTR)
             continue;
+        if (got < 0 && errno == EISDIR)
+            return error_set(e, ERR_USAGE, "'%s' is a folder, not a configuration file", file);
         if (got < 0)
             return error_sys(e, errno, "cannot read '%s'", file);
         if (got == 0)

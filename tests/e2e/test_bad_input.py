@@ -179,6 +179,25 @@ def configuration(scratch):
     bad(good + "[watch bad name]\npath = /tmp\n")
     bad("[service]\nrepository = %s\n[watch r]\npath = %s/packs\n" % (repo, repo), "repository")
     clear(wk.wk("-c", os.path.join(scratch, "none.conf"), "config", "check", code=2), "none.conf")
+    wk.write(conf, good)
+    for name, value in (("INTERVAL", "zz"), ("RETENTION_DAYS", "week"), ("WATCH_SETTLE", "soon")):
+        for file in (conf, "/dev/null"):
+            env = wk.environment(**{"WATCHKEEP_" + name: value})
+            for command in (["config", "check"], ["run"], ["-r", repo, "list"]):
+                clear(wk.wk("-c", file, *command, env=env, code=2), "WATCHKEEP_" + name, value)
+
+
+def no_configuration_file(scratch):
+    """A folder that is named as one, or stands among them."""
+    root, repo = ready(scratch)
+    said = "'%s' is a folder, not a configuration file" % root
+    for command in (["config", "check"], ["run"], ["list"], ["-r", repo, "list"]):
+        clear(wk.wk("-c", root, *command, code=2), said)
+        clear(wk.wk(*command, env=wk.environment(WATCHKEEP_CONFIG=root), code=2), said)
+    conf = os.path.join(scratch, "c.conf")
+    wk.write(conf, "[service]\nrepository = %s\n" % repo)
+    os.makedirs(os.path.join(scratch, "conf.d", "x.conf"))
+    clear(wk.wk("-c", conf, "config", "check", code=2), "conf.d/x.conf' is a folder")
 
 
 def two_at_once(scratch):
@@ -257,5 +276,5 @@ def inside_itself(scratch):
     s.stop()
 
 
-wk.main(command_lines, nobody_takes_the_output, a_second_service, unreadable, repositories, configuration, two_at_once, disk_full,
-        inside_itself)
+wk.main(command_lines, nobody_takes_the_output, a_second_service, unreadable, repositories, configuration,
+        no_configuration_file, two_at_once, disk_full, inside_itself)

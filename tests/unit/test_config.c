@@ -321,6 +321,43 @@ static void flags_win_over_environment_over_file(void **state)
     unsetenv("WATCHKEEP_RETENTION_DAYS");
 }
 
+/* Whether or not anything takes it: who set it believes it counts. */
+static void wrong_variables_are_refused(void **state)
+{
+    static const char *const wrong[][3] = {
+        {"WATCHKEEP_INTERVAL", "zz", "WATCHKEEP_INTERVAL: 'zz' is not a duration"},
+        {"WATCHKEEP_WATCH_SETTLE", "0", "WATCHKEEP_WATCH_SETTLE: '0' is out of bounds"},
+        {"WATCHKEEP_WATCH_SQLITE", "yes", "WATCHKEEP_WATCH_SQLITE: 'yes' is "},
+        {"WATCHKEEP_RETENTION_DAYS", "week", "WATCHKEEP_RETENTION_DAYS: 'week' is "},
+        {"WATCHKEEP_COMPRESSION", "gz", "WATCHKEEP_COMPRESSION: 'gz' is neither true nor false"},
+        {"WATCHKEEP_ENABLED", "maybe", "WATCHKEEP_ENABLED: 'maybe' is neither true nor false"},
+        {"WATCHKEEP_PATHS", "/a/x:/b/x", "WATCHKEEP_PATHS: two watches would be named 'x'"},
+    };
+    struct error e = ERROR_INIT;
+    struct config *c = NULL;
+
+    write_text("w.conf", "");
+    for (size_t i = 0; i < sizeof(wrong) / sizeof(wrong[0]); i++) {
+        setenv(wrong[i][0], wrong[i][1], 1);
+        assert_int_equal(load_with(NULL, NULL, &c, &e), ERR_USAGE);
+        if (strncmp(e.message, wrong[i][2], strlen(wrong[i][2])) != 0)
+            fail_msg("got: %s, not: %s", e.message, wrong[i][2]);
+        unsetenv(wrong[i][0]);
+    }
+    /* Neither does another variable that is put before it make it right. */
+    write_text("w.conf", "[watch a]\npath = /a\n");
+    setenv("WATCHKEEP_WATCH_A_INTERVAL", "2h", 1);
+    setenv("WATCHKEEP_WATCH_INTERVAL", "zz", 1);
+    setenv("WATCHKEEP_INTERVAL", "1h", 1);
+    assert_int_equal(load_with(NULL, NULL, &c, &e), ERR_USAGE);
+    assert_non_null(strstr(e.message, "WATCHKEEP_WATCH_INTERVAL: 'zz'"));
+    unsetenv("WATCHKEEP_WATCH_INTERVAL");
+    assert_int_equal(load_with(NULL, NULL, &c, &e), 0);
+    config_free(c);
+    unsetenv("WATCHKEEP_WATCH_A_INTERVAL");
+    unsetenv("WATCHKEEP_INTERVAL");
+}
+
 static void named_paths_replace_the_watches(void **state)
 {
     const char *paths[] = {"/x/data", "other=/y/data", "a=/elsewhere", NULL};
@@ -473,6 +510,7 @@ int main(void)
         cmocka_unit_test_setup_teardown(long_watch_names_are_whole, set_up, tear_down),
         cmocka_unit_test_setup_teardown(drop_ins_come_after_the_file_by_name, set_up, tear_down),
         cmocka_unit_test_setup_teardown(flags_win_over_environment_over_file, set_up, tear_down),
+        cmocka_unit_test_setup_teardown(wrong_variables_are_refused, set_up, tear_down),
         cmocka_unit_test_setup_teardown(named_paths_replace_the_watches, set_up, tear_down),
         cmocka_unit_test_setup_teardown(paths_are_split_and_cleaned, set_up, tear_down),
         cmocka_unit_test_setup_teardown(files_that_cannot_be_read, set_up, tear_down),
