@@ -1,8 +1,10 @@
 """A disk that is full: what fails says so and leaves nothing behind, the rest works, and what makes
 room works at the last byte."""
+import ctypes
 import os
 import signal
 import subprocess
+import time
 
 import wk
 
@@ -25,7 +27,7 @@ class Disk:
         return self
 
     def __exit__(self, *_):
-        subprocess.run(["umount", self.at], check=True)
+        subprocess.run(["umount", "-l", self.at], check=True)
 
     def free(self):
         st = os.statvfs(self.at)
@@ -136,6 +138,69 @@ def last_byte(scratch):
         reads(disk, "after", wk.tree(root), scratch)
 
 
+class Opens:
+    """How often a file is opened, as the kernel counts."""
+
+    IN_OPEN, EVENT = 0x20, 16
+
+    def __init__(self, path):
+        libc = ctypes.CDLL(None, use_errno=True)
+        self.fd = libc.inotify_init1(os.O_NONBLOCK | os.O_CLOEXEC)
+        assert libc.inotify_add_watch(self.fd, os.fsencode(path), self.IN_OPEN) >= 0, ctypes.get_errno()
+        self.seen = 0
+
+    def count(self):
+        """Equal events that nobody has read yet are one: to be asked often."""
+        try:
+            self.seen += len(os.read(self.fd, 65536)) // self.EVENT
+        except BlockingIOError:
+            pass
+        return self.seen
+
+
+def asleep(pid):
+    """No thread of it runs, waits for its turn or for a disk."""
+    folder = "/proc/%d/task" % pid
+    return all(open(os.path.join(folder, t, "stat")).read().rsplit(")", 1)[1].split()[0] == "S"
+               for t in os.listdir(folder))
+
+
+def rests_between_tries(scratch):
+    """A save that is larger than all the room there can be: the snapshots that may go make room,
+    each for another try; then it is tried after ever longer rests, however much was made before."""
+    snapshots, rests, jump = 5, 4, 10
+    root = data(scratch)
+    clock = wk.Clock(scratch)
+    with Disk(scratch, 100 * MIB) as disk:
+        s = wk.Service(scratch, {"data": {"path": root, "settle": "1ms"}}, repo=disk.repo,
+                       service={"min_free": "20%"})
+        for _ in range(snapshots):
+            wk.write(os.path.join(root, "f"), os.urandom(2 * MIB))
+            s.save("data")
+        wk.write(disk.ballast, bytes(disk.free() - 22 * MIB))  # within the quarter that is made anew
+        before = [x["id"] for x in s.snapshots()]
+        big = os.path.join(scratch, "big")
+        wk.write(big, os.urandom(60 * MIB))
+        opens = Opens(big)
+        began = time.monotonic()
+        passed = tries = quiet = 0
+        os.rename(big, os.path.join(root, "big"))
+        while tries < len(before) - 3 + 2 + rests:  # three stay; what was dead already makes room once
+            assert time.monotonic() - began < 5 * wk.PATIENCE, (tries, s.log_text()[-2000:])
+            tries, last = opens.count(), tries
+            quiet = quiet + 1 if asleep(s.pid()) and tries == last else 0
+            if quiet == 20:
+                clock.wait(jump)
+                passed += jump
+                quiet = 0
+            time.sleep(0.005)
+        passed += time.monotonic() - began
+        assert passed >= sum(2 ** i for i in range(rests)), (tries, passed)
+        left = [x["id"] for x in s.snapshots()]
+        assert set(left) < set(before) and left[-1] == before[-1] and len(left) >= 3, (before, left)
+        s.kill()
+
+
 def the_service_goes_on(scratch):
     root = data(scratch)
     with Disk(scratch, 24 * MIB) as disk:
@@ -153,4 +218,4 @@ def the_service_goes_on(scratch):
         s.stop()
 
 
-wk.main(too_big_a_save, killed_while_full, last_byte, the_service_goes_on)
+wk.main(too_big_a_save, killed_while_full, last_byte, the_service_goes_on, rests_between_tries)
