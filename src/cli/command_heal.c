@@ -86,8 +86,9 @@ static int nothing_to_do(struct cli *cli, uint64_t good, struct error *e)
 {
     if (cli->json)
         return out_json(cli,
-                        json_pack("{s:s,s:I,s:I,s:i}", "type", "summary", "snapshot",
-                                  (json_int_t)good, "files", (json_int_t)0, "exit", 0),
+                        json_pack("{s:s,s:o,s:I,s:i}", "type", "summary", "snapshot",
+                                  good ? json_integer((json_int_t)good) : json_null(), "files",
+                                  (json_int_t)0, "exit", 0),
                         e);
     if (!cli->quiet)
         printf("nothing to heal: no file is empty or broken that snapshot %llu has whole\n",

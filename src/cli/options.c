@@ -92,6 +92,8 @@ static int set_global(struct parser *p, int id, struct error *e)
 
     switch ((enum global)id) {
     case FLAG_CONFIG:
+        if (!*optarg)
+            return error_set(e, ERR_USAGE, "'-c' names no file");
         cli->config_file = optarg;
         break;
     case FLAG_REPOSITORY:
@@ -100,6 +102,8 @@ static int set_global(struct parser *p, int id, struct error *e)
         cli->repository = optarg;
         break;
     case FLAG_WATCH:
+        if (!*optarg)
+            return error_set(e, ERR_USAGE, "'-w' names no watch");
         cli->watch = optarg;
         break;
     case FLAG_JSON:
@@ -128,7 +132,15 @@ static int set_global(struct parser *p, int id, struct error *e)
     return 0;
 }
 
-static int unknown(char *const *argv, int result, struct error *e)
+static int unknown_flag(const struct cli *cli, const char *dash, const char *flag, struct error *e)
+{
+    const char *command = cli->command ? cli->command->name : "";
+
+    return error_set(e, ERR_USAGE, "unknown flag '%s%s': see watchkeep %s%s--help", dash, flag,
+                     command, *command ? " " : "");
+}
+
+static int refused(const struct cli *cli, char *const *argv, int result, struct error *e)
 {
     char quoted[200], letter[2] = {(char)optopt, 0};
     const char *token = optind > 0 ? argv[optind - 1] : "";
@@ -139,7 +151,7 @@ static int unknown(char *const *argv, int result, struct error *e)
         return error_set(e, ERR_USAGE, "flag '%s%s' needs a value", is_long ? "" : "-", quoted);
     if (is_long && strchr(token, '=') && optopt != 0)
         return error_set(e, ERR_USAGE, "flag '%s' takes no value", quoted);
-    return error_set(e, ERR_USAGE, "unknown flag '%s%s'", is_long ? "" : "-", quoted);
+    return unknown_flag(cli, is_long ? "" : "-", quoted, e);
 }
 
 /* getopt_long takes any beginning of a flag's name; ours are to be written out, so that a new flag
@@ -200,10 +212,11 @@ static int take_flags(struct parser *p, int argc, char **argv, struct error *e)
     opterr = 0;
     while ((given = getopt_long(argc, argv, p->shorts, p->longs, &index)) != -1) {
         if (given == '?' || given == ':')
-            return unknown(argv, given, e);
-        if (index >= 0 && !written_out(p->longs[index].name, argv))
-            return error_set(e, ERR_USAGE, "unknown flag '%s'",
-                             text_escape(argv[optind - 1], quoted, sizeof(quoted)));
+            return refused(p->cli, argv, given, e);
+        if (index >= 0 && !written_out(p->longs[index].name, argv)) {
+            const char *token = argv[optind - (optarg == argv[optind - 1] ? 2 : 1)];
+            return unknown_flag(p->cli, "", text_escape(token, quoted, sizeof(quoted)), e);
+        }
         index = -1;
         int number = flag_number(p->cli, given);
         int rc =

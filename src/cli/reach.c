@@ -8,6 +8,7 @@
 #include <errno.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/stat.h>
 
 #include "base/banned.h"
 
@@ -63,6 +64,7 @@ static int open_repository(struct cli *cli, enum repo_mode mode, unsigned wait_m
                            struct repo **out, struct error *e)
 {
     const char *path;
+    struct stat st;
     int rc = reach_place(cli, &path, e);
 
     if (rc != 0)
@@ -77,6 +79,8 @@ static int open_repository(struct cli *cli, enum repo_mode mode, unsigned wait_m
     rc = repo_open(path, mode, &opt, out, e);
     if (rc == 0 && mode == REPO_WRITE)
         policy_min_free(cli->config, *out);
+    if (rc != 0 && stat(path, &st) == 0 && !S_ISDIR(st.st_mode))
+        return error_set(e, ERR_NOREPO, "'%s' is a file, no repository: name a folder", path);
     if ((rc == ERR_NOREPO || rc == ERR_NOTFOUND) && !repo_exists(path))
         return error_set(e, ERR_NOREPO, "no repository at '%s': make one with: watchkeep init%s%s",
                          path, cli->repository ? " -r " : "",

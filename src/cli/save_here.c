@@ -210,8 +210,12 @@ static bool make_room(struct saver *s)
     if (order.room == 0 || s->made_room)
         return false;
     s->made_room = true;
-    out_note(s->cli, "old snapshots are dropped to make room");
     int rc = prune_work(&order, &lines, &e);
+    const json_t *summary = json_array_get(lines, json_array_size(lines) - 1);
+    json_int_t dropped = json_integer_value(json_object_get(summary, "dropped"));
+    if (dropped > 0)
+        out_note(s->cli, "%" JSON_INTEGER_FORMAT " old %s dropped to make room", dropped,
+                 dropped == 1 ? "snapshot was" : "snapshots were");
     json_decref(lines);
     if (rc != 0)
         out_note(s->cli, "%s", e.message);

@@ -66,6 +66,8 @@ static int take(struct cli *cli, struct save_targets *t, const char *arg, struct
 {
     char *name, *path;
 
+    if (!*arg)
+        return error_set(e, ERR_USAGE, "'' names neither a watch nor a folder");
     bool is_name = !is_path(arg) &&
                    (config_watch(cli->config, arg) || !is_folder(arg) || !not_on_record(cli, arg));
     if (is_name) {

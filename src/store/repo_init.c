@@ -278,6 +278,13 @@ int repo_init(const char *path, struct error *e)
 
     bool made = stat(path, &st) < 0 && errno == ENOENT;
     int rc = make_dirs(path, 0700, e);
+    if (rc < 0 && e->sys == ENOTDIR) {
+        char shown[512];
+        return error_set(e, ERR_REFUSED,
+                         "cannot make a repository at '%s': there is a file where a folder has to "
+                         "be",
+                         text_escape(path, shown, sizeof(shown)));
+    }
     if (rc < 0)
         return rc;
     int dirfd = repo_folder_open(path, e);

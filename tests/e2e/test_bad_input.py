@@ -28,7 +28,13 @@ def command_lines(scratch):
     missing = os.path.join(scratch, "missing")
     clear(wk.wk("-r", repo, "save", "--nonsense", root, code=2), "nonsense")
     clear(wk.wk("-r", repo, "nonsense", code=2), "nonsense")
+    clear(wk.wk("-r", repo, "--nonsense", "list", code=2), "nonsense", "watchkeep --help")
+    clear(wk.wk("-r", repo, "list", "--rec", "1", code=2), "'--rec'", "watchkeep list --help")
     clear(wk.wk("-r", repo, "save", missing, code=6), missing)
+    clear(wk.wk("-r", repo, "save", "", code=2), "'' names neither a watch nor a folder")
+    clear(wk.wk("-r", repo, "-w", "", "save", code=2), "'-w' names no watch")
+    clear(wk.wk("-c", "", "list", code=2), "'-c' names no file")
+    assert wk.wk("-r", repo, "--json", "heal", "data").summary["snapshot"] is None
     clear(wk.wk("-r", repo, "save", "nosuchwatch", code=6), "nosuchwatch")
     other = os.path.join(scratch, "x", "data")
     os.makedirs(other)
@@ -139,6 +145,15 @@ def repositories(scratch):
     clear(wk.wk("-r", repo, "list", code=10))
     wk.write(fmt, text)
     wk.wk("-r", repo, "list")
+    # A file where a folder should be: told as that, without advice that cannot help.
+    file = os.path.join(root, "a")
+    for command in (["save", root], ["list"], ["verify"], ["status"], ["rebuild"]):
+        r = wk.wk("-r", file, *command, code=10)
+        clear(r, "'%s' is a file" % file, "name a folder")
+        assert "init" not in r.err, r
+    for place in (file, os.path.join(file, "deeper")):
+        clear(wk.wk("-r", place, "init", code=5), "cannot make a repository at '%s'" % place, "a file")
+    assert open(file).read() == "a"
     # A repository that was there and is not mounted now is not made anew by the service.
     s = wk.Service(scratch, {"data": {"path": root}}, repo=repo)
     s.stop()
