@@ -78,8 +78,9 @@ static int print_show(struct cli *cli, const json_t *doc, struct error *e)
     snprintf(text, sizeof(text), "%s (%s)", json_local_time(doc, "time", time, sizeof(time)),
              json_text(doc, "kind"));
     line(t, "made", text);
-    snprintf(text, sizeof(text), "%llu files, %s; %s as %s",
+    snprintf(text, sizeof(text), "%llu %s, %s; %s as %s",
              (unsigned long long)json_count(doc, "files"),
+             json_count(doc, "files") == 1 ? "file" : "files",
              size_text(json_count(doc, "bytes"), size, sizeof(size)),
              size_text(json_count(doc, "stored_bytes"), stored, sizeof(stored)),
              json_text(doc, "format"));

@@ -67,10 +67,11 @@ static int tell_archived(struct archiving *a, const json_t *line, struct error *
     if (cli->json)
         return out_json(cli, json_deep_copy(line), e);
     if (!cli->quiet)
-        printf("archived snapshot %llu of %s: '%s' (%llu files, %s; %s stored, %.3f s)%s\n",
+        printf("archived snapshot %llu of %s: '%s' (%llu %s, %s; %s stored, %.3f s)%s\n",
                (unsigned long long)json_count(line, "snapshot"), json_text(line, "watch"),
                text_escape(json_text(line, "path"), path, sizeof(path)),
                (unsigned long long)json_count(line, "files"),
+               json_count(line, "files") == 1 ? "file" : "files",
                size_text(json_count(line, "bytes"), bytes, sizeof(bytes)),
                size_text(json_count(line, "stored_bytes"), stored, sizeof(stored)),
                json_number_value(json_object_get(line, "seconds")),

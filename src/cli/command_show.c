@@ -36,8 +36,9 @@ static void print_head(struct table *t, const json_t *s)
     snprintf(text, sizeof(text), "%s (%s)", json_local_time(s, "time", time, sizeof(time)),
              json_text(s, "kind"));
     line(t, "made", text);
-    snprintf(text, sizeof(text), "%llu files, %s; %s stored for it in %.3f s",
+    snprintf(text, sizeof(text), "%llu %s, %s; %s stored for it in %.3f s",
              (unsigned long long)json_count(s, "files"),
+             json_count(s, "files") == 1 ? "file" : "files",
              size_text(json_count(s, "bytes"), size, sizeof(size)),
              size_text(json_count(s, "stored_bytes"), stored, sizeof(stored)),
              json_number_value(json_object_get(s, "seconds")));

@@ -513,6 +513,14 @@ def not_root(scratch):
     wk.same(first, now, "the rest, in a folder that may not be written too")
     as_nobody("undo", "--confirm")
     wk.same(second, wk.tree(root), "taken back")
+    # What may not be read is neither replaced nor said to be as it was.
+    put(root, "secret", "not for everybody")
+    os.chmod(os.path.join(root, "secret"), 0o600)
+    third = wk.tree(root)
+    assert "'%s/secret'" % os.path.basename(root) in as_nobody("save", root, code=3).err
+    r = as_nobody("restore", "latest", "--in-place", "--confirm", code=5)
+    assert "'secret'" in r.err and "nothing was changed" in r.out and "is as in" not in r.out, r
+    wk.same(third, wk.tree(root))
 
 
 def what_is_told(scratch):
