@@ -35,7 +35,7 @@ enum {
     POLL_MS = 10,
     POLL_TIMES = 100, /* how long a reader waits for a writer to fold in what it flushed */
     LOCK_TRIES = 10,
-    PACKS_WAIT_MS = 5000,
+    PACKS_WAIT_MS = 60000,
 };
 
 int repo_no_memory(struct error *e)
@@ -419,7 +419,8 @@ static int open_reading_end(struct repo *r, struct error *e)
     struct error ignored = ERROR_INIT;
 
     r->lock_fd = open_lock(r, false, e);
-    /* The writer holds it for no longer than it takes to unlink a few files. */
+    /* The writer holds it for no longer than it takes to unlink a few files and flush the folder.
+     * A reader that went on without would be one for whom no pack stays. */
     if (r->lock_fd >= 0)
         lock_take(r->lock_fd, LOCK_PACKS, false, PACKS_WAIT_MS, &ignored);
     int rc = repo_files_scan(r, e);

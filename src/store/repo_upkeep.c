@@ -127,14 +127,20 @@ static bool any_ripe(const struct catalog_pack *rows, size_t count, const struct
     return false;
 }
 
-/* New readers wait meanwhile, for a few unlinks. The catalog goes to the disk first: what a cut
- * leaves of it must not be older than the packs. */
+/* The catalog goes to the disk first: what a cut leaves of it must not be older than the packs.
+ * That may take a slow disk long, and new readers wait from the lock on, for a few unlinks alone;
+ * after the lock goes only what a reader had kept from it. */
 static int remove_locked(struct repo *r, const struct catalog_pack *rows, size_t count,
                          const struct upkeep *u, struct upkeep_result *done, struct error *e)
 {
     struct error busy = ERROR_INIT;
 
-    if (is_read(r) || lock_take(r->lock_fd, LOCK_PACKS, true, 0, &busy) < 0) {
+    bool waiting = is_read(r) || lock_held(r->lock_fd, LOCK_PACKS, 1, true);
+    if (!waiting) {
+        repo_catalog_checkpoint(r, false);
+        waiting = lock_take(r->lock_fd, LOCK_PACKS, true, 0, &busy) < 0;
+    }
+    if (waiting) {
         done->waiting = true;
         return 0;
     }

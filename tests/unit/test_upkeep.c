@@ -2,6 +2,7 @@
  * catalog made anew is the one there was. */
 #include "world_fixture.h"
 
+#include "io/lock.h"
 #include "snapshot/verify.h"
 #include "store/catalog_write.h"
 
@@ -617,6 +618,40 @@ static void test_leases_and_open_readers_hold_packs(void **state)
     check_rebuild(w);
 }
 
+/* What is written to the catalog while new readers have to wait, for they do not wait for ever. */
+static struct {
+    int lock;
+    unsigned writes;
+} closed;
+
+static int gate_watched(int op, const char *path)
+{
+    bool writes = op == FILEOP_WRITE || op == FILEOP_SYNC;
+
+    closed.writes += writes && lock_held(closed.lock, LOCK_PACKS, 1, false);
+    return 0;
+}
+
+static void test_readers_wait_for_unlinks_alone(void **state)
+{
+    struct world *w = *state;
+    struct fileops ops = fileops_system;
+    char path[256];
+
+    make_history(w);
+    snprintf(path, sizeof(path), "%s/lock", w->path);
+    closed.lock = open(path, O_RDONLY | O_CLOEXEC);
+    closed.writes = 0;
+    assert_true(closed.lock >= 0);
+    ops.gate = gate_watched;
+    fileops = &ops;
+    struct upkeep_result done = keep_up(w, true, 0);
+    fileops = &fileops_system;
+    close(closed.lock);
+    assert_true(done.packs_removed > 0);
+    assert_int_equal(closed.writes, 0); /* it went to the disk before */
+}
+
 static void test_emptied_packs_stay_for_a_day(void **state)
 {
     struct world *w = *state;
@@ -930,6 +965,7 @@ int main(void)
         T(test_a_save_that_begins_meanwhile),
         T(test_no_delta_stands_on_what_goes),
         T(test_leases_and_open_readers_hold_packs),
+        T(test_readers_wait_for_unlinks_alone),
         T(test_emptied_packs_stay_for_a_day),
         T(test_a_copy_made_while_packs_come_and_go),
         T(test_a_copy_without_what_was_moved),
