@@ -71,10 +71,19 @@ bool repo_data_lost(const struct repo *r, uint64_t pack_id, uint64_t end)
     return false;
 }
 
+bool repo_data_is_ending(const struct repo *r, uint64_t pack_id)
+{
+    for (size_t i = 0; i < r->ending_count; i++)
+        if (r->ending[i].pack_id == pack_id)
+            return true;
+    return false;
+}
+
 static void put_fences(struct repo *r, struct log_batch *b)
 {
     struct buffer body = BUFFER_INIT;
 
+    b->fences = r->fence_count;
     for (size_t i = 0; i < SAFETY(FENCE, r->fence_count); i++) {
         buffer_clear(&body);
         fence_encode(&r->fences[i], &body);
@@ -189,7 +198,6 @@ static int begin_log(struct repo *r, struct error *e)
         return 0;
     b.base = r->log->len;
     put_fences(r, &b);
-    size_t count = r->fence_count;
     rc =
         buffer_ok(&b.bytes) ? pack_append(r->log, b.bytes.data, b.bytes.len, e) : repo_no_memory(e);
     bool written = rc == 0;
@@ -197,7 +205,7 @@ static int begin_log(struct repo *r, struct error *e)
         rc = pack_flush(r->log, e);
     buffer_release(&b.bytes);
     if (rc == 0) {
-        fences_written(r, count);
+        fences_written(r, b.fences);
         return 0;
     }
     /* A full disk may have room again later; a flush that failed is told no second time. */
@@ -245,8 +253,6 @@ uint64_t repo_batch_add(struct repo *r, struct log_batch *b, uint8_t type, const
 
 int repo_batch_write(struct repo *r, struct log_batch *b, bool flush, struct error *e)
 {
-    size_t fences = r->fence_count;
-
     if (!buffer_ok(&b->bytes))
         return repo_no_memory(e);
     assert(r->log->len == b->base);
@@ -256,7 +262,7 @@ int repo_batch_write(struct repo *r, struct log_batch *b, bool flush, struct err
     if (rc < 0)
         log_broken(r);
     else if (flush)
-        fences_written(r, fences);
+        fences_written(r, b->fences);
     return rc;
 }
 

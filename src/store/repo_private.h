@@ -244,6 +244,7 @@ void repo_losses_free(struct repo *r);
 struct log_batch {
     struct buffer bytes;
     uint64_t base; /* offset of the first byte in the log pack */
+    size_t fences; /* that it begins with: the first of those that wait */
 };
 int repo_log_ready(struct repo *r, struct error *e); /* a log pack that takes writes */
 int repo_batch_begin(struct repo *r, struct log_batch *b, struct error *e);
@@ -271,8 +272,9 @@ struct index_cursor {
     uint64_t chunks; /* in those before it */
 };
 uint64_t repo_data_unindexed(const struct repo *r); /* chunks in the unindexed blocks */
-/* Durable unindexed blocks -> catalog, in its open transaction, until upto chunks are behind *at.
- */
+/* It is full, and another thread flushes it just now. */
+bool repo_data_is_ending(const struct repo *r, uint64_t pack_id);
+/* Durable unindexed blocks -> catalog, in its open transaction, until upto chunks are behind *at. */
 int repo_data_index(struct repo *r, struct index_cursor *at, uint64_t upto, struct error *e);
 void repo_data_indexed(struct repo *r); /* that transaction was committed: forget them */
 int repo_data_index_now(struct repo *r, struct error *e); /* settle and index, by itself */

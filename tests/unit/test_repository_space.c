@@ -55,12 +55,12 @@ static bool is_data_pack(int fd)
 
 static int counted_sync(int fd)
 {
-    if (disk.loses_data && is_data_pack(fd)) {
+    if ((disk.loses_data || disk.rebuilt) && is_data_pack(fd)) {
         struct error e = ERROR_INIT;
         if (disk.rebuilt)
             OK(repo_rebuild(disk.rebuilt, &e), e);
         errno = EIO;
-        return -1;
+        return disk.loses_data ? -1 : fileops_system.fdatasync(fd);
     }
     if (syncs < 64 && failing_syncs >> syncs++ & 1) {
         errno = EIO;
@@ -380,6 +380,28 @@ static void test_a_catalog_made_anew_beside_a_full_pack(void **state)
     works_again(w, r, &more);
 }
 
+/* And where that flush goes well, the save does too. */
+static void test_a_full_pack_that_holds_meanwhile(void **state)
+{
+    struct world *w = *state;
+    struct error e = ERROR_INIT;
+    struct repo *r = with_two_saves(w);
+    struct model_tree more = *last_tree(&w->model, "app");
+    struct txn *t;
+    uint64_t number;
+
+    tree_set(&more, "a", 7, PACK_SEAL_LEN / 2);
+    tree_set(&more, "b", 9, PACK_SEAL_LEN / 2);
+    OK(begin_save(r, "app", &t, &e), e);
+    disk.rebuilt = r;
+    OK(put_changes(t, last_tree(&w->model, "app"), &more, &e), e);
+    disk.rebuilt = NULL;
+    OK(end_save(t, NULL, &more, &number, &e), e);
+    model_add(&w->model, "app", number, &more);
+    tree_set(&more, "small", 11, 3000);
+    works_again(w, r, &more);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
@@ -393,6 +415,7 @@ int main(void)
         cmocka_unit_test_setup_teardown(test_a_catalog_made_anew_meanwhile, setup, teardown),
         cmocka_unit_test_setup_teardown(test_a_catalog_made_anew_beside_a_full_pack, setup,
                                         teardown),
+        cmocka_unit_test_setup_teardown(test_a_full_pack_that_holds_meanwhile, setup, teardown),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
