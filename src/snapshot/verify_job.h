@@ -17,6 +17,7 @@
 
 #include "base/buffer.h"
 #include "snapshot/number_set.h"
+#include "snapshot/pair_map.h"
 #include "snapshot/verify.h"
 #include "store/commit.h"
 #include "store/id_map.h"
@@ -143,8 +144,9 @@ struct verify_log { /* of the order of all log packs; zeros to begin with */
     uint64_t last_pack; /* where it stands, 0 = there was none */
     bool broken;        /* something is missing: neither order nor chain can be told any more */
     uint64_t blank;     /* a pack without a header, since the last commit */
-    struct number_set commits, lists;
-    struct checkpoint_part part;   /* the last one met */
+    struct number_set commits;
+    struct pair_map lists;       /* (snapshot, 0) -> how many file lists with its number were met */
+    struct checkpoint_part part; /* the last one met */
     struct checkpoint_part folded; /* the last one that ended a whole checkpoint */
     struct verify_jump *jumps;
     size_t jump_count;

@@ -31,7 +31,7 @@ static int note(struct number_set *s, uint64_t v, struct error *e)
 void verify_log_release(struct verify_log *log)
 {
     number_set_release(&log->commits);
-    number_set_release(&log->lists);
+    pair_map_release(&log->lists);
     free(log->jumps);
     *log = (struct verify_log){0};
 }
@@ -192,6 +192,13 @@ static int check_list(const uint8_t *body, size_t len, uint64_t *number, struct 
     return rc;
 }
 
+static int count_list(struct verify_log *log, uint64_t number, struct error *e)
+{
+    const uint64_t *met = pair_map_get(&log->lists, number, 0);
+
+    return pair_map_put(&log->lists, number, 0, met ? *met + 1 : 1) ? 0 : no_memory(e);
+}
+
 static int check_seal(const struct verify_place *at, const uint8_t *body, size_t len,
                       const char **why, struct error *e)
 {
@@ -260,7 +267,7 @@ int verify_log_record(struct verify_job *j, struct verify_log *log, const struct
     case RECORD_FILE_LIST:
         rc = check_list(body, h->body_len, number, &what);
         if (rc == 0)
-            rc = note(&log->lists, h->sequence, &what);
+            rc = count_list(log, *number, &what);
         break;
     case RECORD_CHECKPOINT:
         rc = check_checkpoint(log, body, h->body_len, &what);
@@ -285,15 +292,16 @@ int verify_log_record(struct verify_job *j, struct verify_log *log, const struct
 
 /* ---- commits and lists against the catalog ---- */
 
+/* Other records may stand between the lists of a snapshot; a checkpoint that stands for one of them
+ * stands for all. */
 static bool record_missing(const struct verify_log *log, const struct verify_snapshot *s)
 {
+    bool folded = log->folded.parts != 0 && s->list_first <= log->folded.covers;
+    const uint64_t *met = pair_map_get(&log->lists, s->number, 0);
+
     if (!number_set_has(&log->commits, s->number))
         return true;
-    for (uint64_t i = 0; log->folded.parts == 0 && i < s->list_count; i++) {
-        if (!number_set_has(&log->lists, s->list_first + i))
-            return true;
-    }
-    return false;
+    return !folded && (met ? *met : 0) < s->list_count;
 }
 
 /* Some fault that could be what a record is missing for; what was not read comes first. */

@@ -7,6 +7,7 @@
 #include "store/catalog_write.h"
 
 #include <errno.h>
+#include <fcntl.h>
 #include <stdatomic.h>
 
 #include "base/banned.h"
@@ -205,6 +206,113 @@ static void a_seal_counts_the_fences_before_it(void **state)
     expect_clean(w);
 }
 
+/* ---- file lists ---- */
+
+/* Links with targets that do not compress: `count` of them make as many operations. */
+static void put_links(struct txn *t, unsigned from, unsigned count)
+{
+    struct node n = {.type = NODE_SYMLINK};
+    struct error e = ERROR_INIT;
+    char name[32], target[65];
+    struct hash random;
+
+    for (unsigned i = from; i < from + count; i++) {
+        uint64_t node = txn_new_node(t);
+        snprintf(name, sizeof(name), "link-%06u", i);
+        hash_sha256(name, strlen(name), &random);
+        for (int b = 0; b < 32; b++)
+            snprintf(target + 2 * b, 3, "%02x", random.b[b]);
+        n.target = target;
+        n.target_len = 64;
+        OK(txn_name_put(t, NODE_ROOT, name, strlen(name), node, &e), e);
+        OK(txn_node_put(t, node, &n, &e), e);
+    }
+}
+
+/* Saves of other watches come between the lists of a large one. */
+static void lists_with_others_between_them(void **state)
+{
+    const struct node root = {.type = NODE_FOLDER, .mode = 0755};
+    struct commit c = {.kind = SNAPSHOT_CHANGE};
+    struct model_tree other = {.count = 0};
+    struct world *w = *state;
+    struct error e = ERROR_INIT;
+    struct txn *t;
+
+    OK(begin_save(w->repo, "links", &t, &e), e);
+    OK(txn_node_put(t, NODE_ROOT, &root, &e), e);
+    for (unsigned i = 0; i < 4; i++) {
+        put_links(t, 20000 * i, 20000);
+        tree_set(&other, "small", 2 * i + 1, 500);
+        must_save(w, "other", &other);
+    }
+    OK(txn_commit(t, &c, &e), e);
+    assert_true(c.list_count > 2);
+    expect_clean(w);
+}
+
+static int find_list(void *ctx, uint64_t from, uint64_t to, const struct record_header *h,
+                     const uint8_t *body)
+{
+    if (h && h->type == RECORD_FILE_LIST)
+        *(uint64_t *)ctx = from;
+    return 0;
+}
+
+/* The last file list of the log pack that is written. */
+static void damage_a_list(struct world *w)
+{
+    uint64_t at = 0, id = log_pack(w);
+    char name[40], path[256];
+    struct error e = ERROR_INIT;
+    struct pack *p;
+    uint8_t byte;
+
+    snprintf(path, sizeof(path), "%s/packs", w->path);
+    int folder = open(path, O_RDONLY | O_DIRECTORY | O_CLOEXEC);
+    OK(pack_open(folder, PACK_LOG, id, repo_id(w->repo), false, &p, &e), e);
+    OK(pack_walk(p, 0, UINT64_MAX, find_list, &at, NULL, &e), e);
+    pack_close(p);
+    assert_true(at > 0);
+    pack_file_name(PACK_LOG, id, name);
+    int fd = openat(folder, name, O_RDWR | O_CLOEXEC);
+    assert_int_equal(pread(fd, &byte, 1, (off_t)at + 100), 1);
+    byte ^= 1;
+    assert_int_equal(pwrite(fd, &byte, 1, (off_t)at + 100), 1);
+    close(fd);
+    close(folder);
+}
+
+/* A checkpoint stands for the lists before it, and for none behind it. */
+static void a_list_behind_the_checkpoint_is_missed(void **state)
+{
+    const struct node root = {.type = NODE_FOLDER, .mode = 0755};
+    struct commit c = {.kind = SNAPSHOT_CHANGE};
+    struct model_tree tree = {.count = 0};
+    struct world *w = *state;
+    struct verify_result result;
+    struct error e = ERROR_INIT;
+    bool named = false;
+    struct txn *t;
+
+    empty_the_second(w, &tree, 0);
+    OK(begin_save(w->repo, "links", &t, &e), e);
+    OK(txn_node_put(t, NODE_ROOT, &root, &e), e);
+    put_links(t, 0, 2000);
+    OK(txn_commit(t, &c, &e), e);
+    assert_int_equal(c.list_count, 1);
+    expect_clean(w);
+    damage_a_list(w);
+    const struct verify_request q = {.repo = w->repo, .level = VERIFY_FULL};
+    OK(verify_run(&q, &result, &e), e);
+    assert_true(result.errors > 0);
+    for (size_t i = 0; i < result.damaged_count; i++)
+        for (size_t n = 0; n < result.damaged[i].snapshot_count; n++)
+            named |= result.damaged[i].snapshots[n] == c.number;
+    assert_true(named);
+    verify_result_release(&result);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
@@ -213,6 +321,8 @@ int main(void)
         T(a_pack_between_others_is_removed),
         T(a_pack_behind_the_checkpoint_is_missed),
         T(a_seal_counts_the_fences_before_it),
+        T(lists_with_others_between_them),
+        T(a_list_behind_the_checkpoint_is_missed),
     };
 
     return cmocka_run_group_tests(tests, NULL, NULL);
