@@ -37,6 +37,19 @@ static bool is_sparse(const struct node *n)
 
 /* ---- the plain header ---- */
 
+/* How much of a name that is too long for its field stands in the prefix, up to a slash that is in
+ * neither; 0: none, or it does not fit so either. */
+static size_t prefix_len(const char *name)
+{
+    size_t n = strlen(name), at = n < PREFIX_CAP + 2 ? n - 2 : PREFIX_CAP;
+
+    if (n <= NAME_CAP)
+        return 0;
+    while (at > 0 && name[at] != '/')
+        at--;
+    return n - at - 1 <= NAME_CAP ? at : 0;
+}
+
 static void put_octal(uint8_t *h, size_t at, int digits, uint64_t v)
 {
     for (int i = digits - 1; i >= 0; i--, v >>= 3)
@@ -228,7 +241,7 @@ static void put_records(struct buffer *x, const struct tar_member *m, const char
 
     if (m->comment)
         put_text(x, "comment", m->comment);
-    if (strlen(name) > NAME_CAP)
+    if (strlen(name) > NAME_CAP && prefix_len(name) == 0)
         put_text(x, "path", name);
     if (strlen(link_of(m)) > NAME_CAP)
         put_text(x, "linkpath", link_of(m));
@@ -263,10 +276,12 @@ static void put_plain(struct buffer *out, const struct tar_member *m, const char
                       uint64_t size)
 {
     const struct node *n = m->node;
-    uint8_t *h = new_header(out, name, type_of(m), size);
+    size_t prefix = prefix_len(name);
+    uint8_t *h = new_header(out, prefix ? name + prefix + 1 : name, type_of(m), size);
 
     if (!h)
         return;
+    memcpy(h + PREFIX_AT, name, prefix);
     put_name(h, LINK_AT, link_of(m));
     put_octal(h, MODE_AT, SHORT_DIGITS, n->mode & 07777);
     put_octal(h, UID_AT, SHORT_DIGITS, or_zero(n->uid, SHORT_MAX));

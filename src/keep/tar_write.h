@@ -1,9 +1,9 @@
 /* tar_write.h - headers of a pax archive (POSIX.1-2001), as stock tar and Python read them.
  *
  * Pure functions that append to a buffer. What a plain ustar header cannot say stands in an
- * extended header before it: long paths, nanoseconds, large numbers, extended attributes
- * (SCHILY.xattr.*, ACLs and capabilities with them) and the map of a sparse file (GNU.sparse 1.0).
- * Names are bytes; owners are numbers. */
+ * extended header before it: paths too long even for both fields of a path, nanoseconds, large
+ * numbers, extended attributes (SCHILY.xattr.*, ACLs and capabilities with them) and the map of a
+ * sparse file (GNU.sparse 1.0). Names are bytes; owners are numbers. */
 #ifndef WK_KEEP_TAR_WRITE_H
 #define WK_KEEP_TAR_WRITE_H
 

@@ -310,10 +310,65 @@ static void members_come_back(void **state)
     buffer_release(&back);
 }
 
+/* A path of `folders` folders of 49 letters each, and a name. */
+static const char *long_path(char path[512], size_t folders, size_t name)
+{
+    size_t n = 0;
+
+    for (; folders > 0; folders--, path[n++] = '/')
+        for (size_t i = 0; i < 49; i++)
+            path[n++] = (char)('a' + i % 26);
+    for (; name > 0; name--)
+        path[n++] = 'n';
+    path[n] = 0;
+    return path;
+}
+
+/* How many bytes its headers take; it must come back as it went in. */
+static size_t header_len(const char *path, uint8_t type)
+{
+    const struct given g = {path, NULL, {.type = type, .mode = 0700}, NULL};
+    struct tar_member m = {.path = path, .node = &g.node};
+    struct buffer tar = BUFFER_INIT;
+    struct error e = ERROR_INIT;
+    struct tar_reader *r;
+
+    tar_put_header(&m, &tar);
+    size_t len = tar.len;
+    tar_put_end(&tar);
+    assert_true(buffer_ok(&tar));
+    struct input in = {tar.data, tar.len, 512};
+    assert_int_equal(tar_reader_open(next_bytes, &in, &r, &e), 0);
+    check_member(r, &g);
+    tar_reader_close(r);
+    buffer_release(&tar);
+    return len;
+}
+
+static void a_path_of_two_fields_needs_no_header_of_its_own(void **state)
+{
+    enum { PLAIN = 512, EXTENDED = 3 * 512 };
+    char path[512];
+
+    assert_int_equal(header_len(long_path(path, 0, 100), NODE_FILE), PLAIN);
+    assert_int_equal(header_len(long_path(path, 0, 101), NODE_FILE), EXTENDED);
+    assert_int_equal(header_len(long_path(path, 2, 1), NODE_FILE), PLAIN);
+    assert_int_equal(header_len(long_path(path, 3, 100), NODE_FILE), PLAIN);
+    assert_int_equal(header_len(long_path(path, 3, 101), NODE_FILE), EXTENDED);
+    assert_int_equal(header_len(long_path(path, 4, 50), NODE_FILE), PLAIN);
+    assert_int_equal(header_len(long_path(path, 4, 51), NODE_FILE), EXTENDED);
+    assert_int_equal(header_len(long_path(path, 3, 99), NODE_FOLDER), PLAIN);
+    assert_int_equal(header_len(long_path(path, 3, 100), NODE_FOLDER), EXTENDED);
+    for (size_t name = 1; name < 120; name++)
+        for (size_t folders = 0; folders < 7; folders++)
+            header_len(long_path(path, folders, name), folders % 2 ? NODE_FOLDER : NODE_FILE);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(odd_members_come_back),
+        cmocka_unit_test(a_path_of_two_fields_needs_no_header_of_its_own),
         cmocka_unit_test(what_is_cut_off_is_noticed),
         cmocka_unit_test(headers_that_do_not_match_are_noticed),
         cmocka_unit_test(paths_that_lead_out_are_refused),
