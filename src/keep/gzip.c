@@ -16,31 +16,30 @@ enum {
     TRAILER_LEN = 8,
     FLAG_EXTRA = 4,
     OS_UNIX = 3,
+    UNIT = 512 * 1024,  /* of one kind; a member of its own forgets what stood before */
     WINDOW = 16 * 1024, /* what is looked at for whether it compresses */
-    SAMPLE = 2 * 1024,
-    RUN_MIN = 8, /* windows; a member of its own forgets what stood before */
+    SAMPLE = 2 * 1024,  /* of each window */
 };
 
-/* What it is worth to look for in it, from common to rare. What programs are made of needs a closer
- * look than text to be as small as others make it. */
-enum kind { TEXT, BINARY, QUICK, DENSE };
+/* What it is worth to look for in it. */
+enum kind { PLAIN, QUICK, DENSE };
 
 struct gzip_packer {
     struct libdeflate_compressor *by_kind[DENSE + 1];
     float weight[WINDOW / 4 + 1]; /* n log2 n */
-    uint8_t kinds[GZIP_MEMBER_RAW_MAX / WINDOW + 1];
+    uint8_t kinds[GZIP_MEMBER_RAW_MAX / UNIT];
 };
 
-/* libdeflate's levels reach what zlib's do with less work. */
+/* libdeflate's levels reach what zlib's do with less work. From 7 on bytes count for more than
+ * time. */
 static int deflate_level(unsigned level, enum kind kind)
 {
-    static const int text[] = {1, 1, 1, 2, 2, 3, 5, 6, 7, 8, 10, 11, 12};
-    static const int binary[] = {1, 1, 1, 2, 2, 4, 6, 6, 7, 8, 10, 11, 12};
+    static const int plain[] = {1, 1, 1, 2, 2, 4, 5, 6, 7, 8, 10, 11, 12};
 
-    if (kind == QUICK || kind == DENSE)
-        return kind == QUICK ? 1 : 0;
-    level = level < sizeof(text) / sizeof(text[0]) ? level : 12;
-    return kind == TEXT ? text[level] : binary[level];
+    level = level < sizeof(plain) / sizeof(plain[0]) ? level : 12;
+    if (kind == DENSE)
+        return 0;
+    return kind == QUICK && level < 7 ? 1 : plain[level];
 }
 
 struct gzip_packer *gzip_packer_new(unsigned level)
@@ -49,7 +48,7 @@ struct gzip_packer *gzip_packer_new(unsigned level)
 
     if (!p)
         return NULL;
-    for (int i = TEXT; i <= DENSE; i++) {
+    for (int i = PLAIN; i <= DENSE; i++) {
         p->by_kind[i] = libdeflate_alloc_compressor(deflate_level(level, (enum kind)i));
         if (!p->by_kind[i]) {
             gzip_packer_free(p);
@@ -73,7 +72,8 @@ void gzip_packer_free(struct gzip_packer *p)
 
 /* ---- what does not compress ---- */
 
-/* Bits a byte of n bytes, taken each for itself; 0 where one value makes up a quarter of them. */
+/* Bits a byte of n bytes, taken each for itself; 0 where one value makes up a quarter of a window.
+ */
 static float entropy(const struct gzip_packer *p, const uint8_t *data, size_t n)
 {
     uint32_t counts[4][256] = {{0}};
@@ -94,64 +94,24 @@ static float entropy(const struct gzip_packer *p, const uint8_t *data, size_t n)
     return log2f((float)n) - sum / (float)n;
 }
 
-/* Whether hardly a byte of it is anything but text; zeros are also what fills up a tar. */
-static bool is_text(const uint8_t *data, size_t n)
+/* The mean of the first `look` bytes of each window. */
+static float mean_entropy(const struct gzip_packer *p, const uint8_t *data, size_t n, size_t look)
 {
-    size_t others = 0;
-
-    for (size_t i = 0; i < n; i++)
-        others += (data[i] < ' ' && data[i] != 0 && data[i] != '\n' && data[i] != '\t') ||
-                  data[i] >= 0x7f;
-    return others < n / 16;
-}
-
-/* Compressed or random bytes have as good as eight bits each; with a little less there is hardly
- * more in them than a quick look finds. A sample tells of most others, more cheaply. */
-static enum kind kind_of(const struct gzip_packer *p, const uint8_t *data, size_t n)
-{
-    if (n < WINDOW || is_text(data, SAMPLE))
-        return TEXT;
-    if (entropy(p, data, SAMPLE) < 7.5F)
-        return BINARY;
-    float bits = entropy(p, data, WINDOW);
-    return bits > 7.98F ? DENSE : bits > 7.7F ? QUICK : BINARY;
-}
-
-/* Runs of a kind that are too short for a member become the next more common kind. */
-static void drop_short_runs(uint8_t *kinds, size_t count, enum kind kind)
-{
-    for (size_t i = 0, end; i < count; i = end) {
-        for (end = i + 1; end < count && kinds[end] == kinds[i];)
-            end++;
-        if (kinds[i] == kind && end - i < RUN_MIN)
-            memset(kinds + i, kind - 1, end - i);
-    }
-}
-
-/* Text and binary are not worth a member each: all is as most of it. */
-static void settle_common(uint8_t *kinds, size_t count)
-{
-    size_t text = 0, binary = 0;
-
-    for (size_t i = 0; i < count; i++) {
-        text += kinds[i] == TEXT;
-        binary += kinds[i] == BINARY;
-    }
-    for (size_t i = 0; i < count; i++)
-        if (kinds[i] == TEXT || kinds[i] == BINARY)
-            kinds[i] = binary > text ? BINARY : TEXT;
-}
-
-static size_t set_kinds(struct gzip_packer *p, const uint8_t *data, size_t n)
-{
+    float sum = 0;
     size_t count = 0;
 
-    for (size_t at = 0; at < n; at += WINDOW)
-        p->kinds[count++] = (uint8_t)kind_of(p, data + at, n - at < WINDOW ? n - at : WINDOW);
-    drop_short_runs(p->kinds, count, DENSE);
-    drop_short_runs(p->kinds, count, QUICK);
-    settle_common(p->kinds, count);
-    return count;
+    for (size_t at = 0; n - at >= WINDOW; at += WINDOW, count++)
+        sum += entropy(p, data + at, look);
+    return count > 0 ? sum / (float)count : 0;
+}
+
+/* Compressed or random bytes have as good as eight bits each; with somewhat less there is hardly
+ * more in them than a quick look finds. Samples tell of most others, more cheaply. */
+static enum kind kind_of(const struct gzip_packer *p, const uint8_t *data, size_t n)
+{
+    if (mean_entropy(p, data, n, SAMPLE) < 6.75F)
+        return PLAIN;
+    return mean_entropy(p, data, n, WINDOW) > 7.98F ? DENSE : QUICK;
 }
 
 /* ---- members ---- */
@@ -190,12 +150,16 @@ int gzip_pack(struct gzip_packer *p, const void *raw, size_t n, struct buffer *o
 {
     const uint8_t *data = raw;
     int rc = n <= GZIP_MEMBER_RAW_MAX ? 0 : error_set(e, ERR_FAILED, "a member is too long");
-    size_t count = rc == 0 ? set_kinds(p, data, n) : 0;
+    size_t count = rc == 0 ? n / UNIT : 0; /* what is left over goes with the last */
 
+    for (size_t i = 0; i < count; i++)
+        p->kinds[i] = (uint8_t)kind_of(p, data + i * UNIT, UNIT);
+    if (rc == 0 && count == 0 && n > 0)
+        p->kinds[count++] = (uint8_t)kind_of(p, data, n);
     for (size_t i = 0, end; rc == 0 && i < count; i = end) {
         for (end = i + 1; end < count && p->kinds[end] == p->kinds[i];)
             end++;
-        size_t from = i * WINDOW, to = end < count ? end * WINDOW : n;
+        size_t from = i * UNIT, to = end < count ? end * UNIT : n;
         rc = put_member(p->by_kind[p->kinds[i]], data + from, to - from, out, e);
     }
     return rc;

@@ -20,12 +20,13 @@
 /* ---- packing; a packer serves one thread ---- */
 
 struct gzip_packer;
-/* level 1..9: packs at least about as well as gzip at that level, in a fraction of its
- * time; 10..12: better, and slower. NULL on no memory. */
+/* level 1..9: packs about as well as gzip at that level, in a fraction of its time;
+ * 10..12: better, and slower. NULL on no memory. */
 struct gzip_packer *gzip_packer_new(unsigned level);
 void gzip_packer_free(struct gzip_packer *p);
-/* Append members that hold the n (<= GZIP_MEMBER_RAW_MAX) bytes: one, or several where a part does
- * not compress and is stored as it is. 0 or ERR_FAILED. */
+/* Append members that hold the n (<= GZIP_MEMBER_RAW_MAX) bytes: one, or several where a part
+ * hardly compresses, and less is looked for in it, or does not, and is stored as it is. 0 or
+ * ERR_FAILED. */
 int gzip_pack(struct gzip_packer *p, const void *raw, size_t n, struct buffer *out,
               struct error *e);
 
