@@ -43,7 +43,7 @@ struct piece *piece_new(void)
         return NULL;
     p->items = calloc(PIECE_ITEMS, sizeof(*p->items));
     p->order = calloc(PIECE_ITEMS, sizeof(*p->order));
-    p->reads = calloc(PIECE_ITEMS, sizeof(*p->reads));
+    p->reads = calloc(PIECE_ITEMS, sizeof(struct piece_item *));
     if (!p->items || !p->order || !p->reads) {
         piece_free(p);
         return NULL;
@@ -233,21 +233,22 @@ static int sort_items(struct piece *p, struct error *e)
 
 static int by_storage(const void *x, const void *y)
 {
-    const struct piece_read *a = x, *b = y;
+    const struct piece_item *a = *(struct piece_item *const *)x,
+                            *b = *(struct piece_item *const *)y;
 
     if (a->stored.pack_id != b->stored.pack_id)
         return a->stored.pack_id < b->stored.pack_id ? -1 : 1;
     if (a->stored.offset != b->stored.offset)
         return a->stored.offset < b->stored.offset ? -1 : 1;
     int way = by_number(a->stored.raw_off, b->stored.raw_off);
-    return way ? way : by_number(a->item, b->item);
+    return way ? way : a < b ? -1 : 1;
 }
 
-static void set_reads(struct piece *p)
+void piece_order_reads(struct piece *p)
 {
-    for (uint32_t i = 0; i < p->count; i++)
-        p->reads[i].item = i;
-    qsort(p->reads, p->count, sizeof(*p->reads), by_storage);
+    for (size_t i = 0; i < p->count; i++)
+        p->reads[i] = &p->items[i];
+    qsort(p->reads, p->count, sizeof(struct piece_item *), by_storage);
 }
 
 static int set_order(struct piece *p, struct error *e)
@@ -347,13 +348,9 @@ static int lay_out(struct piece *p, struct piece_worker *w, struct piece_item *i
                    const struct node *n, struct error *e)
 {
     uint64_t len = item->link ? 0 : tar_content_len(n);
-    struct storage_order *stored = &p->reads[item - p->items].stored;
 
-    *stored = (struct storage_order){0};
     if (piece_is_part(item))
         return 0;
-    if (n->type == NODE_FILE && n->ref_count > 0)
-        chunk_source_order(w->source, &n->refs[0].id, stored);
     put_header(p, item, n);
     item->at = p->raw.len;
     buffer_grow(&p->raw, len);
@@ -385,10 +382,9 @@ static int fill_in(struct piece *p, struct piece_worker *w, struct piece_item *i
     return bring(w, item, n, item->link ? NULL : p->raw.data + item->at, e);
 }
 
-static int step_item(struct piece *p, struct piece_worker *w, uint32_t i, item_step step,
-                     struct error *e)
+static int step_item(struct piece *p, struct piece_worker *w, struct piece_item *item,
+                     item_step step, struct error *e)
 {
-    struct piece_item *item = &p->items[i];
     struct node n;
 
     if (p->cancel && atomic_load_explicit(p->cancel, memory_order_relaxed))
@@ -430,11 +426,11 @@ void piece_run(struct task *t, void *worker)
     buffer_reserve(&p->raw, (size_t)p->content + p->count * HEADER_BYTES);
     p->rc = set_order(p, e);
     for (size_t i = 0; p->rc == 0 && i < p->count; i++)
-        p->rc = step_item(p, w, p->order[i], lay_out, e);
+        p->rc = step_item(p, w, &p->items[p->order[i]], lay_out, e);
     if (p->rc == 0)
-        set_reads(p);
+        piece_order_reads(p);
     for (size_t i = 0; p->rc == 0 && i < p->count; i++)
-        p->rc = step_item(p, w, p->reads[i].item, fill_in, e);
+        p->rc = step_item(p, w, p->reads[i], fill_in, e);
     if (p->rc == 0)
         p->rc = pack_all(p, w, e);
     if (!part) {

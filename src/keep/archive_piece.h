@@ -13,10 +13,11 @@
 #include "snapshot/task_pool.h"
 #include "store/repository.h"
 
-#define PIECE_BYTES (4u * 1024 * 1024) /* content of a piece, about */
-#define PIECE_LONG (2u * 1024 * 1024)  /* a longer file has pieces of its own, */
-#define PIECE_PART (4u * 1024 * 1024)  /* each with so much of it, about */
-#define PIECE_ITEMS 4096u
+#define PIECE_BYTES_MIN (4u * 1024 * 1024) /* content of a piece, about */
+#define PIECE_BYTES_MAX (16u * 1024 * 1024)
+#define PIECE_LONG (2u * 1024 * 1024) /* a longer file has pieces of its own, */
+#define PIECE_PART (4u * 1024 * 1024) /* each with so much of it, about */
+#define PIECE_ITEMS 16384u
 
 struct piece_item {
     size_t path, meta, link; /* offsets in piece.bytes; link 0: none */
@@ -25,12 +26,8 @@ struct piece_item {
     bool first, last;   /* with the header; with the padding, and the file is whole */
     struct hash sha256; /* of a file that lies whole in this piece */
     bool hashed;
-    size_t at; /* of its content, in piece.raw */
-};
-
-struct piece_read { /* whose content comes next from the packs */
-    struct storage_order stored;
-    uint32_t item;
+    size_t at;                   /* of its content, in piece.raw */
+    struct storage_order stored; /* of its content, in the packs */
 };
 
 struct piece_worker { /* of one thread */
@@ -46,8 +43,8 @@ struct piece {
     const atomic_bool *cancel; /* or NULL */
     size_t top;                /* where a path begins below the top folder */
     struct piece_item *items;
-    uint32_t *order; /* of the items in the stream, once it is made */
-    struct piece_read *reads;
+    uint32_t *order;           /* of the items in the stream, once it is made */
+    struct piece_item **reads; /* in the order of the packs, once piece_order_reads was called */
     size_t count;
     uint64_t content; /* as planned */
     struct buffer bytes;
@@ -69,6 +66,8 @@ struct piece_item *piece_add(struct piece *p, const char *top, const char *path,
                              const void *meta, uint32_t meta_len);
 /* Its bytes were written: their memory goes. */
 void piece_drop_bytes(struct piece *p);
+/* What has no content comes first, as it was added. */
+void piece_order_reads(struct piece *p);
 const char *piece_path(const struct piece *p, const struct piece_item *item);
 /* task.run of a piece; worker: a struct piece_worker. Sets rc, error, packed, order, hashes. */
 void piece_run(struct task *t, void *worker);

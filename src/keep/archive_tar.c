@@ -3,15 +3,18 @@
  * A long file is cut over several pieces; its hash is taken in order, here. Pieces at work are
  * bounded, and so is the memory.
  *
- * Members stand in pieces by kind, not folder by folder, because they pack better so. Two things
- * follow. A program that unpacks them comes back to a folder after it has set its time: hence every
- * such folder is named once more behind everything, and gets its time again. And a folder that
- * cannot be written into any more once it has its mode, or that passes something on to what is made
- * in it (a default ACL, its group), is not come back to: it and all below it stand in the order of
- * the walk.
+ * What is walked is gathered in a window, without content, and dealt out to pieces in the order of
+ * the packs, so that a block is expanded for one piece only; a piece has its members by kind, not
+ * folder by folder, because they pack better so. Two things follow. A program that unpacks them
+ * comes back to a folder after it has set its time: hence every such folder is named once more
+ * behind everything, and gets its time again. And a folder that cannot be written into any more
+ * once it has its mode, or that passes something on to what is made in it (a default ACL, its
+ * group), is not come back to: it and all below it stand in the order of the walk.
  *
- * Further names of a file come after its first, and long files would break a piece: both wait until
- * the piece that is being filled has been handed out. */
+ * What has no content comes first in a window, as it was walked: a folder before what is in it.
+ * Further names of a file come after its first, and long files have pieces of their own: both wait
+ * until the window has been handed out.
+ */
 #include "keep/archive_piece.h"
 
 #include "base/text.h"
@@ -33,6 +36,8 @@
 enum {
     PIECES_PER_WORKER = 2,
     WORKERS_MAX = 4,
+    PIECES = 64, /* of an archive of middling length */
+    WINDOW_BYTES = 128 * 1024 * 1024,
     WAITING_BYTES = 1024 * 1024,
 };
 
@@ -44,6 +49,8 @@ struct tar_job {
     struct task_pool pool;
     struct piece_worker workers[WORKERS_MAX];
     unsigned worker_count;
+    uint64_t piece_bytes;
+    struct piece *window; /* to be dealt out to pieces */
     struct piece *filling;
     struct piece *waiting;          /* long files and further names, not yet in pieces */
     bool in_order;                  /* below a folder that is not come back to */
@@ -227,13 +234,18 @@ struct entry { /* what an item is made of */
     const uint8_t *meta;
     uint32_t meta_len;
     uint64_t len; /* of the content */
+    struct storage_order stored;
 };
 
 static struct piece_item *new_item(struct tar_job *j, const struct entry *x, bool sorted)
 {
     struct piece *p = j->filling ? j->filling : (j->filling = next_piece(j, sorted));
 
-    return p ? piece_add(p, j->meta->name, x->path, x->link, x->meta, x->meta_len) : NULL;
+    if (!p)
+        return NULL;
+    struct piece_item *item = piece_add(p, j->meta->name, x->path, x->link, x->meta, x->meta_len);
+    item->stored = x->stored;
+    return item;
 }
 
 /* Each part ends its piece, so that its bytes are the last in it. */
@@ -263,53 +275,113 @@ static int add_plain(struct tar_job *j, const struct entry *x, bool sorted, stru
         return no_memory(e);
     struct piece *p = j->filling;
     p->content += x->len + TAR_BLOCK;
-    return p->count == PIECE_ITEMS || p->content >= PIECE_BYTES ? hand_out(j, e) : 0;
+    bool full = !sorted && p->content >= j->piece_bytes;
+    return full || p->count == PIECE_ITEMS ? hand_out(j, e) : 0;
 }
 
-/* Hand out what is being filled, then what has waited for that. */
+/* Items that were kept back. */
+static int add_kept(struct tar_job *j, const struct piece *from, const struct piece_item *item,
+                    bool sorted, struct error *e)
+{
+    const uint8_t *bytes = from->bytes.data;
+    const struct entry x = {.path = (const char *)bytes + item->path,
+                            .link = item->link ? (const char *)bytes + item->link : NULL,
+                            .meta = bytes + item->meta,
+                            .meta_len = item->meta_len,
+                            .len = item->to,
+                            .stored = item->stored};
+
+    return buffer_ok(&from->bytes) ? add_plain(j, &x, sorted, e) : no_memory(e);
+}
+
+static bool same_block(const struct storage_order *a, const struct storage_order *b)
+{
+    return a->pack_id != 0 && a->pack_id == b->pack_id && a->offset == b->offset;
+}
+
+/* In the order of the packs, and a block goes to one piece: it is expanded once, by one worker. */
+static int deal_out_window(struct tar_job *j, struct error *e)
+{
+    struct piece *w = j->window;
+    int rc = 0;
+
+    if (!w)
+        return 0;
+    piece_order_reads(w);
+    for (size_t i = 0; rc == 0 && i < w->count; i++) {
+        const struct piece_item *item = w->reads[i];
+        if (j->filling && j->filling->content >= j->piece_bytes &&
+            !same_block(&item->stored, &w->reads[i - 1]->stored))
+            rc = hand_out(j, e);
+        if (rc == 0)
+            rc = add_kept(j, w, item, true, e);
+    }
+    piece_reset(w);
+    return rc;
+}
+
+/* Hand out the window and what is being filled, then what has waited for that. */
 static int hand_out_all(struct tar_job *j, struct error *e)
 {
-    struct piece *w = j->waiting;
-    int rc = hand_out(j, e);
+    int rc = deal_out_window(j, e);
 
+    if (rc == 0)
+        rc = hand_out(j, e);
+    struct piece *w = j->waiting;
     j->waiting = NULL;
-    for (size_t i = 0; rc == 0 && w && i < w->count; i++) {
-        const struct piece_item *item = &w->items[i];
-        const char *link = item->link ? (const char *)w->bytes.data + item->link : NULL;
-        struct entry x = {.path = (const char *)w->bytes.data + item->path,
-                          .link = link,
-                          .meta = w->bytes.data + item->meta,
-                          .meta_len = item->meta_len,
-                          .len = item->to};
-        rc = buffer_ok(&w->bytes) ? add_plain(j, &x, false, e) : no_memory(e);
-    }
+    for (size_t i = 0; rc == 0 && w && i < w->count; i++)
+        rc = add_kept(j, w, &w->items[i], false, e);
     if (w)
         keep_spare(j, w);
     return rc == 0 ? hand_out(j, e) : rc;
 }
 
-static int wait_with(struct tar_job *j, const struct entry *x, struct error *e)
+static struct piece *keep_back(struct tar_job *j, struct piece **where, const struct entry *x)
 {
-    if (!j->waiting && !(j->waiting = next_piece(j, false)))
-        return no_memory(e);
-    struct piece *w = j->waiting;
-    struct piece_item *item = piece_add(w, "", x->path, x->link, x->meta, x->meta_len);
+    if (!*where && !(*where = next_piece(j, false)))
+        return NULL;
+    struct piece *p = *where;
+    struct piece_item *item = piece_add(p, "", x->path, x->link, x->meta, x->meta_len);
     item->to = x->len;
-    return w->count == PIECE_ITEMS || w->bytes.len >= WAITING_BYTES ? hand_out_all(j, e) : 0;
+    item->stored = x->stored;
+    p->content += x->len + TAR_BLOCK;
+    return p;
 }
 
-static int add_entry(struct tar_job *j, const struct tree_entry *t, uint64_t len, const char *link,
-                     struct error *e)
+/* Where the packs have it; what cannot be found there is told when it is read. */
+static struct storage_order stored_at(struct tar_job *j, const struct node *n)
 {
-    const struct entry x = {
-        .path = t->path, .link = link, .meta = t->meta, .meta_len = t->meta_len, .len = len};
+    struct error ignored = ERROR_INIT;
+    struct chunk_place at;
 
+    if (n->type != NODE_FILE || n->ref_count == 0 ||
+        catalog_chunk(j->catalog, &n->refs[0].id, &at, &ignored) != 0)
+        return (struct storage_order){0};
+    return (struct storage_order){at.pack_id, at.offset, at.raw_off};
+}
+
+static int add_entry(struct tar_job *j, const struct tree_entry *t, const struct node *n,
+                     const char *link, struct error *e)
+{
+    struct entry x = {.path = t->path, .link = link, .meta = t->meta, .meta_len = t->meta_len};
+    const struct piece *p;
+    bool full;
+
+    x.len = link ? 0 : tar_content_len(n);
+    if (!link && x.len <= PIECE_LONG)
+        x.stored = stored_at(j, n);
     if (j->in_order)
         return add_plain(j, &x, false, e);
-    if (link || len > PIECE_LONG)
-        return wait_with(j, &x, e);
-    int rc = add_plain(j, &x, true, e);
-    return rc == 0 && !j->filling ? hand_out_all(j, e) : rc;
+    if (link || x.len > PIECE_LONG) {
+        p = keep_back(j, &j->waiting, &x);
+        full = p && p->bytes.len >= WAITING_BYTES;
+    } else {
+        p = keep_back(j, &j->window, &x);
+        full = p && p->content >= WINDOW_BYTES;
+    }
+    if (!p)
+        return no_memory(e);
+    return full || p->count == PIECE_ITEMS ? hand_out_all(j, e) : 0;
 }
 
 /* ---- hard links: the name that the walk met first ---- */
@@ -345,7 +417,8 @@ static int consider_name(void *ctx, uint64_t parent, const char *name, size_t le
     return 0;
 }
 
-static int add_link(struct tar_job *j, const struct tree_entry *t, struct error *e)
+static int add_link(struct tar_job *j, const struct tree_entry *t, const struct node *n,
+                    struct error *e)
 {
     const struct snapshot_row *s = j->meta->order->snapshot;
     struct first_name f = {.job = j, .e = e};
@@ -356,7 +429,7 @@ static int add_link(struct tar_job *j, const struct tree_entry *t, struct error 
         rc = f.rc;
     if (rc == 0) {
         bool ok = buffer_ok(&f.best) && buffer_ok(&f.path) && f.best.len > 0;
-        rc = ok ? add_entry(j, t, 0, (const char *)f.best.data, e) : no_memory(e);
+        rc = ok ? add_entry(j, t, n, (const char *)f.best.data, e) : no_memory(e);
     }
     buffer_release(&f.best);
     buffer_release(&f.path);
@@ -395,7 +468,7 @@ static int visit_folder(struct tar_job *j, const struct tree_entry *t, const str
     } else if (!j->in_order) {
         rc = archive_tail_folder(&j->meta->tail, j->meta->name, t->path, n, e);
     }
-    return rc == 0 ? add_entry(j, t, 0, NULL, e) : rc;
+    return rc == 0 ? add_entry(j, t, n, NULL, e) : rc;
 }
 
 static int visit_node(struct tar_job *j, const struct tree_entry *t, const struct node *n,
@@ -418,10 +491,10 @@ static int visit_node(struct tar_job *j, const struct tree_entry *t, const struc
     if (fresh < 0)
         return no_memory(e);
     if (!fresh)
-        return add_link(j, t, e);
+        return add_link(j, t, n, e);
     if (n->type == NODE_FILE && (n->flags & NODE_SQLITE))
         buffer_append(&j->meta->databases, t->path, strlen(t->path) + 1);
-    return add_entry(j, t, tar_content_len(n), NULL, e);
+    return add_entry(j, t, n, NULL, e);
 }
 
 static int visit(void *ctx, const struct tree_entry *t, struct error *e)
@@ -440,6 +513,16 @@ static int visit(void *ctx, const struct tree_entry *t, struct error *e)
 }
 
 /* ---- the whole ---- */
+
+/* Longer pieces pack better; of a few, the last keeps one worker busy long after the others. Taken
+ * from what there is alone: the archive must not depend on the machine. */
+static uint64_t choose_piece_bytes(const struct archive_order *o)
+{
+    uint64_t bytes = o->snapshot->commit.bytes / PIECES;
+
+    bytes = bytes > PIECE_BYTES_MIN ? bytes : PIECE_BYTES_MIN;
+    return bytes < PIECE_BYTES_MAX ? bytes : PIECE_BYTES_MAX;
+}
 
 unsigned archive_workers(const struct archive_order *o)
 {
@@ -485,6 +568,7 @@ static void stop(struct tar_job *j)
         chunk_source_close(j->workers[i].source);
         buffer_release(&j->workers[i].raw);
     }
+    piece_free(j->window);
     piece_free(j->filling);
     piece_free(j->waiting);
     free_list(j->oldest);
@@ -502,7 +586,11 @@ int archive_tar_write(struct repo *r, struct archive_meta *m, int fd, uint64_t *
                       struct error *e)
 {
     const struct snapshot_row *s = m->order->snapshot;
-    struct tar_job j = {.repo = r, .meta = m, .fd = fd, .offset = offset};
+    struct tar_job j = {.repo = r,
+                        .meta = m,
+                        .fd = fd,
+                        .offset = offset,
+                        .piece_bytes = choose_piece_bytes(m->order)};
 
     *offset = 0;
     j.newest = &j.oldest;

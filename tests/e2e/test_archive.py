@@ -196,6 +196,30 @@ def by_kind(scratch):
     assert paths == [x["path"] for x in snapshot], paths
 
 
+def more_than_one_window(scratch):
+    """So many that they are gathered several times, more than are made into one piece: each comes
+    once, behind its folder, with what it holds."""
+    root, conf = ready(scratch)
+    for d in range(40):
+        os.makedirs(os.path.join(root, "d%02d" % d, "in"))
+        for i in range(450):
+            wk.write(os.path.join(root, "d%02d" % d, "in", "%d.%s" % (i, "abc"[i % 3])),
+                     b"" if i % 50 == 0 else b"%d" % (i * d % 700) * (1 + i % 40))
+        os.link(os.path.join(root, "d00", "in", "%d.a" % (3 * d)), os.path.join(root, "d%02d" % d, "z"))
+        wk.write(os.path.join(root, "d%02d" % d, "random"), os.urandom(300000))
+    settle_times(root)
+    before = wk.tree(root)
+    item = archived(conf)[0]
+    assert item["verified"], item
+    with tarfile.open(item["path"]) as t:
+        names = [m.name for m in t if not m.isdir() and m.name != item["name"] + "/metadata.json"]
+    assert len(names) == len(set(names)) == 40 * 452, len(names)
+    to = os.path.join(scratch, "tar")
+    os.mkdir(to)
+    subprocess.run(["tar", "-C", to, "-xpzf", item["path"]], check=True)
+    check_unpacked(before, root, to, item["name"], "tar")
+
+
 def check_unpacked(before, root, to, name, how, **what):
     top = os.path.join(to, name)
     os.unlink(os.path.join(top, "metadata.json"))
@@ -470,6 +494,6 @@ def left_by_a_kill(scratch):
         os.listdir(folder)
 
 
-wk.main(odd_with_stock_tools, by_kind, odd_as_a_folder, own_metadata, names_and_places,
+wk.main(odd_with_stock_tools, by_kind, more_than_one_window, odd_as_a_folder, own_metadata, names_and_places,
         archives_inside_the_watch, what_is_refused, damage_makes_no_archive, damage_in_an_archive, hostile,
         through_the_service, left_by_a_kill)
