@@ -14,7 +14,7 @@
 #include "store/repository.h"
 
 #define PIECE_BYTES_MIN (4u * 1024 * 1024) /* content of a piece, about */
-#define PIECE_BYTES_MAX (16u * 1024 * 1024)
+#define PIECE_BYTES_MAX (8u * 1024 * 1024)
 #define PIECE_LONG (2u * 1024 * 1024) /* a longer file has pieces of its own, */
 #define PIECE_PART (4u * 1024 * 1024) /* each with so much of it, about */
 #define PIECE_ITEMS 16384u
