@@ -36,8 +36,9 @@
 enum {
     PIECES_PER_WORKER = 2,
     WORKERS_MAX = 4,
-    PIECES = 64, /* of an archive of middling length */
-    WINDOW_BYTES = 128 * 1024 * 1024,
+    PIECES = 64,                      /* of an archive of middling length */
+    WINDOW_BYTES = 128 * 1024 * 1024, /* of content; */
+    WINDOW_NAMES = 8 * 1024 * 1024,   /* of names and what else is known of them, in memory */
     WAITING_BYTES = 1024 * 1024,
 };
 
@@ -377,7 +378,7 @@ static int add_entry(struct tar_job *j, const struct tree_entry *t, const struct
         full = p && p->bytes.len >= WAITING_BYTES;
     } else {
         p = keep_back(j, &j->window, &x);
-        full = p && p->content >= WINDOW_BYTES;
+        full = p && (p->content >= WINDOW_BYTES || p->bytes.len >= WINDOW_NAMES);
     }
     if (!p)
         return no_memory(e);

@@ -274,7 +274,7 @@ struct index_cursor {
 uint64_t repo_data_unindexed(const struct repo *r); /* chunks in the unindexed blocks */
 /* It is full, and another thread flushes it just now. */
 bool repo_data_is_ending(const struct repo *r, uint64_t pack_id);
-/* Durable unindexed blocks -> catalog, in its open transaction, until upto chunks are behind *at. */
+/* Durable unindexed blocks -> catalog, in its open transaction, until upto chunks are done. */
 int repo_data_index(struct repo *r, struct index_cursor *at, uint64_t upto, struct error *e);
 void repo_data_indexed(struct repo *r); /* that transaction was committed: forget them */
 int repo_data_index_now(struct repo *r, struct error *e); /* settle and index, by itself */
