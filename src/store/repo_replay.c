@@ -614,6 +614,8 @@ static int move_to_end(struct replay *p)
     int rc = replay_ensure_write(p);
     p->position.log_pack = p->newest_log;
     p->position.log_offset = p->newest_end;
+    if (p->position.sequence < p->max_sequence)
+        p->position.sequence = p->max_sequence; /* lists of saves that never were have used it */
     return rc;
 }
 

@@ -313,6 +313,28 @@ static void a_list_behind_the_checkpoint_is_missed(void **state)
     verify_result_release(&result);
 }
 
+/* The list of a save that was given up is in the log, and its sequence number used, however often
+ * the repository is opened before anything else is written. */
+static void a_list_without_a_commit_uses_its_number(void **state)
+{
+    const struct node root = {.type = NODE_FOLDER, .mode = 0755};
+    struct model_tree tree = {.count = 0};
+    struct world *w = *state;
+    struct error e = ERROR_INIT;
+    struct txn *t;
+
+    OK(begin_save(w->repo, "links", &t, &e), e);
+    OK(txn_node_put(t, NODE_ROOT, &root, &e), e);
+    put_links(t, 0, 20000);
+    txn_abort(t);
+    for (unsigned i = 0; i < 3; i++)
+        world_reopen(w, REPO_WRITE);
+    tree_set(&tree, "small", 1, 500);
+    must_save(w, "other", &tree);
+    expect_clean(w);
+    check_model(w->repo, &w->model);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
@@ -323,6 +345,7 @@ int main(void)
         T(a_seal_counts_the_fences_before_it),
         T(lists_with_others_between_them),
         T(a_list_behind_the_checkpoint_is_missed),
+        T(a_list_without_a_commit_uses_its_number),
     };
 
     return cmocka_run_group_tests(tests, NULL, NULL);
