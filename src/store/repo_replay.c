@@ -372,7 +372,7 @@ static int take_place(struct replay *p, const struct compaction *c)
 }
 
 /* A copy made meanwhile has the packs that were emptied. Where they are gone, what should stand in
- * their place is missed. */
+ * their place is missed, and not they; a later compaction may have emptied that too. */
 static int name_missing(struct replay *p, const struct compaction *c)
 {
     bool copy = true;
@@ -389,6 +389,13 @@ static int name_missing(struct replay *p, const struct compaction *c)
         rc = replay_ensure_write(p);
         if (rc == 0)
             rc = catalog_pack_put(p->catalog, &row, p->e);
+    }
+    for (uint32_t i = 0; rc == 0 && i < c->count; i++) {
+        if (repo_file_known(p->repo, c->packs[i], NULL))
+            continue;
+        rc = replay_ensure_write(p);
+        if (rc == 0)
+            rc = catalog_pack_gone(p->catalog, c->packs[i], c->time.s, p->e);
     }
     return rc;
 }

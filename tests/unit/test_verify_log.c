@@ -105,6 +105,34 @@ static void a_pack_between_others_is_removed(void **state)
     expect_clean(w);
 }
 
+/* What was moved is moved once more before another checkpoint is written: the first compaction
+ * finds its needs gone. */
+static void what_was_moved_is_moved_again(void **state)
+{
+    const struct upkeep u = {.all = true, .pressed = true};
+    struct world *w = *state;
+    struct model_tree tree = {.count = 0};
+    struct upkeep_result done;
+    struct error e = ERROR_INIT;
+
+    tree_set(&tree, "dies", 1, 50000);
+    tree_set(&tree, "lives", 3, 50000);
+    must_save(w, "app", &tree);
+    tree_remove(&tree, "dies");
+    must_save(w, "app", &tree);
+    OK(repo_upkeep(w->repo, &u, &done, &e), e);
+    assert_true(done.checkpoint_bytes > 0);
+    assert_int_equal(done.packs_removed, 1); /* the log so far */
+    must_drop(w, &w->model.snapshots[0].number, 1);
+    OK(repo_upkeep(w->repo, &u, &done, &e), e);
+    assert_int_equal(done.checkpoint_bytes, 0);
+    assert_int_equal(done.packs_removed, 1);
+    expect_clean(w);
+    OK(repo_rebuild(w->repo, &e), e);
+    expect_clean(w);
+    check_model(w->repo, &w->model);
+}
+
 /* ---- one that nothing stands for ---- */
 
 static atomic_bool cancelled;
@@ -341,6 +369,7 @@ int main(void)
 #define T(name) cmocka_unit_test_setup_teardown(name, world_open, world_end)
         T(a_pack_between_others_goes),
         T(a_pack_between_others_is_removed),
+        T(what_was_moved_is_moved_again),
         T(a_pack_behind_the_checkpoint_is_missed),
         T(a_seal_counts_the_fences_before_it),
         T(lists_with_others_between_them),
