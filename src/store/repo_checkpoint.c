@@ -40,6 +40,7 @@ struct folding {
     struct place *first, *second; /* places of the parts of both copies */
     size_t count, second_count;
     uint64_t bytes;
+    uint64_t log_pack; /* where the record behind the state goes; 0: a pack that is still to come */
 };
 
 /* ---- is one due ---- */
@@ -226,6 +227,7 @@ static int fix_state(struct folding *f, struct catalog **c)
                                        .next_number = r->next_number,
                                        .next_pack = r->next_pack,
                                        .chain = r->chain};
+    f->log_pack = r->log ? r->log->id : 0;
     pthread_mutex_unlock(&r->write_lock);
     return rc < 0 ? rc : 1;
 }
@@ -340,6 +342,10 @@ static int fold(struct folding *f)
     repo_catalog_return(r, c);
     if (rc < 0 || f->count == 0)
         return rc;
+    /* The log went on to another pack before the first part, by a failure or because it was full:
+     * what came behind the state stands in a pack that two copies would be said to cover. */
+    if (f->first[0].pack_id != f->log_pack)
+        return 0;
     rc = repo_log_switch(r, f->upkeep, f->e);
     if (rc == 0)
         rc = copy_parts(f);

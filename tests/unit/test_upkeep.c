@@ -8,6 +8,7 @@
 
 #include <dirent.h>
 #include <fcntl.h>
+#include <pthread.h>
 #include <sys/wait.h>
 
 #include "base/banned.h"
@@ -464,6 +465,87 @@ static void test_an_open_save_is_waited_for(void **state)
     model_add(&w->model, "photos", number, &b);
     done = keep_up(w, true, 0);
     assert_true(done.packs_removed > 0);
+    check_rebuild(w);
+}
+
+/* While a checkpoint reads the state that it is to tell a save is acknowledged, and the log pack
+ * with it breaks under the next one: the first part comes to a later pack. */
+static struct {
+    struct world *w;
+    pthread_t upkeep, saves;
+    bool switched, begun, ended, breaks;
+} meanwhile;
+
+static ssize_t pwrite_breaks(int fd, const void *p, size_t n, off_t off)
+{
+    if (!meanwhile.breaks || pthread_equal(pthread_self(), meanwhile.upkeep))
+        return fileops_system.pwrite(fd, p, n, off);
+    meanwhile.breaks = false;
+    errno = EIO;
+    return -1;
+}
+
+static void *save_twice(void *unused)
+{
+    struct world *w = meanwhile.w;
+    struct model_tree tree = {.count = 0};
+    struct error e = ERROR_INIT;
+
+    tree_set(&tree, "kept", 3, 9000);
+    must_save(w, "late", &tree);
+    meanwhile.breaks = true;
+    tree_set(&tree, "not kept", 5, 9000);
+    assert_true(save(w->repo, &w->model, "late", &tree, &e) < 0);
+    assert_false(meanwhile.breaks);
+    return NULL;
+}
+
+static int open_switches(int dirfd, const char *name, int flags, mode_t mode)
+{
+    meanwhile.switched |= (flags & O_CREAT) && strncmp(name, "0-log-", 6) == 0;
+    return fileops_system.openat(dirfd, name, flags, mode);
+}
+
+/* Some reads are made under the lock that the saves wait for; one of those that are not comes. */
+static int gate_waits(int op, const char *path)
+{
+    struct timespec until;
+
+    if (op != FILEOP_READ || !meanwhile.switched || meanwhile.ended ||
+        !pthread_equal(pthread_self(), meanwhile.upkeep))
+        return 0;
+    if (!meanwhile.begun)
+        assert_int_equal(pthread_create(&meanwhile.saves, NULL, save_twice, NULL), 0);
+    meanwhile.begun = true;
+    clock_gettime(CLOCK_REALTIME, &until);
+    until.tv_sec += 1;
+    meanwhile.ended = pthread_timedjoin_np(meanwhile.saves, NULL, &until) == 0;
+    return 0;
+}
+
+static void test_the_log_breaks_before_the_first_part(void **state)
+{
+    struct world *w = *state;
+    struct fileops ops = fileops_system;
+    struct error e = ERROR_INIT;
+
+    make_history(w);
+    memset(&meanwhile, 0, sizeof(meanwhile));
+    meanwhile.w = w;
+    meanwhile.upkeep = pthread_self();
+    ops.gate = gate_waits;
+    ops.openat = open_switches;
+    ops.pwrite = pwrite_breaks;
+    fileops = &ops;
+    const struct upkeep u = {.all = true};
+    struct upkeep_result done;
+    OK(repo_upkeep(w->repo, &u, &done, &e), e);
+    fileops = &fileops_system;
+    assert_true(meanwhile.ended);
+    check_model(w->repo, &w->model);
+    OK(repo_rebuild(w->repo, &e), e);
+    check_model(w->repo, &w->model);
+    keep_up(w, true, 0);
     check_rebuild(w);
 }
 
@@ -962,6 +1044,7 @@ int main(void)
         T(test_both_copies_lost_while_the_old_log_is_there),
         T(test_a_damaged_pack_is_not_emptied),
         T(test_an_open_save_is_waited_for),
+        T(test_the_log_breaks_before_the_first_part),
         T(test_a_save_that_begins_meanwhile),
         T(test_no_delta_stands_on_what_goes),
         T(test_leases_and_open_readers_hold_packs),
