@@ -555,10 +555,14 @@ int repo_packs(struct repo *r, struct pack_row **out, size_t *count,
 
     *out = NULL;
     *count = 0;
+    /* The state first, then the folder: a pack that a writer elsewhere makes meanwhile is not in
+     * the one without the other. Those that it empties stay while a reader is open. */
     pthread_mutex_lock(&r->write_lock);
-    int rc = repo_files_scan(r, e);
+    int rc = repo_catalog_lend(r, &c, e);
     if (rc == 0)
-        rc = repo_catalog_lend(r, &c, e);
+        rc = catalog_read_begin(c, e);
+    if (rc == 0)
+        rc = repo_files_scan(r, e);
     if (rc == 0 && !(rows = calloc(r->file_count + 1, sizeof(*rows))))
         rc = repo_no_memory(e);
     if (rc == 0)

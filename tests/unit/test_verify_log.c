@@ -363,6 +363,55 @@ static void a_list_without_a_commit_uses_its_number(void **state)
     check_model(w->repo, &w->model);
 }
 
+/* ---- beside a writer ---- */
+
+static struct world *saves_meanwhile;
+
+/* At the first look into the catalog a save makes a data pack. */
+static int gate_saves(int op, const char *path)
+{
+    struct model_tree tree = {.count = 0};
+    struct world *w = saves_meanwhile;
+
+    if (op == FILEOP_READ && w) {
+        saves_meanwhile = NULL;
+        tree_set(&tree, "film", 3, 3 * 1024 * 1024);
+        must_save(w, "large", &tree);
+    }
+    return 0;
+}
+
+static void count_problem(void *ctx, uint64_t pack_id, const char *text)
+{
+    print_message("pack %" PRIu64 ": %s\n", pack_id, text);
+    ++*(unsigned *)ctx;
+}
+
+static void a_pack_that_comes_meanwhile_is_not_missed(void **state)
+{
+    struct world *w = *state;
+    struct model_tree tree = {.count = 0};
+    struct fileops ops = fileops_system;
+    struct error e = ERROR_INIT;
+    struct repo *reader;
+    struct pack_row *rows;
+    unsigned problems = 0;
+    size_t count;
+
+    tree_set(&tree, "small", 1, 500);
+    must_save(w, "app", &tree);
+    OK(open_repo(w->path, REPO_READ, NULL, &reader, &e), e);
+    ops.gate = gate_saves;
+    saves_meanwhile = w;
+    fileops = &ops;
+    OK(repo_packs(reader, &rows, &count, count_problem, &problems, &e), e);
+    fileops = &fileops_system;
+    assert_null(saves_meanwhile);
+    assert_int_equal(problems, 0);
+    free(rows);
+    repo_close(reader);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
@@ -375,6 +424,7 @@ int main(void)
         T(lists_with_others_between_them),
         T(a_list_behind_the_checkpoint_is_missed),
         T(a_list_without_a_commit_uses_its_number),
+        T(a_pack_that_comes_meanwhile_is_not_missed),
     };
 
     return cmocka_run_group_tests(tests, NULL, NULL);
