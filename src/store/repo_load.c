@@ -255,10 +255,10 @@ static int load_row(struct replay *p, const struct row *row)
 
     if (row->type != ROW_PACK)
         return catalog_load_row(p->catalog, row, p->e);
+    if (pack.pack_gone && !repo_file_known(p->repo, pack.pack_id, NULL))
+        return 0; /* what is missed then is what should stand in its place */
     if (pack.pack_gone && !replay_is_gone(p, pack.pack_id))
         pack.pack_gone = 0;
-    if (pack.pack_gone && !repo_file_known(p->repo, pack.pack_id, NULL))
-        return 0;
     int rc = catalog_load_row(p->catalog, &pack, p->e);
     if (rc == 0 && pack.pack_kind == PACK_DATA)
         rc = replay_index_data(p, pack.pack_id, pack.pack_len);

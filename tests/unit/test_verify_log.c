@@ -133,6 +133,36 @@ static void what_was_moved_is_moved_again(void **state)
     check_model(w->repo, &w->model);
 }
 
+/* The same, and the checkpoint between the two names the packs that were emptied first. */
+static void what_was_moved_is_moved_after_a_checkpoint(void **state)
+{
+    struct upkeep u = {.all = true, .pressed = true, .keep_s = DAY};
+    struct world *w = *state;
+    struct model_tree tree = {.count = 0};
+    struct upkeep_result done;
+    struct error e = ERROR_INIT;
+
+    tree_set(&tree, "dies", 1, 50000);
+    tree_set(&tree, "lives", 3, 50000);
+    must_save(w, "app", &tree);
+    tree_remove(&tree, "dies");
+    must_save(w, "app", &tree);
+    OK(repo_upkeep(w->repo, &u, &done, &e), e);
+    assert_int_equal(done.packs_emptied, 1);
+    assert_int_equal(done.packs_removed, 0);
+    must_drop(w, &w->model.snapshots[0].number, 1);
+    tree_set(&tree, "more", 5, 9000);
+    must_save(w, "app", &tree);
+    u.keep_s = 0;
+    OK(repo_upkeep(w->repo, &u, &done, &e), e);
+    assert_true(done.checkpoint_bytes > 0);
+    assert_true(done.packs_removed > 2);
+    expect_clean(w);
+    OK(repo_rebuild(w->repo, &e), e);
+    expect_clean(w);
+    check_model(w->repo, &w->model);
+}
+
 /* ---- one that nothing stands for ---- */
 
 static atomic_bool cancelled;
@@ -419,6 +449,7 @@ int main(void)
         T(a_pack_between_others_goes),
         T(a_pack_between_others_is_removed),
         T(what_was_moved_is_moved_again),
+        T(what_was_moved_is_moved_after_a_checkpoint),
         T(a_pack_behind_the_checkpoint_is_missed),
         T(a_seal_counts_the_fences_before_it),
         T(lists_with_others_between_them),
