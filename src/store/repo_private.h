@@ -1,4 +1,5 @@
-/* repo_private.h - what the files of the repository share; nobody else includes it.
+/* repo_private.h - what the files of the repository share; nobody else includes it, but for the
+ * test that moves the bounds of large saves.
  *
  * repo_init.c    making a repository, the format file
  * repo_open.c    lock, opening and closing
