@@ -229,10 +229,15 @@ static bool nothing_is_locked(void)
 
 static pthread_t this_thread;
 
+/* Threads of what is asked come by here too: they change nothing. */
+static bool is_here(void)
+{
+    return pthread_equal(pthread_self(), this_thread) != 0;
+}
+
 static void between(unsigned seldom)
 {
-    if (!g.repo || g.between || !pthread_equal(pthread_self(), this_thread) || any(seldom) != 0 ||
-        !nothing_is_locked())
+    if (!g.repo || g.between || any(seldom) != 0 || !nothing_is_locked())
         return;
     g.between = true;
     for (unsigned n = 1 + any(4); n > 0; n--)
@@ -242,14 +247,14 @@ static void between(unsigned seldom)
 
 static ssize_t pread_between(int fd, void *p, size_t n, off_t off)
 {
-    if (g.within)
+    if (is_here() && g.within)
         between(30);
     return fileops_system.pread(fd, p, n, off);
 }
 
 static int gate_between(int op, const char *path)
 {
-    if (g.within && op == FILEOP_READ)
+    if (is_here() && g.within && op == FILEOP_READ)
         between(30);
     return 0;
 }
@@ -263,6 +268,8 @@ static int no_sync(int fd)
 /* A full data pack is flushed without the lock. */
 static int flush_between(int fd)
 {
+    if (!is_here())
+        return 0;
     g.flushing = g.repo && g.repo->ending_count > 0;
     if (g.flushing)
         between(2);
