@@ -76,7 +76,7 @@ bool repo_data_is_ending(const struct repo *r, uint64_t pack_id)
     for (size_t i = 0; i < r->ending_count; i++)
         if (r->ending[i].pack_id == pack_id)
             return true;
-    return false;
+    return r->sealing == pack_id;
 }
 
 static void put_fences(struct repo *r, struct log_batch *b)

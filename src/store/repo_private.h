@@ -125,6 +125,7 @@ struct repo {
     struct pack *log, *data;
     struct fence *ending; /* full data packs on their way to the disk; how much of each is there */
     size_t ending_count;
+    uint64_t sealing; /* the data pack that gets its seal just now; 0 = none */
     uint64_t next_pack, next_sequence, next_number;
     struct hash chain;
     struct fence *fences; /* to be written before anything is acknowledged */
@@ -273,7 +274,7 @@ struct index_cursor {
     uint64_t chunks; /* in those before it */
 };
 uint64_t repo_data_unindexed(const struct repo *r); /* chunks in the unindexed blocks */
-/* It is full, and another thread flushes it just now. */
+/* It has ended, and another thread flushes or seals it just now. */
 bool repo_data_is_ending(const struct repo *r, uint64_t pack_id);
 /* Durable unindexed blocks -> catalog, in its open transaction, until upto chunks are done. */
 int repo_data_index(struct repo *r, struct index_cursor *at, uint64_t upto, struct error *e);

@@ -130,42 +130,6 @@ static int append_seal(struct pack *p, const struct hash *sha256, struct error *
     return rc;
 }
 
-/* Nobody else writes to a pack that has ended. */
-static int seal_data(struct repo *r, const struct catalog_pack *row, struct error *e)
-{
-    struct hash_stream *s = hash_stream_new();
-    struct pack *p = NULL;
-    struct hash sha256;
-
-    int rc = s ? pack_open(r->packs_fd, PACK_DATA, row->id, r->id, true, &p, e) : repo_no_memory(e);
-    if (rc == 0)
-        rc = hash_range(p, s, 0, row->len, e);
-    if (rc < 0) {
-        pack_close(p);
-        hash_stream_free(s);
-        return rc;
-    }
-    hash_stream_final(s, &sha256);
-    hash_stream_free(s);
-    p->len = p->flushed = row->len;
-    rc = append_seal(p, &sha256, e);
-    pthread_mutex_lock(&r->write_lock);
-    if (rc == 0) {
-        struct catalog_pack sealed = *row;
-        sealed.len = p->len;
-        sealed.sealed = true;
-        sealed.sha256 = sha256;
-        rc = repo_row_note(r, &sealed, e);
-    } else {
-        struct error ignored = ERROR_INIT;
-        repo_fence_add(r, row->id, row->len, &ignored);
-        repo_fences_flush(r);
-    }
-    pthread_mutex_unlock(&r->write_lock);
-    pack_close(p);
-    return rc;
-}
-
 static bool has_ended(struct repo *r, const struct catalog_pack *row)
 {
     struct pack_file f;
@@ -182,6 +146,61 @@ static bool has_ended(struct repo *r, const struct catalog_pack *row)
     pack_file_name(PACK_DATA, row->id, name);
     return fstatat(r->packs_fd, name, &st, AT_SYMLINK_NOFOLLOW) == 0 &&
            (uint64_t)st.st_size == row->len;
+}
+
+/* 1: it is still one that has ended, and nobody goes on with it while it is sealed. */
+static int begin_seal(struct repo *r, const struct catalog_pack *row)
+{
+    pthread_mutex_lock(&r->write_lock);
+    bool may = has_ended(r, row);
+    r->sealing = may ? row->id : 0;
+    pthread_mutex_unlock(&r->write_lock);
+    return may;
+}
+
+/* rc: how the writing of the seal went. */
+static int end_seal(struct repo *r, const struct catalog_pack *row,
+                    const struct catalog_pack *sealed, int rc, struct error *e)
+{
+    struct error ignored = ERROR_INIT;
+
+    pthread_mutex_lock(&r->write_lock);
+    r->sealing = 0;
+    if (rc == 0) {
+        rc = repo_row_note(r, sealed, e);
+    } else if (sealed->sealed) {
+        repo_fence_add(r, row->id, row->len, &ignored);
+        repo_fences_flush(r);
+    }
+    pthread_mutex_unlock(&r->write_lock);
+    return rc;
+}
+
+/* 1: it has got its seal; 0: another save goes on with it. */
+static int seal_data(struct repo *r, const struct catalog_pack *row, struct error *e)
+{
+    struct catalog_pack sealed = *row;
+    struct hash_stream *s = NULL;
+    struct pack *p = NULL;
+
+    if (!begin_seal(r, row))
+        return 0;
+    int rc = pack_open(r->packs_fd, PACK_DATA, row->id, r->id, true, &p, e);
+    if (rc == 0 && !(s = hash_stream_new()))
+        rc = repo_no_memory(e);
+    if (rc == 0)
+        rc = hash_range(p, s, 0, row->len, e);
+    if (rc == 0) {
+        hash_stream_final(s, &sealed.sha256);
+        sealed.sealed = true;
+        p->len = p->flushed = row->len;
+        rc = append_seal(p, &sealed.sha256, e);
+        sealed.len = p->len;
+    }
+    rc = end_seal(r, row, &sealed, rc, e);
+    pack_close(p);
+    hash_stream_free(s);
+    return rc < 0 ? rc : 1;
 }
 
 /* Packs that have ended without a seal, into *list. */
@@ -220,12 +239,12 @@ int repo_seal_ended(struct repo *r, const struct upkeep *u, struct upkeep_result
     if (rc < 0)
         return rc;
     rc = list_ended(r, u->pressed, &list, &count, e);
-    for (size_t i = 0; rc == 0 && i < count; i++) {
+    for (size_t i = 0; rc >= 0 && i < count; i++) {
         if (repo_upkeep_stopped(u, e))
             rc = e->code;
         else
             rc = seal_data(r, &list[i], e);
-        done->packs_sealed += rc == 0;
+        done->packs_sealed += rc == 1;
     }
     free(list);
     if (rc < 0)

@@ -15,6 +15,8 @@ static struct {
     bool no_catalog; /* it takes no write */
     bool loses_data; /* what is written to the data pack; who did not write it is told nothing */
     struct repo *rebuilt; /* while a data pack is being flushed */
+    struct world *saving; /* once, while a data pack that has ended is being read for its seal */
+    struct repo *saved_to;
 } disk;
 
 static bool refuses(void)
@@ -69,6 +71,26 @@ static int counted_sync(int fd)
     return fileops_system.fdatasync(fd);
 }
 
+/* The catalog is made anew, and a save follows. */
+static void save_meanwhile(void)
+{
+    struct world *w = disk.saving;
+    struct model_tree tree = {.count = 0};
+    struct error e = ERROR_INIT;
+
+    disk.saving = NULL;
+    tree_set(&tree, "meanwhile", 13, LARGE);
+    OK(repo_rebuild(disk.saved_to, &e), e);
+    OK(save(disk.saved_to, &w->model, "other", &tree, &e), e);
+}
+
+static ssize_t counted_pread(int fd, void *p, size_t n, off_t off)
+{
+    if (disk.saving && is_data_pack(fd))
+        save_meanwhile();
+    return fileops_system.pread(fd, p, n, off);
+}
+
 static struct fileops table;
 
 static int setup(void **state)
@@ -78,7 +100,9 @@ static int setup(void **state)
     snprintf(disk.reserve, sizeof(disk.reserve), "%s/reserve", ((struct world *)*state)->path);
     disk.full = disk.no_catalog = disk.loses_data = false;
     disk.rebuilt = NULL;
+    disk.saving = NULL;
     table = fileops_system;
+    table.pread = counted_pread;
     table.pwrite = full_pwrite;
     table.gate = full_gate;
     table.fdatasync = counted_sync;
@@ -359,23 +383,33 @@ static void test_a_catalog_made_anew_meanwhile(void **state)
     catalog_beside_a_pack_that_breaks(*state, true);
 }
 
+/* A save that fills a data pack; the catalog is made anew while that is flushed. 0, or how the
+ * flush ended. */
+static int fill_a_pack(struct world *w, struct repo *r, struct model_tree *more, struct txn **t)
+{
+    struct error e = ERROR_INIT;
+
+    *more = *last_tree(&w->model, "app");
+    tree_set(more, "a", 7, PACK_SEAL_LEN / 2);
+    tree_set(more, "b", 9, PACK_SEAL_LEN / 2);
+    OK(begin_save(r, "app", t, &e), e);
+    disk.rebuilt = r;
+    int rc = put_changes(*t, last_tree(&w->model, "app"), more, &e);
+    disk.rebuilt = NULL;
+    return rc;
+}
+
 /* The same of a pack that is full: others go on while it is flushed. */
 static void test_a_catalog_made_anew_beside_a_full_pack(void **state)
 {
     struct world *w = *state;
-    struct error e = ERROR_INIT;
     struct repo *r = with_two_saves(w);
-    struct model_tree more = *last_tree(&w->model, "app");
+    struct model_tree more;
     struct txn *t;
 
-    tree_set(&more, "a", 7, PACK_SEAL_LEN / 2);
-    tree_set(&more, "b", 9, PACK_SEAL_LEN / 2);
-    OK(begin_save(r, "app", &t, &e), e);
     disk.loses_data = true;
-    disk.rebuilt = r;
-    assert_true(put_changes(t, last_tree(&w->model, "app"), &more, &e) < 0);
+    assert_true(fill_a_pack(w, r, &more, &t) < 0);
     disk.loses_data = false;
-    disk.rebuilt = NULL;
     txn_abort(t);
     works_again(w, r, &more);
 }
@@ -386,18 +420,33 @@ static void test_a_full_pack_that_holds_meanwhile(void **state)
     struct world *w = *state;
     struct error e = ERROR_INIT;
     struct repo *r = with_two_saves(w);
-    struct model_tree more = *last_tree(&w->model, "app");
+    struct model_tree more;
     struct txn *t;
     uint64_t number;
 
-    tree_set(&more, "a", 7, PACK_SEAL_LEN / 2);
-    tree_set(&more, "b", 9, PACK_SEAL_LEN / 2);
-    OK(begin_save(r, "app", &t, &e), e);
-    disk.rebuilt = r;
-    OK(put_changes(t, last_tree(&w->model, "app"), &more, &e), e);
-    disk.rebuilt = NULL;
+    assert_int_equal(fill_a_pack(w, r, &more, &t), 0);
     OK(end_save(t, NULL, &more, &number, &e), e);
     model_add(&w->model, "app", number, &more);
+    tree_set(&more, "small", 11, 3000);
+    works_again(w, r, &more);
+}
+
+/* Nobody goes on with a pack that is being sealed. */
+static void test_a_save_beside_a_seal(void **state)
+{
+    const struct upkeep u = {.pressed = true};
+    struct world *w = *state;
+    struct upkeep_result done;
+    struct error e = ERROR_INIT;
+    struct repo *r = with_two_saves(w);
+    struct model_tree more = *last_tree(&w->model, "app");
+
+    disk.saved_to = r;
+    disk.saving = w;
+    OK(repo_upkeep(r, &u, &done, &e), e);
+    assert_null(disk.saving);
+    assert_true(done.packs_sealed > 0);
+    check_model(r, &w->model);
     tree_set(&more, "small", 11, 3000);
     works_again(w, r, &more);
 }
@@ -416,6 +465,7 @@ int main(void)
         cmocka_unit_test_setup_teardown(test_a_catalog_made_anew_beside_a_full_pack, setup,
                                         teardown),
         cmocka_unit_test_setup_teardown(test_a_full_pack_that_holds_meanwhile, setup, teardown),
+        cmocka_unit_test_setup_teardown(test_a_save_beside_a_seal, setup, teardown),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
