@@ -246,6 +246,27 @@ static inline int begin_save(struct repo *r, const char *watch, struct txn **t, 
     return txn_begin(r, &w, t, e);
 }
 
+/* Links with targets that do not compress: `count` of them make as many operations. */
+static inline void put_links(struct txn *t, unsigned from, unsigned count)
+{
+    struct node n = {.type = NODE_SYMLINK};
+    struct error e = ERROR_INIT;
+    char name[32], target[65];
+    struct hash random;
+
+    for (unsigned i = from; i < from + count; i++) {
+        uint64_t node = txn_new_node(t);
+        snprintf(name, sizeof(name), "link-%06u", i);
+        hash_sha256(name, strlen(name), &random);
+        for (int b = 0; b < 32; b++)
+            snprintf(target + 2 * b, 3, "%02x", random.b[b]);
+        n.target = target;
+        n.target_len = 64;
+        OK(txn_name_put(t, NODE_ROOT, name, strlen(name), node, &e), e);
+        OK(txn_node_put(t, node, &n, &e), e);
+    }
+}
+
 static int64_t fixture_time = 1700000000; /* of every commit */
 
 static inline int end_save(struct txn *t, const char *name, const struct model_tree *tree,

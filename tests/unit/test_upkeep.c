@@ -9,6 +9,7 @@
 #include <dirent.h>
 #include <fcntl.h>
 #include <pthread.h>
+#include <stdatomic.h>
 #include <sys/wait.h>
 
 #include "base/banned.h"
@@ -180,26 +181,14 @@ static void test_drops_with_holes(void **state)
 static void test_a_first_save_is_not_told_twice(void **state)
 {
     struct world *w = *state;
-    struct node n = {.type = NODE_SYMLINK}, root = {.type = NODE_FOLDER};
+    const struct node root = {.type = NODE_FOLDER};
     struct commit c = {.kind = SNAPSHOT_CHANGE, .files = 60000};
     struct error e = ERROR_INIT;
-    char name[32], target[65];
-    struct hash random;
     struct txn *t;
 
     OK(begin_save(w->repo, "links", &t, &e), e);
     OK(txn_node_put(t, NODE_ROOT, &root, &e), e);
-    for (int i = 0; i < (int)c.files; i++) {
-        uint64_t node = txn_new_node(t);
-        snprintf(name, sizeof(name), "link-%06d", i);
-        hash_sha256(name, strlen(name), &random);
-        for (int b = 0; b < 32; b++)
-            snprintf(target + 2 * b, 3, "%02x", random.b[b]);
-        n.target = target;
-        n.target_len = 64;
-        OK(txn_name_put(t, NODE_ROOT, name, strlen(name), node, &e), e);
-        OK(txn_node_put(t, node, &n, &e), e);
-    }
+    put_links(t, 0, (unsigned)c.files);
     OK(txn_commit(t, &c, &e), e);
     assert_true(repo_bytes(w->repo) > 4 * 1024 * 1024);
     assert_false(repo_upkeep_due(w->repo));
@@ -473,7 +462,8 @@ static void test_an_open_save_is_waited_for(void **state)
 static struct {
     struct world *w;
     pthread_t upkeep, saves;
-    bool switched, begun, ended, breaks;
+    bool begun, ended;            /* of the thread of upkeep alone */
+    atomic_bool switched, breaks; /* both threads come to the hooks */
 } meanwhile;
 
 static ssize_t pwrite_breaks(int fd, const void *p, size_t n, off_t off)
@@ -502,7 +492,8 @@ static void *save_twice(void *unused)
 
 static int open_switches(int dirfd, const char *name, int flags, mode_t mode)
 {
-    meanwhile.switched |= (flags & O_CREAT) && strncmp(name, "0-log-", 6) == 0;
+    if ((flags & O_CREAT) && strncmp(name, "0-log-", 6) == 0)
+        meanwhile.switched = true;
     return fileops_system.openat(dirfd, name, flags, mode);
 }
 
@@ -530,9 +521,9 @@ static void test_the_log_breaks_before_the_first_part(void **state)
     struct error e = ERROR_INIT;
 
     make_history(w);
-    memset(&meanwhile, 0, sizeof(meanwhile));
     meanwhile.w = w;
     meanwhile.upkeep = pthread_self();
+    meanwhile.begun = meanwhile.ended = meanwhile.switched = meanwhile.breaks = false;
     ops.gate = gate_waits;
     ops.openat = open_switches;
     ops.pwrite = pwrite_breaks;

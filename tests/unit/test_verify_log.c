@@ -105,6 +105,16 @@ static void a_pack_between_others_is_removed(void **state)
     expect_clean(w);
 }
 
+/* A file dies and another one lives on, in the packs of the first save. */
+static void one_dies_one_lives(struct world *w, struct model_tree *tree)
+{
+    tree_set(tree, "dies", 1, 50000);
+    tree_set(tree, "lives", 3, 50000);
+    must_save(w, "app", tree);
+    tree_remove(tree, "dies");
+    must_save(w, "app", tree);
+}
+
 /* What was moved is moved once more before another checkpoint is written: the first compaction
  * finds its needs gone. */
 static void what_was_moved_is_moved_again(void **state)
@@ -115,11 +125,7 @@ static void what_was_moved_is_moved_again(void **state)
     struct upkeep_result done;
     struct error e = ERROR_INIT;
 
-    tree_set(&tree, "dies", 1, 50000);
-    tree_set(&tree, "lives", 3, 50000);
-    must_save(w, "app", &tree);
-    tree_remove(&tree, "dies");
-    must_save(w, "app", &tree);
+    one_dies_one_lives(w, &tree);
     OK(repo_upkeep(w->repo, &u, &done, &e), e);
     assert_true(done.checkpoint_bytes > 0);
     assert_int_equal(done.packs_removed, 1); /* the log so far */
@@ -142,11 +148,7 @@ static void what_was_moved_is_moved_after_a_checkpoint(void **state)
     struct upkeep_result done;
     struct error e = ERROR_INIT;
 
-    tree_set(&tree, "dies", 1, 50000);
-    tree_set(&tree, "lives", 3, 50000);
-    must_save(w, "app", &tree);
-    tree_remove(&tree, "dies");
-    must_save(w, "app", &tree);
+    one_dies_one_lives(w, &tree);
     OK(repo_upkeep(w->repo, &u, &done, &e), e);
     assert_int_equal(done.packs_emptied, 1);
     assert_int_equal(done.packs_removed, 0);
@@ -265,27 +267,6 @@ static void a_seal_counts_the_fences_before_it(void **state)
 }
 
 /* ---- file lists ---- */
-
-/* Links with targets that do not compress: `count` of them make as many operations. */
-static void put_links(struct txn *t, unsigned from, unsigned count)
-{
-    struct node n = {.type = NODE_SYMLINK};
-    struct error e = ERROR_INIT;
-    char name[32], target[65];
-    struct hash random;
-
-    for (unsigned i = from; i < from + count; i++) {
-        uint64_t node = txn_new_node(t);
-        snprintf(name, sizeof(name), "link-%06u", i);
-        hash_sha256(name, strlen(name), &random);
-        for (int b = 0; b < 32; b++)
-            snprintf(target + 2 * b, 3, "%02x", random.b[b]);
-        n.target = target;
-        n.target_len = 64;
-        OK(txn_name_put(t, NODE_ROOT, name, strlen(name), node, &e), e);
-        OK(txn_node_put(t, node, &n, &e), e);
-    }
-}
 
 /* Saves of other watches come between the lists of a large one. */
 static void lists_with_others_between_them(void **state)
