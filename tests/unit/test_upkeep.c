@@ -5,6 +5,7 @@
 #include "io/lock.h"
 #include "snapshot/verify.h"
 #include "store/catalog_write.h"
+#include "store/repo_private.h"
 
 #include <dirent.h>
 #include <fcntl.h>
@@ -462,7 +463,7 @@ static void test_an_open_save_is_waited_for(void **state)
 static struct {
     struct world *w;
     pthread_t upkeep, saves;
-    bool begun, ended;            /* of the thread of upkeep alone */
+    bool ended;                   /* of the thread of upkeep alone */
     atomic_bool switched, breaks; /* both threads come to the hooks */
 } meanwhile;
 
@@ -497,20 +498,19 @@ static int open_switches(int dirfd, const char *name, int flags, mode_t mode)
     return fileops_system.openat(dirfd, name, flags, mode);
 }
 
-/* Some reads are made under the lock that the saves wait for; one of those that are not comes. */
-static int gate_waits(int op, const char *path)
+/* Some reads are made under the lock that the saves wait for; the saves come at the first that is
+ * not. */
+static int gate_saves(int op, const char *path)
 {
-    struct timespec until;
+    struct repo *r = meanwhile.w->repo;
 
     if (op != FILEOP_READ || !meanwhile.switched || meanwhile.ended ||
-        !pthread_equal(pthread_self(), meanwhile.upkeep))
+        !pthread_equal(pthread_self(), meanwhile.upkeep) || pthread_mutex_trylock(&r->write_lock))
         return 0;
-    if (!meanwhile.begun)
-        assert_int_equal(pthread_create(&meanwhile.saves, NULL, save_twice, NULL), 0);
-    meanwhile.begun = true;
-    clock_gettime(CLOCK_REALTIME, &until);
-    until.tv_sec += 1;
-    meanwhile.ended = pthread_timedjoin_np(meanwhile.saves, NULL, &until) == 0;
+    pthread_mutex_unlock(&r->write_lock);
+    meanwhile.ended = true;
+    assert_int_equal(pthread_create(&meanwhile.saves, NULL, save_twice, NULL), 0);
+    assert_int_equal(pthread_join(meanwhile.saves, NULL), 0);
     return 0;
 }
 
@@ -523,8 +523,8 @@ static void test_the_log_breaks_before_the_first_part(void **state)
     make_history(w);
     meanwhile.w = w;
     meanwhile.upkeep = pthread_self();
-    meanwhile.begun = meanwhile.ended = meanwhile.switched = meanwhile.breaks = false;
-    ops.gate = gate_waits;
+    meanwhile.ended = meanwhile.switched = meanwhile.breaks = false;
+    ops.gate = gate_saves;
     ops.openat = open_switches;
     ops.pwrite = pwrite_breaks;
     fileops = &ops;
