@@ -504,13 +504,12 @@ static int tell_done(const struct placing *p, int code, struct error *e)
     text_escape(root, quoted, sizeof(quoted));
     text_escape(into, below, sizeof(below));
     const char *slash = *into ? "/" : "";
-    if (!r->begun && r->written.skipped > 0) {
-        printf("nothing was changed in '%s%s%s'\n", quoted, slash, below);
-        return 0;
-    }
     if (!r->begun) {
-        printf("nothing to change: '%s%s%s' is as in snapshot %llu\n", quoted, slash, below,
-               (unsigned long long)p->what->snapshot);
+        if (r->written.skipped > 0)
+            printf("nothing was changed in '%s%s%s'\n", quoted, slash, below);
+        else
+            printf("nothing to change: '%s%s%s' is as in snapshot %llu\n", quoted, slash, below,
+                   (unsigned long long)p->what->snapshot);
         return 0;
     }
     printf(
