@@ -523,7 +523,9 @@ static void test_the_log_breaks_before_the_first_part(void **state)
     make_history(w);
     meanwhile.w = w;
     meanwhile.upkeep = pthread_self();
-    meanwhile.ended = meanwhile.switched = meanwhile.breaks = false;
+    meanwhile.ended = false;
+    meanwhile.switched = false;
+    meanwhile.breaks = false;
     ops.gate = gate_saves;
     ops.openat = open_switches;
     ops.pwrite = pwrite_breaks;
