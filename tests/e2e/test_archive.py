@@ -220,6 +220,27 @@ def more_than_one_window(scratch):
     check_unpacked(before, root, to, item["name"], "tar")
 
 
+def longer_names_than_a_window(scratch):
+    """More bytes of names than are kept at once, long before there are too many files: each comes once,
+    in its folder, with what it holds."""
+    root, conf = ready(scratch)
+    deep = os.path.join(root, *["%02d" % i + "d" * 238 for i in range(14)])
+    os.makedirs(deep)
+    for i in range(2600):
+        wk.write(os.path.join(deep, "%04d" % i + "f" * 196 + "." + "abc"[i % 3]), b"%d" % i)
+    settle_times(root)
+    before = wk.tree(root)
+    item = archived(conf)[0]
+    assert item["verified"] and item["left_out"] == [], item
+    with tarfile.open(item["path"]) as t:
+        held = {m.name: t.extractfile(m).read() for m in t if "f" * 196 in m.name}
+    assert sorted(held.values()) == sorted(b"%d" % i for i in range(2600)), len(held)
+    to = os.path.join(scratch, "tar")
+    os.mkdir(to)
+    subprocess.run(["tar", "-C", to, "-xpzf", item["path"]], check=True)
+    check_unpacked(before, root, to, item["name"], "tar")
+
+
 def check_unpacked(before, root, to, name, how, **what):
     top = os.path.join(to, name)
     os.unlink(os.path.join(top, "metadata.json"))
@@ -494,6 +515,6 @@ def left_by_a_kill(scratch):
         os.listdir(folder)
 
 
-wk.main(odd_with_stock_tools, by_kind, more_than_one_window, odd_as_a_folder, own_metadata, names_and_places,
-        archives_inside_the_watch, what_is_refused, damage_makes_no_archive, damage_in_an_archive, hostile,
-        through_the_service, left_by_a_kill)
+wk.main(odd_with_stock_tools, by_kind, more_than_one_window, longer_names_than_a_window, odd_as_a_folder,
+        own_metadata, names_and_places, archives_inside_the_watch, what_is_refused, damage_makes_no_archive,
+        damage_in_an_archive, hostile, through_the_service, left_by_a_kill)
