@@ -26,8 +26,8 @@ class Disk:
     def __enter__(self):
         return self
 
-    def __exit__(self, *_):
-        subprocess.run(["umount", self.at], check=True)
+    def __exit__(self, failure, *_):
+        subprocess.run(["umount", self.at] + ["-l"] * (failure is not None), check=True)
 
     def free(self):
         st = os.statvfs(self.at)
@@ -163,10 +163,13 @@ class Opens:
 
 
 def asleep(pid):
-    """No thread of it runs, waits for its turn or for a disk."""
+    """No thread of it runs, waits for its turn or for a disk; nor did one end just now."""
     folder = "/proc/%d/task" % pid
-    return all(open(os.path.join(folder, t, "stat")).read().rsplit(")", 1)[1].split()[0] == "S"
-               for t in os.listdir(folder))
+    try:
+        return all(open(os.path.join(folder, t, "stat")).read().rsplit(")", 1)[1].split()[0] == "S"
+                   for t in os.listdir(folder))
+    except OSError:
+        return False
 
 
 def rests_between_tries(scratch):
