@@ -368,11 +368,12 @@ static int prepare(struct save *s, const struct commit *in, struct error *e)
         *e = t->failure;
         return e->code;
     }
-    int rc = repo_catalog_mend(r, e);
+    /* First of all, since it waits for others without the lock: what they leave is seen to next. */
+    int rc = t->big ? SAFETY(DATA_BEFORE_COMMIT, repo_data_settle(r, e)) : 0;
+    if (rc == 0)
+        rc = repo_catalog_mend(r, e);
     if (rc == 0)
         rc = check_name_free(r, t, in->name, e);
-    if (rc == 0 && t->big)
-        rc = SAFETY(DATA_BEFORE_COMMIT, repo_data_settle(r, e));
     if (rc == 0)
         rc = repo_log_ready(r, e);
     return rc == 0 ? check_lost(r, t, e) : rc;
