@@ -137,7 +137,8 @@ static int take_data(struct replay *p)
         struct error ignored = ERROR_INIT;
         if (f->kind != PACK_DATA || catalog_pack(p->catalog, f->id, &row, &ignored) < 0 ||
             row.sealed || row.fence || row.gone || repo_data_lost(r, f->id, UINT64_MAX) ||
-            repo_data_is_ending(r, f->id) || !repo_file_is_itself(r, f))
+            repo_data_is_ending(r, f->id) || !repo_place_holds(r, f->id) ||
+            !repo_file_is_itself(r, f))
             continue;
         if (row.len < f->size && row.len > 0) {
             rc = repo_fence_add(r, f->id, row.len, p->e);
