@@ -209,6 +209,7 @@ static int begin(struct compacting *k)
         rc = repo_catalog_lend(r, &k->state, k->e);
     if (rc == 0 && k->pack_count > 0)
         rc = catalog_read_begin(k->state, k->e);
+    k->generation = r->generation;
     repo_catalog_failed(r, rc, false);
     r->compacted = rc == 0 && k->pack_count == 0;
     return rc < 0 ? rc : k->pack_count > 0;
@@ -347,7 +348,27 @@ static int write_record(struct compacting *k, const struct buffer *body)
     return rc;
 }
 
-/* As a commit: into the catalog's open transaction, then the record, then the transaction ends. */
+/* The record is durable: nothing that fails from here on takes it back. */
+static void end_catalog(struct repo *r)
+{
+    struct error why = ERROR_INIT;
+
+    int rc = repo_rows_put(r, false, &why);
+    if (rc == 0)
+        rc = repo_position_move(r, &why);
+    if (rc == 0)
+        rc = catalog_commit(r->writer, &why);
+    else
+        catalog_rollback(r->writer);
+    if (rc == 0)
+        repo_rows_done(r, false);
+    else
+        repo_catalog_failed(r, rc, true);
+}
+
+/* As a commit: into the catalog's open transaction, then the record, then the transaction ends. 1:
+ * it is not done, as the catalog was made anew since. A chunk that stands in two places may have
+ * the other one now, in a pack that was to go. */
 static int record(struct compacting *k)
 {
     struct repo *r = k->repo;
@@ -355,6 +376,8 @@ static int record(struct compacting *k)
     struct buffer body = BUFFER_INIT;
 
     int rc = repo_catalog_mend(r, k->e);
+    if (rc == 0 && r->generation != k->generation)
+        return 1;
     if (rc == 0)
         rc = encode_record(k, &now, &body);
     if (rc == 0)
@@ -374,14 +397,7 @@ static int record(struct compacting *k)
         repo_fences_flush(r);
         return rc;
     }
-    struct error why = ERROR_INIT;
-    int late = repo_position_move(r, &why);
-    if (late == 0)
-        late = catalog_commit(r->writer, &why);
-    else
-        catalog_rollback(r->writer);
-    if (late < 0)
-        repo_catalog_failed(r, late, true);
+    end_catalog(r);
     return 0;
 }
 
@@ -422,6 +438,7 @@ static void release(struct compacting *k)
     id_map_release(&k->let_go);
 }
 
+/* 1: the packs stay. */
 static int go_through(struct compacting *k)
 {
     int rc = compact_survey(k);

@@ -51,6 +51,7 @@ struct compacting {
     bool eager;                  /* also what does not pay: it was asked for, or space is short */
     uint64_t below;              /* packs from this id on are too new */
     struct catalog *state;       /* as it was when the packs were doomed */
+    unsigned generation;         /* of the catalog then */
     struct chunk_source *source; /* over it */
     struct pack_use *uses;
     size_t use_count;
