@@ -131,14 +131,36 @@ int repo_row_note(struct repo *r, const struct catalog_pack *row, struct error *
     return 0;
 }
 
-/* A data pack's row says how far its blocks are known, and goes with them. */
+/* How far the blocks of the pack are known stays as it was. */
+static int put_fence_row(struct repo *r, const struct catalog_pack *row, struct error *e)
+{
+    struct error absent = ERROR_INIT;
+    struct catalog_pack known;
+
+    int rc = catalog_pack(r->writer, row->id, &known, &absent);
+    if (rc < 0 && rc != ERR_NOTFOUND) {
+        *e = absent;
+        return rc;
+    }
+    if (rc < 0)
+        known = (struct catalog_pack){.id = row->id, .kind = row->kind};
+    known.fence = row->fence;
+    return catalog_pack_put(r->writer, &known, e);
+}
+
+/* A data pack's row says how far its blocks are known, and goes with them. But for its fence: once
+ * the catalog's position is behind that record no replay comes by it again. */
 int repo_rows_put(struct repo *r, bool data, struct error *e)
 {
     int rc = 0;
 
-    for (size_t i = 0; rc == 0 && i < r->row_count; i++)
-        if (data || r->rows[i].kind == PACK_LOG)
-            rc = catalog_pack_put(r->writer, &r->rows[i], e);
+    for (size_t i = 0; rc == 0 && i < r->row_count; i++) {
+        const struct catalog_pack *row = &r->rows[i];
+        if (data || row->kind == PACK_LOG)
+            rc = catalog_pack_put(r->writer, row, e);
+        else if (row->fence)
+            rc = put_fence_row(r, row, e);
+    }
     return rc;
 }
 
@@ -557,8 +579,6 @@ void repo_packs_let_go(struct repo *r)
     free(r->unindexed);
     free(r->rows);
     free(r->grown);
-    free(r->doomed);
-    free(r->settled);
     pack_close(r->log);
     pack_close(r->data);
     r->log = r->data = NULL;
@@ -574,6 +594,8 @@ void repo_writing_release(struct repo *r)
     free(r->fences);
     free(r->lost);
     free(r->ending);
+    free(r->doomed);
+    free(r->settled);
 }
 
 /* ---- position ---- */

@@ -1,0 +1,372 @@
+/* What other threads do while the repository's lock is let go, and what is left when a step fails:
+ * each case drives one order of events. */
+#include "world_fixture.h"
+
+#include "fault_fixture.h"
+#include "store/repo_private.h"
+
+#include <stdatomic.h>
+
+#include "base/banned.h"
+
+#define LARGE (SMALL_SAVE_MAX + 20000u)
+#define DAY 86400u
+
+/* ---- the disk ---- */
+
+static struct {
+    struct repo *repo;
+    bool loses_data;        /* a flush of a data pack fails */
+    unsigned failing_syncs; /* bit n: the nth from now on fails */
+    unsigned writes;        /* to data packs, until one fails; 0: none does */
+    int catalog;            /* what a write to the catalog fails with */
+    void (*at_read)(void);  /* once, where a pack is read and no lock is held */
+    void (*emptying)(void); /* the same, while packs are being emptied */
+    void (*at_flush)(void); /* once, where a full data pack is flushed */
+} disk;
+
+static bool leads_to(int fd, const char *what)
+{
+    char name[32], path[256];
+
+    snprintf(name, sizeof(name), "/proc/self/fd/%d", fd);
+    ssize_t n = readlink(name, path, sizeof(path) - 1);
+    path[n > 0 ? n : 0] = 0;
+    return strstr(path, what) != NULL;
+}
+
+static bool nothing_is_locked(void)
+{
+    pthread_mutex_t *const locks[] = {&disk.repo->write_lock, &disk.repo->pool_lock,
+                                      &disk.repo->packs_lock};
+    size_t taken = 0;
+
+    while (taken < 3 && pthread_mutex_trylock(locks[taken]) == 0)
+        taken++;
+    for (size_t i = taken; i > 0; i--)
+        pthread_mutex_unlock(locks[i - 1]);
+    return taken == 3;
+}
+
+static void once(void (**what)(void))
+{
+    void (*now)(void) = *what;
+
+    *what = NULL;
+    now();
+}
+
+static ssize_t disk_pread(int fd, void *p, size_t n, off_t off)
+{
+    if (disk.at_read && n > PACK_HEADER_LEN && nothing_is_locked())
+        once(&disk.at_read);
+    if (disk.emptying && disk.repo->doomed_count > 0 && nothing_is_locked())
+        once(&disk.emptying);
+    return fileops_system.pread(fd, p, n, off);
+}
+
+static ssize_t disk_pwrite(int fd, const void *p, size_t n, off_t off)
+{
+    bool fails = disk.writes > 0 && leads_to(fd, "/1-data-") && --disk.writes == 0;
+
+    if (!fails)
+        return fileops_system.pwrite(fd, p, n, off);
+    errno = EIO;
+    return -1;
+}
+
+static int disk_sync(int fd)
+{
+    if (disk.at_flush && disk.repo->ending_count > 0 && leads_to(fd, "/1-data-"))
+        once(&disk.at_flush);
+    bool fails = disk.failing_syncs & 1;
+    disk.failing_syncs >>= 1;
+    if (!fails && !(disk.loses_data && leads_to(fd, "/1-data-")))
+        return fileops_system.fdatasync(fd);
+    errno = EIO;
+    return -1;
+}
+
+static int disk_gate(int op, const char *path)
+{
+    return op == FILEOP_WRITE ? disk.catalog : 0;
+}
+
+static struct fileops table;
+
+static int setup(void **state)
+{
+    if (world_open(state) != 0)
+        return -1;
+    memset(&disk, 0, sizeof(disk));
+    disk.repo = ((struct world *)*state)->repo;
+    table = fileops_system;
+    table.pread = disk_pread;
+    table.pwrite = disk_pwrite;
+    table.fdatasync = disk_sync;
+    table.gate = disk_gate;
+    fileops = &table;
+    return 0;
+}
+
+static int teardown(void **state)
+{
+    fileops = &fileops_system;
+    return world_end(state);
+}
+
+static void check(struct world *w)
+{
+    check_model(w->repo, &w->model);
+    check_refs(w->repo);
+}
+
+/* Also by the packs alone. */
+static void check_rebuild(struct world *w)
+{
+    struct error e = ERROR_INIT;
+
+    check(w);
+    OK(repo_rebuild(w->repo, &e), e);
+    check(w);
+}
+
+static void reopen(struct world *w)
+{
+    world_reopen(w, REPO_WRITE);
+    disk.repo = w->repo;
+}
+
+/* The handle goes on with what a process that is killed now leaves. */
+static void kill_it(struct world *w)
+{
+    char left[128];
+
+    snprintf(left, sizeof(left), "%s/left-%" PRIu64, w->scratch->path, clock_mono_ns());
+    copy_repo(w->path, left);
+    memcpy(w->path, left, sizeof(left));
+    reopen(w);
+}
+
+static struct upkeep_result keep_up(struct world *w, bool pressed, bool all, uint64_t keep_s)
+{
+    const struct upkeep u = {.all = all, .pressed = pressed, .keep_s = keep_s};
+    struct upkeep_result done;
+    struct error e = ERROR_INIT;
+
+    OK(repo_upkeep(w->repo, &u, &done, &e), e);
+    return done;
+}
+
+static int try_save(struct world *w, const char *watch, const char *name, uint64_t seed,
+                    uint64_t len)
+{
+    struct model_tree tree = *last_tree(&w->model, watch);
+    struct error e = ERROR_INIT;
+
+    tree_set(&tree, name, seed, len);
+    return save(w->repo, &w->model, watch, &tree, &e);
+}
+
+static void rebuild(void)
+{
+    struct error e = ERROR_INIT;
+
+    OK(repo_rebuild(disk.repo, &e), e);
+}
+
+/* ---- failures ---- */
+
+/* What the packs that are being emptied are called outlives it that everything is read anew. */
+static void test_read_anew_after_a_compaction(void **state)
+{
+    struct world *w = *state;
+
+    for (uint64_t i = 0; i < 3; i++)
+        assert_int_equal(try_save(w, "app", "film", 2 * i + 1, LARGE), 0);
+    must_drop(w, (const uint64_t[]){1, 2}, 2);
+    assert_true(keep_up(w, true, true, DAY).packs_emptied > 0);
+    disk.failing_syncs = 0x5; /* the log's, not that of the next pack's header, the fence's */
+    assert_true(try_save(w, "app", "small", 8, 3000) < 0);
+    assert_true(w->repo->refuse);
+    assert_int_equal(try_save(w, "app", "small", 8, 3000), 0);
+    assert_false(w->repo->refuse);
+    assert_int_equal(try_save(w, "app", "film", 1, LARGE), 0);
+    keep_up(w, true, true, 0);
+    check_rebuild(w);
+    reopen(w);
+    check(w);
+}
+
+/* A fence that came with a small commit is known after a kill. */
+static void test_killed_after_a_fence(void **state)
+{
+    struct world *w = *state;
+
+    assert_int_equal(try_save(w, "app", "film", 1, LARGE), 0);
+    disk.writes = 50;
+    assert_true(try_save(w, "app", "film", 3, 3 * LARGE) < 0);
+    assert_int_equal(disk.writes, 0);
+    assert_int_equal(try_save(w, "other", "small", 8, 3000), 0);
+    kill_it(w);
+    check(w);
+    assert_int_equal(try_save(w, "app", "film", 3, 3 * LARGE), 0);
+    check_rebuild(w);
+}
+
+/* ---- a pack that is being emptied ---- */
+
+static struct txn *waiting; /* keeps the packs from being sealed until it is given up */
+static struct world *world;
+
+/* One of which the catalog, being full, does not learn; then one that has it caught up. */
+static void save_some(void)
+{
+    disk.catalog = ENOSPC;
+    assert_int_equal(try_save(world, "log", "small", 11, 3000), 0);
+    assert_true(disk.repo->catalog_stale);
+    disk.catalog = 0;
+    assert_int_equal(try_save(world, "log", "large", 13, LARGE), 0);
+}
+
+static void give_up(void)
+{
+    txn_abort(waiting);
+    disk.emptying = save_some;
+}
+
+/* A data pack that has ended without a seal is not gone on with while it is being emptied. */
+static void test_a_pack_being_emptied_is_not_written(void **state)
+{
+    struct world *w = *state;
+    struct error e = ERROR_INIT;
+
+    assert_int_equal(try_save(w, "app", "film", 1, 4 * LARGE), 0);
+    assert_int_equal(try_save(w, "app", "film", 3, LARGE), 0);
+    must_drop(w, (const uint64_t[]){1}, 1);
+    repo_min_free(w->repo, UINT64_MAX / 4, 0);
+    assert_int_equal(try_save(w, "app", "film", 5, LARGE), ERR_NOSPACE);
+    repo_min_free(w->repo, 0, 0);
+    assert_null(w->repo->data);
+    for (uint64_t i = 0; i < 4; i++)
+        assert_int_equal(try_save(w, "log", "small", 2 * i + 1, 3000), 0);
+    world = w;
+    OK(begin_save(w->repo, "other", &waiting, &e), e);
+    disk.at_read = give_up;
+    struct upkeep_result done = keep_up(w, false, true, 0);
+    assert_null(disk.at_read);
+    assert_null(disk.emptying);
+    assert_true(done.packs_emptied > 0);
+    check_rebuild(w);
+}
+
+/* The catalog is made anew while packs are emptied, and a chunk that stands in two places has
+ * another one from then on: in the pack that is to go. */
+static void test_a_catalog_made_anew_while_packs_are_emptied(void **state)
+{
+    const struct model_tree none = {.count = 0};
+    struct world *w = *state;
+    struct model_tree tree = {.count = 0};
+    struct error e = ERROR_INIT;
+    struct hash any = {{1}};
+    struct txn *small, *large;
+    uint64_t number;
+
+    OK(begin_save(w->repo, "small", &small, &e), e);
+    OK(txn_claim(small, &any, &e), e); /* what it knows is fixed here */
+    OK(begin_save(w->repo, "large", &large, &e), e);
+    tree_set(&tree, "same", 1, 20000);
+    tree_set(&tree, "large", 3, LARGE);
+    OK(put_changes(large, &none, &tree, &e), e);
+    txn_abort(large);
+    tree.count = 1;
+    OK(put_changes(small, &none, &tree, &e), e);
+    OK(end_save(small, NULL, &tree, &number, &e), e);
+    model_add(&w->model, "small", number, &tree);
+    check(w);
+    disk.emptying = rebuild;
+    keep_up(w, true, false, 0);
+    assert_null(disk.emptying);
+    check(w);
+    keep_up(w, true, false, 0);
+    check_rebuild(w);
+}
+
+/* ---- the end of a save ---- */
+
+static struct {
+    struct world *w;
+    struct txn *large;
+    struct model_tree tree;
+    pthread_t thread;
+    atomic_long tid;
+} ending;
+
+static void *end_large(void *unused)
+{
+    struct error e = ERROR_INIT;
+    uint64_t number;
+
+    ending.tid = gettid();
+    OK(end_save(ending.large, NULL, &ending.tree, &number, &e), e);
+    model_add(&ending.w->model, "large", number, &ending.tree);
+    return NULL;
+}
+
+/* Of a thread. */
+static bool is_asleep(long tid)
+{
+    char path[64], text[256];
+
+    snprintf(path, sizeof(path), "/proc/self/task/%ld/stat", tid);
+    FILE *f = tid ? fopen(path, "re") : NULL;
+    bool asleep = f && fgets(text, sizeof(text), f) && strstr(text, ") S ");
+    if (f)
+        fclose(f);
+    return asleep;
+}
+
+/* The end of a large save waits for the flush; meanwhile another one is acknowledged of which the
+ * catalog, being full, does not learn. */
+static void end_meanwhile(void)
+{
+    assert_int_equal(pthread_create(&ending.thread, NULL, end_large, NULL), 0);
+    while (!is_asleep(ending.tid) || !nothing_is_locked())
+        sched_yield();
+    disk.catalog = ENOSPC;
+    assert_int_equal(try_save(ending.w, "small", "small", 8, 3000), 0);
+    assert_true(disk.repo->catalog_stale);
+    disk.catalog = 0;
+}
+
+static void test_a_commit_waits_beside_another(void **state)
+{
+    struct world *w = *state;
+    const struct model_tree none = {.count = 0};
+    struct error e = ERROR_INIT;
+
+    memset(&ending, 0, sizeof(ending));
+    ending.w = w;
+    w->repo->pack_full = 2 * LARGE;
+    OK(begin_save(w->repo, "large", &ending.large, &e), e);
+    tree_set(&ending.tree, "film", 1, LARGE);
+    OK(put_changes(ending.large, &none, &ending.tree, &e), e);
+    disk.at_flush = end_meanwhile;
+    assert_int_equal(try_save(w, "full", "film", 3, 2 * LARGE), 0);
+    assert_null(disk.at_flush);
+    assert_int_equal(pthread_join(ending.thread, NULL), 0);
+    check_rebuild(w);
+}
+
+int main(void)
+{
+    const struct CMUnitTest tests[] = {
+        cmocka_unit_test_setup_teardown(test_read_anew_after_a_compaction, setup, teardown),
+        cmocka_unit_test_setup_teardown(test_killed_after_a_fence, setup, teardown),
+        cmocka_unit_test_setup_teardown(test_a_pack_being_emptied_is_not_written, setup, teardown),
+        cmocka_unit_test_setup_teardown(test_a_catalog_made_anew_while_packs_are_emptied, setup,
+                                        teardown),
+        cmocka_unit_test_setup_teardown(test_a_commit_waits_beside_another, setup, teardown),
+    };
+    return cmocka_run_group_tests(tests, NULL, NULL);
+}
