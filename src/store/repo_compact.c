@@ -134,17 +134,11 @@ static int choose(struct compacting *k, uint64_t folded)
 
 static int doom(struct compacting *k)
 {
-    struct repo *r = k->repo;
+    int rc = 0;
 
-    pthread_mutex_lock(&r->packs_lock);
-    uint64_t *list = realloc(r->doomed, (r->doomed_count + k->pack_count) * sizeof(*list));
-    if (list) {
-        r->doomed = list;
-        for (size_t i = 0; i < k->pack_count; i++)
-            list[r->doomed_count++] = k->packs[i].id;
-    }
-    pthread_mutex_unlock(&r->packs_lock);
-    return list ? 0 : repo_no_memory(k->e);
+    for (size_t i = 0; rc == 0 && i < k->pack_count; i++)
+        rc = repo_doom(k->repo, k->packs[i].id, k->e);
+    return rc;
 }
 
 static bool was_touched(const struct compacting *k, uint64_t id)

@@ -134,6 +134,18 @@ bool repo_file_is_another(struct repo *r, const struct pack_file *f)
     return look_at_header(r, f) == ERR_DAMAGED;
 }
 
+int repo_doom(struct repo *r, uint64_t pack_id, struct error *e)
+{
+    pthread_mutex_lock(&r->packs_lock);
+    uint64_t *list = realloc(r->doomed, (r->doomed_count + 1) * sizeof(*list));
+    if (list) {
+        r->doomed = list;
+        list[r->doomed_count++] = pack_id;
+    }
+    pthread_mutex_unlock(&r->packs_lock);
+    return list ? 0 : repo_no_memory(e);
+}
+
 bool repo_place_holds(struct repo *r, uint64_t pack_id)
 {
     bool doomed = false;

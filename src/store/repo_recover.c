@@ -229,8 +229,14 @@ int replay_burn(struct replay *p, uint64_t from)
     return rc;
 }
 
+/* In packs that were emptied nothing stands that a save may rely on: their files are to go. */
+static int doom_emptied(struct repo *r, const struct catalog_pack *row, struct error *e)
+{
+    return row->gone && repo_place_holds(r, row->id) ? repo_doom(r, row->id, e) : 0;
+}
+
 /* Ids that anything ever named are not given out again. */
-static int raise_next_pack(struct replay *p)
+static int take_ids(struct replay *p)
 {
     struct catalog_position position;
     struct catalog_pack *rows = NULL;
@@ -243,14 +249,16 @@ static int raise_next_pack(struct replay *p)
         return rc;
     if (p->repo->next_pack < position.next_pack)
         p->repo->next_pack = position.next_pack;
-    for (size_t i = 0; i < count; i++)
+    for (size_t i = 0; rc == 0 && i < count; i++) {
         if (p->repo->next_pack <= rows[i].id)
             p->repo->next_pack = rows[i].id + 1;
+        rc = doom_emptied(p->repo, &rows[i], p->e);
+    }
     for (size_t i = 0; i < p->fence_count; i++)
         if (p->fences[i].pack_id < INT64_MAX && p->repo->next_pack <= p->fences[i].pack_id)
             p->repo->next_pack = p->fences[i].pack_id + 1;
     free(rows);
-    return 0;
+    return rc;
 }
 
 int replay_take_over(struct replay *p)
@@ -266,7 +274,7 @@ int replay_take_over(struct replay *p)
     r->chain = p->position.chain;
     if (p->torn)
         repo_notice(r, "a write that was cut off at the end of the log was discarded");
-    int rc = raise_next_pack(p);
+    int rc = take_ids(p);
     if (rc == 0)
         rc = take_log(p);
     return rc == 0 ? take_data(p) : rc;
