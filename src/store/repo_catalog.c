@@ -57,9 +57,11 @@ int repo_catalog_lend(struct repo *r, struct catalog **out, struct error *e)
 {
     int rc = 0;
 
+    *out = NULL;
     pthread_mutex_lock(&r->pool_lock);
-    *out = pool_take(r);
-    if (!*out)
+    if (r->half_made)
+        rc = error_set(e, ERR_CATALOG, "catalog: it could not be made anew");
+    else if (!(*out = pool_take(r)))
         rc = catalog_clone(r->writer ? r->writer : r->catalog, out, e);
     struct pool_entry *p = rc == 0 && !pool_find(r, *out) ? pool_find(r, NULL) : NULL;
     if (p)
@@ -185,15 +187,16 @@ int repo_catalog_open_writer(struct repo *r, struct error *e)
  * follows when it is asked for next. */
 static void retire_readers(struct repo *r)
 {
-    pthread_mutex_lock(&r->pool_lock);
     r->generation++;
     r->unsound = false;
     pool_drop_idle(r);
-    pthread_mutex_unlock(&r->pool_lock);
 }
 
+/* Whoever asks for a connection waits until the file is whole: before, it shows a state of the
+ * past, without marks that were set since. */
 static int renew(struct repo *r, bool keep, struct error *e)
 {
+    pthread_mutex_lock(&r->pool_lock);
     if (r->writer)
         catalog_keep_wal(r->writer);
     int rc = repo_catalog_set_aside(r, keep, e);
@@ -202,6 +205,8 @@ static int renew(struct repo *r, bool keep, struct error *e)
     if (rc == 0)
         rc = repo_replay(r, r->writer, true, e);
     retire_readers(r);
+    r->half_made = rc < 0;
+    pthread_mutex_unlock(&r->pool_lock);
     r->catalog_stale = rc < 0;
     r->catalog_broken = rc == ERR_CATALOG;
     return rc;
@@ -220,13 +225,24 @@ int repo_catalog_renew(struct repo *r, bool keep, struct error *e)
     return rc;
 }
 
+void repo_catalog_is_whole(struct repo *r)
+{
+    pthread_mutex_lock(&r->pool_lock);
+    r->half_made = false;
+    pthread_mutex_unlock(&r->pool_lock);
+}
+
 static int catch_up(struct repo *r, struct error *e)
 {
     int rc = catalog_reopen(r->writer, e);
 
     if (rc == 0)
         rc = repo_replay_needed(r, r->writer, e);
-    return rc < 0 ? rc : repo_replay(r, r->writer, true, e);
+    if (rc >= 0)
+        rc = repo_replay(r, r->writer, true, e);
+    if (rc == 0)
+        repo_catalog_is_whole(r);
+    return rc;
 }
 
 /* Never the same file again after it failed us, unless it only was full. */
@@ -281,7 +297,9 @@ static int replace_readers(struct repo *r)
 {
     struct error e = ERROR_INIT;
 
+    pthread_mutex_lock(&r->pool_lock);
     retire_readers(r);
+    pthread_mutex_unlock(&r->pool_lock);
     chunk_source_close(r->memory_source);
     catalog_close(r->catalog);
     r->memory_source = NULL;

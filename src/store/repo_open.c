@@ -191,8 +191,10 @@ static int open_catalog(struct repo *r, struct error *e)
         give_back_if_short(r);
         rc = repo_replay(r, r->writer, true, &why);
     }
-    if (rc == 0)
+    if (rc == 0) {
+        repo_catalog_is_whole(r);
         rc = repo_forget_cut(r, &why);
+    }
     if (rc == ERR_CATALOG) {
         repo_losses_note(r);
         repo_notice(r, "catalog made anew from the packs: %s", why.message);
@@ -553,7 +555,7 @@ struct catalog *repo_catalog(struct repo *r)
     struct error ignored = ERROR_INIT;
 
     pthread_mutex_lock(&r->pool_lock);
-    if (r->catalog_generation != r->generation) {
+    if (r->catalog_generation != r->generation && !r->half_made) {
         catalog_reopen(r->catalog, &ignored); /* if not, its every use tells */
         r->catalog_generation = r->generation;
     }

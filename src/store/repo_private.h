@@ -99,6 +99,7 @@ struct repo {
     uint64_t unread_bytes; /* ... so many bytes of them */
     bool distrust;         /* opened without a look at catalog.db */
     bool unsound;          /* a connection met damage; under pool_lock */
+    bool half_made;        /* making catalog.db anew was broken off; under pool_lock */
     pthread_mutex_t pool_lock;
     struct pool_entry pool[POOL_MAX];
     unsigned generation; /* of catalog.db: connections of an older one are not lent again */
@@ -193,6 +194,8 @@ int repo_catalog_lend(struct repo *r, struct catalog **out, struct error *e); /*
 void repo_catalog_return(struct repo *r, struct catalog *c);
 /* Put catalog.db and what stands beside it out of the way; keep: under a name of its own. */
 int repo_catalog_set_aside(struct repo *r, bool keep, struct error *e);
+/* The file shows all of the packs again. */
+void repo_catalog_is_whole(struct repo *r);
 /* Bring writer and catalog to a file made anew from the packs. write_lock is held. */
 int repo_catalog_renew(struct repo *r, bool keep, struct error *e);
 /* The catalog failed with *e: made anew, so that what was asked of it can be asked once more. *e is
@@ -312,6 +315,8 @@ int repo_checkpoint(struct repo *r, const struct upkeep *u, struct upkeep_result
                     struct error *e);
 int repo_compact(struct repo *r, const struct upkeep *u, struct upkeep_result *done,
                  struct error *e);
+/* From now on none may: it is being emptied, or was. Any thread. */
+int repo_doom(struct repo *r, uint64_t pack_id, struct error *e);
 /* A place in that pack may be given a new reference: the file is there, and is not being emptied.
  * Any thread. */
 bool repo_place_holds(struct repo *r, uint64_t pack_id);

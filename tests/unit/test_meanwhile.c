@@ -5,6 +5,7 @@
 #include "fault_fixture.h"
 #include "store/repo_private.h"
 
+#include <fcntl.h>
 #include <stdatomic.h>
 
 #include "base/banned.h"
@@ -22,6 +23,8 @@ static struct {
     int catalog;            /* what a write to the catalog fails with */
     void (*at_read)(void);  /* once, where a pack is read and no lock is held */
     void (*emptying)(void); /* the same, while packs are being emptied */
+    const char *opened;     /* a file: */
+    void (*at_open)(void);  /* once, where it is opened */
     void (*at_flush)(void); /* once, where a full data pack is flushed */
 } disk;
 
@@ -87,6 +90,13 @@ static int disk_sync(int fd)
     return -1;
 }
 
+static int disk_openat(int dirfd, const char *name, int flags, mode_t mode)
+{
+    if (disk.at_open && strcmp(name, disk.opened) == 0)
+        once(&disk.at_open);
+    return fileops_system.openat(dirfd, name, flags, mode);
+}
+
 static int disk_gate(int op, const char *path)
 {
     return op == FILEOP_WRITE ? disk.catalog : 0;
@@ -101,6 +111,7 @@ static int setup(void **state)
     memset(&disk, 0, sizeof(disk));
     disk.repo = ((struct world *)*state)->repo;
     table = fileops_system;
+    table.openat = disk_openat;
     table.pread = disk_pread;
     table.pwrite = disk_pwrite;
     table.fdatasync = disk_sync;
@@ -292,6 +303,127 @@ static void test_a_catalog_made_anew_while_packs_are_emptied(void **state)
     check_rebuild(w);
 }
 
+static void flip(const struct world *w, const char *pack, off_t off)
+{
+    char path[256];
+    uint8_t b;
+
+    snprintf(path, sizeof(path), "%s/packs/%s", w->path, pack);
+    int fd = open(path, O_RDWR | O_CLOEXEC);
+    assert_true(fd >= 0);
+    assert_int_equal(pread(fd, &b, 1, off), 1);
+    b ^= 0x10;
+    assert_int_equal(pwrite(fd, &b, 1, off), 1);
+    close(fd);
+}
+
+/* A block that nothing needs was damaged when its pack was emptied. What stood there is not known,
+ * though the file stays for a day: it goes. */
+static void test_nothing_is_known_in_an_emptied_pack(void **state)
+{
+    struct world *w = *state;
+
+    assert_int_equal(try_save(w, "app", "film", 1, LARGE), 0);
+    assert_int_equal(try_save(w, "app", "film", 2, 3000), 0);
+    must_drop(w, (const uint64_t[]){1}, 1);
+    flip(w, "1-data-0000000000000002.wkp", 20000);
+    assert_int_equal(keep_up(w, true, false, DAY).packs_emptied, 1);
+    reopen(w);
+    assert_int_equal(try_save(w, "app", "film", 1, LARGE), 0);
+    keep_up(w, false, false, 0);
+    check_rebuild(w);
+}
+
+/* ---- a catalog that is being made anew ---- */
+
+static struct {
+    pthread_t thread;
+    atomic_long tid;
+    atomic_bool done;
+    size_t count; /* of snapshots */
+} looking;
+
+/* Of a thread. */
+static bool is_asleep(long tid)
+{
+    char path[64], text[256];
+
+    snprintf(path, sizeof(path), "/proc/self/task/%ld/stat", tid);
+    FILE *f = tid ? fopen(path, "re") : NULL;
+    bool asleep = f && fgets(text, sizeof(text), f) && strstr(text, ") S ");
+    if (f)
+        fclose(f);
+    return asleep;
+}
+
+static void *look(void *unused)
+{
+    struct error e = ERROR_INIT;
+    struct catalog *c;
+
+    looking.tid = gettid();
+    OK(repo_catalog_open(disk.repo, &c, &e), e);
+    OK(catalog_snapshots(c, 0, 0, UINT64_MAX, false, count_snapshot, &looking.count, &e), e);
+    repo_catalog_close(disk.repo, c);
+    looking.done = true;
+    return NULL;
+}
+
+static void look_meanwhile(void)
+{
+    assert_int_equal(pthread_create(&looking.thread, NULL, look, NULL), 0);
+    for (unsigned asleep = 0; !looking.done && asleep < 100; sched_yield())
+        asleep = is_asleep(looking.tid) ? asleep + 1 : 0;
+}
+
+/* Nobody is shown a part of it. */
+static void test_nobody_sees_half_a_catalog(void **state)
+{
+    enum { SAVES = 70 }; /* more than go into one transaction */
+    struct world *w = *state;
+    struct error e = ERROR_INIT;
+    uint64_t number;
+    struct txn *t;
+
+    for (unsigned i = 0; i < SAVES; i++) {
+        OK(begin_save(w->repo, "app", &t, &e), e);
+        put_links(t, i, 1);
+        OK(end_save(t, NULL, &(struct model_tree){.count = 0}, &number, &e), e);
+    }
+    assert_int_equal(try_save(w, "other", "film", 1, LARGE), 0);
+    memset(&looking, 0, sizeof(looking));
+    reopen(w); /* no connection is at hand */
+    disk.opened = "1-data-0000000000000002.wkp";
+    disk.at_open = look_meanwhile;
+    OK(repo_rebuild(w->repo, &e), e);
+    assert_null(disk.at_open);
+    assert_int_equal(pthread_join(looking.thread, NULL), 0);
+    assert_int_equal(looking.count, SAVES + 1);
+    check(w);
+}
+
+/* Nor when making it was broken off: it is made anew once more before anything else. */
+static void fill_disk(void)
+{
+    disk.catalog = ENOSPC;
+}
+
+static void test_nobody_sees_what_was_broken_off(void **state)
+{
+    struct world *w = *state;
+    struct error e = ERROR_INIT;
+    struct catalog *c;
+
+    assert_int_equal(try_save(w, "other", "film", 1, LARGE), 0);
+    disk.opened = "1-data-0000000000000002.wkp";
+    disk.at_open = fill_disk;
+    assert_int_equal(repo_rebuild(w->repo, &e), ERR_NOSPACE);
+    assert_int_equal(repo_catalog_open(w->repo, &c, &e), ERR_CATALOG);
+    disk.catalog = 0;
+    assert_int_equal(try_save(w, "app", "small", 2, 3000), 0);
+    check_rebuild(w);
+}
+
 /* ---- the end of a save ---- */
 
 static struct {
@@ -313,26 +445,13 @@ static void *end_large(void *unused)
     return NULL;
 }
 
-/* Of a thread. */
-static bool is_asleep(long tid)
-{
-    char path[64], text[256];
-
-    snprintf(path, sizeof(path), "/proc/self/task/%ld/stat", tid);
-    FILE *f = tid ? fopen(path, "re") : NULL;
-    bool asleep = f && fgets(text, sizeof(text), f) && strstr(text, ") S ");
-    if (f)
-        fclose(f);
-    return asleep;
-}
-
 /* The end of a large save waits for the flush; meanwhile another one is acknowledged of which the
  * catalog, being full, does not learn. */
 static void end_meanwhile(void)
 {
     assert_int_equal(pthread_create(&ending.thread, NULL, end_large, NULL), 0);
-    while (!is_asleep(ending.tid) || !nothing_is_locked())
-        sched_yield();
+    for (unsigned asleep = 0; asleep < 100; sched_yield())
+        asleep = is_asleep(ending.tid) && nothing_is_locked() ? asleep + 1 : 0;
     disk.catalog = ENOSPC;
     assert_int_equal(try_save(ending.w, "small", "small", 8, 3000), 0);
     assert_true(disk.repo->catalog_stale);
@@ -366,6 +485,9 @@ int main(void)
         cmocka_unit_test_setup_teardown(test_a_pack_being_emptied_is_not_written, setup, teardown),
         cmocka_unit_test_setup_teardown(test_a_catalog_made_anew_while_packs_are_emptied, setup,
                                         teardown),
+        cmocka_unit_test_setup_teardown(test_nothing_is_known_in_an_emptied_pack, setup, teardown),
+        cmocka_unit_test_setup_teardown(test_nobody_sees_half_a_catalog, setup, teardown),
+        cmocka_unit_test_setup_teardown(test_nobody_sees_what_was_broken_off, setup, teardown),
         cmocka_unit_test_setup_teardown(test_a_commit_waits_beside_another, setup, teardown),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
