@@ -3,6 +3,7 @@
 #include "base/clock.h"
 #include "base/parse.h"
 #include "base/text.h"
+#include "cli/interrupt.h"
 #include "snapshot/report.h"
 
 #include <errno.h>
@@ -63,10 +64,20 @@ static void error_line(json_t *line)
     json_decref(line);
 }
 
+/* With the code that the program ends with: which signal it was, no error knows. */
+static json_t *error_report(const struct error *e)
+{
+    json_t *line = report_error(e);
+
+    if (line && e->code == ERR_CANCELLED && interrupt_exit_code())
+        json_object_set_new(line, "code", json_integer(interrupt_exit_code()));
+    return line;
+}
+
 void out_error(const struct cli *cli, const struct error *e)
 {
     if (cli->json)
-        error_line(report_error(e));
+        error_line(error_report(e));
     else
         fprintf(stderr, "%swatchkeep:%s %s\n", out_paint(cli, stderr, PAINT_RED),
                 out_paint(cli, stderr, PAINT_NONE), e->message);

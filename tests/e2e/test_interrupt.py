@@ -1,4 +1,5 @@
 """Ctrl-C, SIGTERM and a closed terminal end a command cleanly: the code of the contract, nothing left."""
+import json
 import os
 import signal
 import subprocess
@@ -66,6 +67,16 @@ def a_restore(scratch):
         assert os.listdir(around) == [], os.listdir(around)
 
 
+def as_json(scratch):
+    """The error, the summary and the exit code say the same."""
+    root, repo = ready(scratch)
+    for s, code in SIGNALS:
+        got = end(slowly(scratch, "pread64", "-r", repo, "--json", "save", root), s)
+        said = [json.loads(line) for line in got[2].splitlines()]
+        assert [e["code"] for e in said if e["type"] == "error"] == [code], (s, got)
+        assert json.loads(got[1].splitlines()[-1])["exit"] == got[0] == code, (s, got)
+
+
 def a_hangup_told_twice(scratch):
     """By the kernel and by the shell: that is no sign of impatience."""
     root, repo = ready(scratch)
@@ -85,4 +96,4 @@ def under_nohup(scratch):
     assert len(wk.wk("-r", repo, "--json", "list").json["snapshots"]) == 1
 
 
-wk.main(a_save, a_restore, a_hangup_told_twice, under_nohup)
+wk.main(a_save, as_json, a_restore, a_hangup_told_twice, under_nohup)
