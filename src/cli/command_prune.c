@@ -38,7 +38,8 @@ static void print_summary(const struct cli *cli, const json_t *s)
                size_text(json_count(s, "too_large"), more, sizeof(more)));
 }
 
-static int print_lines(const struct cli *cli, const json_t *lines, struct error *e)
+/* Where it failed before anything was looked at there is nothing to sum up. */
+static int print_lines(const struct cli *cli, const json_t *lines, bool failed, struct error *e)
 {
     struct table *t = table_new("lrlll", NULL);
     char time[32];
@@ -62,18 +63,19 @@ static int print_lines(const struct cli *cli, const json_t *lines, struct error 
     }
     int rc = table_print(t, cli, e);
     table_free(t);
-    print_summary(cli, json_array_get(lines, json_array_size(lines) - 1));
+    if (!failed || json_array_size(lines) > 1)
+        print_summary(cli, json_array_get(lines, json_array_size(lines) - 1));
     return rc;
 }
 
-static int print(struct cli *cli, const json_t *lines, struct error *e)
+static int print(struct cli *cli, const json_t *lines, bool failed, struct error *e)
 {
     int rc = 0;
     size_t i;
     json_t *line;
 
     if (!cli->json)
-        return cli->quiet ? 0 : print_lines(cli, lines, e);
+        return cli->quiet ? 0 : print_lines(cli, lines, failed, e);
     json_array_foreach(lines, i, line)
     {
         if (rc == 0)
@@ -166,7 +168,7 @@ static int run(struct cli *cli, struct error *e)
         error_clear(e);
         rc = prune_here(cli, &lines, e);
     }
-    int told = json_array_size(lines) > 0 ? print(cli, lines, &telling) : 0;
+    int told = json_array_size(lines) > 0 ? print(cli, lines, rc != 0, &telling) : 0;
     json_decref(lines);
     if (rc == 0 && told != 0) {
         *e = telling;

@@ -106,6 +106,22 @@ def rules_that_are_refused(scratch):
     assert conf + ":5: " in r.err and "no rule keeps anything" in r.err, r
 
 
+def no_such_watch(scratch):
+    """An error alone: nothing was looked at, so there is nothing to sum up."""
+    root = os.path.join(scratch, "data")
+    os.mkdir(root)
+    wk.write(os.path.join(root, "a"), "a")
+    s = wk.Service(scratch, {"data": {"path": root}})
+
+    def refused():
+        r = s.cli("-w", "nosuch", "prune", code=6)
+        assert r.out == "" and r.err == "watchkeep: no watch 'nosuch' in the repository\n", r
+        assert s.cli("--json", "-w", "nosuch", "prune", code=6).summary["exit"] == 6
+    refused()
+    s.stop()
+    refused()
+
+
 def through_the_service(scratch):
     root = os.path.join(scratch, "data")
     os.mkdir(root)
@@ -380,5 +396,5 @@ def room_for_a_large_save(scratch):
         subprocess.run(["umount", "-l", at], check=True)
 
 
-wk.main(kept_and_dropped, archives_too, rules_that_are_refused, through_the_service, encrypted, an_empty_mount_point,
-        beside_everything, app_and_repository_on_one_disk, room_for_a_large_save)
+wk.main(kept_and_dropped, archives_too, rules_that_are_refused, no_such_watch, through_the_service, encrypted,
+        an_empty_mount_point, beside_everything, app_and_repository_on_one_disk, room_for_a_large_save)
