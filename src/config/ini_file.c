@@ -6,12 +6,15 @@
 #include <errno.h>
 #include <fcntl.h>
 #include <ini.h>
+#include <poll.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <unistd.h>
 
 #include "base/banned.h"
+
+enum { SILENT_MAX_MS = 2000 };
 
 struct ini_state {
     const char *file;
@@ -120,6 +123,27 @@ int ini_text_read(const char *file, const char *text, size_t n, const struct ini
     return wrong_line < 0 ? error_set(e, ERR_FAILED, "no memory to read '%s'", file) : 0;
 }
 
+/* A pipe that nobody has written into yet reads as if it were at its end. Files are ready at once.
+ */
+static int wait_for_text(int fd, const char *file, struct error *e)
+{
+    struct pollfd p = {.fd = fd, .events = POLLIN};
+    int rc;
+
+    do
+        rc = poll(&p, 1, SILENT_MAX_MS);
+    while (rc < 0 && errno == EINTR);
+    if (rc < 0)
+        return error_sys(e, errno, "cannot read '%s'", file);
+    if (rc == 0)
+        return error_set(
+            e, ERR_USAGE,
+            "'%s' gives nothing to read, for %d s: give the path of a regular file, or "
+            "write into the other end of the pipe",
+            file, SILENT_MAX_MS / 1000);
+    return 0;
+}
+
 static int read_whole(int fd, const char *file, struct buffer *out, struct error *e)
 {
     for (;;) {
@@ -129,6 +153,12 @@ static int read_whole(int fd, const char *file, struct buffer *out, struct error
             return error_sys(e, ENOMEM, "cannot read '%s'", file);
         if (got < 0 && errno == EINTR)
             continue;
+        if (got < 0 && errno == EAGAIN) {
+            int rc = wait_for_text(fd, file, e);
+            if (rc != 0)
+                return rc;
+            continue;
+        }
         if (got < 0 && errno == EISDIR)
             return error_set(e, ERR_USAGE, "'%s' is a folder, not a configuration file", file);
         if (got < 0)
@@ -149,7 +179,9 @@ int ini_file_read(const char *file, const struct ini_sink *sink, struct error *e
 
     if (fd < 0)
         return error_sys(e, errno, "cannot read '%s'", file);
-    rc = read_whole(fd, file, &text, e);
+    rc = wait_for_text(fd, file, e);
+    if (rc == 0)
+        rc = read_whole(fd, file, &text, e);
     if (rc == 0)
         rc = ini_text_read(file, text.data ? (const char *)text.data : "", text.len, sink, e);
     close(fd);

@@ -24,7 +24,8 @@ struct ini_sink {
 int ini_text_read(const char *file, const char *text, size_t n, const struct ini_sink *sink,
                   struct error *e);
 
-/* The same for a file. A missing one is ERR_NOTFOUND. */
+/* The same for a file. A missing one is ERR_NOTFOUND; a pipe that nobody writes into for two
+ * seconds ERR_USAGE. */
 int ini_file_read(const char *file, const struct ini_sink *sink, struct error *e);
 
 #endif

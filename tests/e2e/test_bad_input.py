@@ -215,6 +215,19 @@ def no_configuration_file(scratch):
     clear(wk.wk("-c", conf, "config", "check", code=2), "conf.d/x.conf' is a folder")
 
 
+def configuration_from_a_pipe(scratch):
+    """As `-c <(...)` gives it; one that nobody writes into is no empty configuration."""
+    root, repo = ready(scratch)
+    pipe = os.path.join(scratch, "c.conf")
+    os.mkfifo(pipe)
+    for command in (["config", "check"], ["run"], ["-r", repo, "list"]):
+        clear(wk.wk("-c", pipe, *command, code=2, timeout=wk.PATIENCE), "'%s' gives nothing" % pipe)
+    late = subprocess.Popen(["sh", "-c", 'sleep 0.3; printf "[service]\n"; sleep 0.3; '
+                             'printf "repository = %s\n"' % repo], stdout=subprocess.PIPE)
+    assert repo in wk.wk("-c", "/dev/stdin", "config", "show", stdin=late.stdout).out
+    late.wait()
+
+
 def two_at_once(scratch):
     root, repo = ready(scratch)
     s = wk.Service(scratch, {"data": {"path": root}}, repo=repo)
@@ -292,4 +305,4 @@ def inside_itself(scratch):
 
 
 wk.main(command_lines, nobody_takes_the_output, a_second_service, unreadable, repositories, configuration,
-        no_configuration_file, two_at_once, disk_full, inside_itself)
+        no_configuration_file, configuration_from_a_pipe, two_at_once, disk_full, inside_itself)
