@@ -47,7 +47,9 @@ int sqlite_capture(struct sqlite_helper *h, const char *path, const char *scratc
 void sqlite_image_release(struct sqlite_image *i);
 
 /* PRAGMA integrity_check, tables and rows of a database file of ours (a restored copy), in the
- * helper. *ok tells; detail is JSON {"integrity":"ok","tables":N,"rows":N}. */
+ * helper. *ok: no fault was found; detail is JSON {"integrity":"ok","tables":N,"rows":N}. One whose
+ * schema needs collations or functions of its app has "not checked: WHY" there, and only such rows
+ * counted as can be. */
 int sqlite_check(struct sqlite_helper *h, const char *path, bool *ok, char detail[512],
                  struct error *e);
 

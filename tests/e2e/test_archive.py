@@ -196,6 +196,37 @@ def by_kind(scratch):
     assert paths == [x["path"] for x in snapshot], paths
 
 
+def databases_that_need_their_app(scratch):
+    """A collation or a function of the app's own, or a database that is broken: it is copied and
+    archived as it is, and the metadata says what it is like."""
+    root, conf = ready(scratch)
+    os.mkdir(root)
+    db = sqlite3.connect(os.path.join(root, "own.db"))
+    db.create_collation("own", lambda a, b: (a > b) - (a < b))
+    db.create_function("twice", 1, lambda x: 2 * x, deterministic=True)
+    db.execute("CREATE TABLE word(x TEXT COLLATE own UNIQUE, y INT)")
+    db.execute("CREATE INDEX word_twice ON word(twice(y))")
+    db.executemany("INSERT INTO word VALUES (?, ?)", [(str(i), i) for i in range(100)])
+    db.commit()
+    db.close()
+    database(os.path.join(root, "broken.db"), 5000)
+    with open(os.path.join(root, "broken.db"), "r+b") as f:
+        f.seek(4096)
+        f.write(b"x" * 8192)
+    item, = archived(conf)
+    assert item["verified"] and not item["damaged"], item
+    meta = wk.wk("-c", conf, "--json", "show", item["name"]).json
+    told = {d["path"]: d for d in meta["databases"]}
+    assert told["own.db"]["integrity"].startswith("not checked: "), told
+    assert (told["own.db"]["tables"], told["own.db"]["rows"]) == (1, 100), told
+    assert told["broken.db"]["integrity"] not in ("ok", "") and "not checked" not in \
+        told["broken.db"]["integrity"], told
+    assert wk.wk("-c", conf, "--json", "verify", item["name"]).summary["databases"] == 2
+    back = os.path.join(scratch, "back")
+    wk.wk("-c", conf, "restore", item["name"], "--to", back)
+    wk.same(wk.tree(root), wk.tree(back))
+
+
 def more_than_one_window(scratch):
     """So many that they are gathered several times, more than are made into one piece: each comes
     once, behind its folder, with what it holds."""
@@ -515,6 +546,7 @@ def left_by_a_kill(scratch):
         os.listdir(folder)
 
 
-wk.main(odd_with_stock_tools, by_kind, more_than_one_window, longer_names_than_a_window, odd_as_a_folder,
-        own_metadata, names_and_places, archives_inside_the_watch, what_is_refused, damage_makes_no_archive,
-        damage_in_an_archive, hostile, through_the_service, left_by_a_kill)
+wk.main(odd_with_stock_tools, by_kind, more_than_one_window, longer_names_than_a_window,
+        databases_that_need_their_app, odd_as_a_folder, own_metadata, names_and_places, archives_inside_the_watch,
+        what_is_refused, damage_makes_no_archive, damage_in_an_archive, hostile, through_the_service,
+        left_by_a_kill)

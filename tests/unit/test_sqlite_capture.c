@@ -1045,6 +1045,48 @@ static void check_tells(void **state)
     assert_int_equal(sqlite_check(helper, db_path, &ok, detail, &e), ERR_NOTFOUND);
 }
 
+static int backwards(void *ctx, int an, const void *a, int bn, const void *b)
+{
+    int rc = memcmp(b, a, (size_t)(an < bn ? an : bn));
+
+    return rc ? rc : bn - an;
+}
+
+static void twice(sqlite3_context *ctx, int n, sqlite3_value **value)
+{
+    sqlite3_result_int64(ctx, 2 * sqlite3_value_int64(value[0]));
+}
+
+/* No fault of the database, which is copied whole; but what is broken is still told. */
+static void a_schema_that_needs_its_app(void **state)
+{
+    int flags = SQLITE_UTF8 | SQLITE_DETERMINISTIC;
+    bool ok = false;
+    char detail[512];
+    struct error e = ERROR_INIT;
+
+    sqlite3 *db = make_bank("DELETE", 4096, 0);
+    assert_int_equal(sqlite3_create_collation(db, "backwards", SQLITE_UTF8, NULL, backwards), 0);
+    assert_int_equal(sqlite3_create_function(db, "twice", 1, flags, NULL, twice, NULL, NULL), 0);
+    sql(db, "CREATE TABLE word(x TEXT COLLATE backwards PRIMARY KEY, y INT);"
+            "INSERT INTO word VALUES('a', 1),('b', 2),('c', 3)");
+    assert_int_equal(sqlite_check(helper, db_path, &ok, detail, &e), 0);
+    assert_true(ok);
+    assert_string_equal(detail, "{\"integrity\":\"not checked: no such collation sequence: "
+                                "backwards\",\"tables\":4,\"rows\":203}");
+    sql(db, "CREATE INDEX word_twice ON word(twice(y));"
+            "CREATE TABLE bare(x COLLATE backwards PRIMARY KEY) WITHOUT ROWID;"
+            "INSERT INTO bare VALUES('a')");
+    sqlite3_close(db);
+    assert_int_equal(sqlite_check(helper, db_path, &ok, detail, &e), 0);
+    assert_true(ok);
+    assert_non_null(strstr(detail, "\"not checked: "));
+    assert_non_null(strstr(detail, "\"tables\":5,\"rows\":203}"));
+    assert_int_equal(truncate(db_path, 2 * 4096), 0);
+    assert_int_equal(sqlite_check(helper, db_path, &ok, detail, &e), 0);
+    assert_false(ok);
+}
+
 static void side_names(void **state)
 {
     size_t n = 0;
@@ -1093,6 +1135,7 @@ int main(void)
         TEST(our_own_locks_survive),
         TEST(several_threads),
         TEST(check_tells),
+        TEST(a_schema_that_needs_its_app),
         cmocka_unit_test(side_names),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
