@@ -79,14 +79,15 @@ static int each_name(int dir, int (*visit)(void *ctx, const char *name), void *c
     return rc;
 }
 
-/* Whether somebody works on the temporary; a missing one is nobody's. */
+/* Whether somebody works on the temporary; a missing one is nobody's. A shared lock: over NFS the
+ * other one needs the right to write. */
 static bool in_use(int dir, const char *temp)
 {
     int fd = openat(dir, temp, O_RDONLY | O_NOFOLLOW | O_NONBLOCK | O_CLOEXEC);
 
     if (fd < 0)
         return errno != ENOENT;
-    bool locked = flock(fd, LOCK_EX | LOCK_NB) != 0;
+    bool locked = flock(fd, LOCK_SH | LOCK_NB) != 0;
     close(fd);
     return locked;
 }
@@ -365,8 +366,9 @@ int archive_remove(const struct archive_item *item, struct error *e)
         snprintf(temp, sizeof(temp), TEMP_PREFIX "%.*s-%s", ARCHIVE_NAME_MAX - 1, item->name,
                  digits);
         /* Half a folder must not stand under the name of an archive. */
-        if (fileops->renameat2(dir, file, dir, temp, RENAME_NOREPLACE) != 0 && errno != ENOENT)
-            rc = fail(e, errno, "remove the archive", item->path);
+        int sys = rename_new(dir, file, temp);
+        if (sys != 0 && sys != ENOENT)
+            rc = fail(e, sys, "remove the archive", item->path);
     }
     if (rc == 0)
         rc = dir_sync(dir, e);

@@ -439,8 +439,11 @@ static int prune_watch(struct pruning *p, struct prune_watch *w, struct error *e
     }
     if (rc == 0)
         rc = prune_snapshots(p, w, e);
-    if (rc == 0 && !w->frozen && p->q->archives)
-        rc = prune_archives_of(p, w, tell_one, e);
+    if (rc == 0 && !w->frozen && p->q->archives) {
+        struct error own = ERROR_INIT;
+        if (prune_archives_of(p, w, tell_one, &own) != 0 && !p->archives.code)
+            p->archives = own;
+    }
     return rc;
 }
 
@@ -641,12 +644,17 @@ static int run(struct pruning *p, struct error *e)
         rc = load_unshared(p, e);
     for (size_t i = 0; rc == 0 && i < p->watch_count; i++)
         rc = prune_watch(p, &p->watches[i], e);
-    return rc == 0 && !q->dry_run ? make_room(p, e) : rc;
+    if (rc == 0 && !q->dry_run)
+        rc = make_room(p, e);
+    if (rc != 0 || !p->archives.code)
+        return rc;
+    *e = p->archives;
+    return e->code;
 }
 
 int prune_run(const struct prune_request *q, struct prune_result *result, struct error *e)
 {
-    struct pruning p = {.q = q, .result = result};
+    struct pruning p = {.q = q, .result = result, .archives = ERROR_INIT};
 
     *result = (struct prune_result){.bytes_before = repo_bytes(q->repo)};
     int rc = run(&p, e);

@@ -5,19 +5,21 @@
 
 #include "base/banned.h"
 
-static int remove_one(struct pruning *p, const struct prune_watch *w, struct prune_items *l,
-                      const struct prune_archive *list, bool *gone, size_t i, struct error *e)
+/* 1: the floor does not let it go. */
+static int remove_one(struct pruning *p, struct prune_items *l, const struct prune_archive *list,
+                      bool *gone, size_t i, struct error *e)
 {
     const struct prune_archives *a = p->q->archives;
 
     gone[i] = true;
     if (!retention_floor_holds(l->items, l->count, gone)) {
         gone[i] = false;
-        return 0;
+        return 1;
     }
     return a->remove(a->ctx, &list[i], e);
 }
 
+/* One that cannot be removed keeps no other one; the first failure is told in the end. */
 static int remove_all(struct pruning *p, const struct prune_watch *w, struct prune_items *l,
                       const struct prune_archive *list, prune_teller tell, struct error *e)
 {
@@ -25,11 +27,16 @@ static int remove_all(struct pruning *p, const struct prune_watch *w, struct pru
     char text[KEEP_TEXT_MAX];
     int rc = gone ? 0 : prune_no_memory(e);
 
-    for (size_t i = 0; rc == 0 && i < l->count; i++) {
+    for (size_t i = 0; gone && i < l->count; i++) {
+        struct error ignored = ERROR_INIT;
+        bool keep = l->decisions[i].keep;
+        int one = keep || p->q->dry_run ? 0 : remove_one(p, l, list, gone, i, rc ? &ignored : e);
         retention_text(&l->items[i], &w->policy.archives, &l->decisions[i], text);
-        tell(p, w, &l->items[i], list[i].name, l->decisions[i].keep, text);
-        if (!l->decisions[i].keep && !p->q->dry_run)
-            rc = remove_one(p, w, l, list, gone, i, e);
+        tell(p, w, &l->items[i], list[i].name, keep || one != 0,
+             one < 0   ? "it cannot be removed"
+             : one > 0 ? "the floor needs it"
+                       : text);
+        rc = rc == 0 && one < 0 ? one : rc;
     }
     free(gone);
     return rc;

@@ -16,8 +16,9 @@ struct pruning {
     struct prune_result *result;
     struct prune_watch *watches;
     size_t watch_count;
-    int64_t now;       /* the trusted time */
-    uint64_t unshared; /* a dry run's guess: bytes that go with no snapshot */
+    int64_t now;           /* the trusted time */
+    uint64_t unshared;     /* a dry run's guess: bytes that go with no snapshot */
+    struct error archives; /* the first failure at archives, which holds up no snapshots */
 };
 
 struct prune_items {

@@ -92,6 +92,58 @@ def archives_too(scratch):
     assert {n for n in folders if n.startswith("backup_")} == set(left), folders
 
 
+def archives_that_cannot_be_removed(scratch):
+    """Told, as kept and by the exit code; what is to go of snapshots and of other watches goes."""
+    wk.need_root()
+    repo = os.path.join(scratch, "repo")
+    roots = {w: os.path.join(scratch, w) for w in ("one", "two")}
+    conf = config(scratch, "[service]\nrepository = %s\n[watch one]\npath = %s\n[watch two]\npath = %s\n"
+                  "[archive]\nkeep_days = off\nkeep_last = 3\n[retention]\nkeep_days = off\nkeep_daily = off\n"
+                  "keep_monthly = off\nkeep_last = 3\n" % (repo, roots["one"], roots["two"]))
+    for root in roots.values():
+        os.mkdir(root)
+    wk.wk("-c", conf, "init")
+    for i in range(5):
+        for w, root in roots.items():
+            wk.write(os.path.join(root, "a"), w + str(i))
+        wk.wk("-c", conf, "archive")
+    held = os.path.join(repo, "archives", "one", "automatic")
+    subprocess.run(["mount", "--bind", held, held], check=True)
+    try:
+        subprocess.run(["mount", "-o", "remount,ro,bind", held], check=True)
+        r = wk.wk("-c", conf, "--json", "prune", code=12)
+    finally:
+        subprocess.run(["umount", held], check=True)
+    assert "cannot remove the archive '%s/" % held in r.err, r
+    told = [d for d in r.lines[:-1] if d["archive"]]
+    assert [d["reason"] for d in told if d["watch"] == "one" and "cannot" in d["reason"]] == \
+        2 * ["it cannot be removed"] and sum(d["keep"] for d in told) == 5 + 3, r
+    assert r.summary["archives_kept"] == 8 and r.summary["archives_dropped"] == 2, r
+    for w in roots:
+        assert len(wk.wk("-c", conf, "--json", "list", w).json["snapshots"]) == 3, w
+    r = wk.wk("-c", conf, "--json", "prune")
+    assert r.summary["archives_kept"] == 6 and r.summary["archives_dropped"] == 2, r
+
+
+def archives_where_names_may_be_replaced(scratch):
+    """NFS and FUSE know no rename that spares what is there: archives go there all the same."""
+    root, repo = os.path.join(scratch, "data"), os.path.join(scratch, "repo")
+    os.mkdir(root)
+    conf = config(scratch, "[service]\nrepository = %s\n[watch data]\npath = %s\n[archive]\n"
+                  "keep_days = off\nkeep_last = 3\n" % (repo, root))
+    wk.wk("-c", conf, "init")
+    for i in range(4):
+        wk.write(os.path.join(root, "a"), str(i))
+        wk.wk("-c", conf, "archive")
+    log = os.path.join(scratch, "calls")
+    subprocess.run(["strace", "-f", "-qq", "-o", log, "-e", "trace=renameat2", "-e",
+                    "inject=renameat2:error=EINVAL:when=1", wk.BIN, "-c", conf, "prune"],
+                   env=wk.environment(), check=True, stdout=subprocess.DEVNULL)
+    assert "RENAME_NOREPLACE) = -1 EINVAL" in open(log).read().splitlines()[0], open(log).read()
+    left = wk.wk("-c", conf, "--json", "list", "--archives").json["archives"]
+    assert len(left) == 3, left
+
+
 def rules_that_are_refused(scratch):
     root = os.path.join(scratch, "data")
     os.mkdir(root)
@@ -396,5 +448,6 @@ def room_for_a_large_save(scratch):
         subprocess.run(["umount", "-l", at], check=True)
 
 
-wk.main(kept_and_dropped, archives_too, rules_that_are_refused, no_such_watch, through_the_service, encrypted,
-        an_empty_mount_point, beside_everything, app_and_repository_on_one_disk, room_for_a_large_save)
+wk.main(kept_and_dropped, archives_too, archives_that_cannot_be_removed, archives_where_names_may_be_replaced,
+        rules_that_are_refused, no_such_watch, through_the_service, encrypted, an_empty_mount_point, beside_everything,
+        app_and_repository_on_one_disk, room_for_a_large_save)
