@@ -9,16 +9,18 @@
 #include <poll.h>
 #include <signal.h>
 #include <spawn.h>
+#include <stdatomic.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/pidfd.h>
 #include <sys/socket.h>
 #include <sys/wait.h>
+#include <time.h>
 #include <unistd.h>
 
 #include "base/banned.h"
 
-enum { REAP_MS = 2000 };
+enum { REAP_MS = 2000, BEAT_MS = 500 };
 
 extern char **environ;
 
@@ -119,20 +121,44 @@ static bool has_died(const struct helper_process *p)
     return poll(&end, 1, 0) != 0; /* nothing is to be read between requests */
 }
 
+static atomic_uint_least64_t beats;
+
+uint64_t helper_process_beats(void)
+{
+    return atomic_load(&beats);
+}
+
+/* What it has computed so far; one that is stopped, or waits for a disk that does not answer, stays
+ * where it is. */
+static uint64_t computed_ns(pid_t pid)
+{
+    struct timespec t = {0};
+    clockid_t clock;
+
+    if (clock_getcpuclockid(pid, &clock) != 0 || clock_gettime(clock, &t) != 0)
+        return 0;
+    return (uint64_t)t.tv_sec * 1000000000 + (uint64_t)t.tv_nsec;
+}
+
 /* 1: something is there to be read; 0: the time is over. */
-static int wait_for_reply(int sock, uint64_t limit_ms)
+static int wait_for_reply(const struct helper_process *h, uint64_t limit_ms)
 {
     uint64_t end = clock_mono_ns() + limit_ms * UINT64_C(1000000);
-    struct pollfd p = {.fd = sock, .events = POLLIN | POLLRDHUP};
+    struct pollfd p = {.fd = h->sock, .events = POLLIN | POLLRDHUP};
+    uint64_t seen = computed_ns(h->pid);
 
     for (;;) {
         uint64_t now = clock_mono_ns();
         uint64_t left = now < end ? (end - now) / 1000000 + 1 : 0;
-        int rc = poll(&p, 1, left > INT_MAX ? INT_MAX : (int)left);
+        int rc = poll(&p, 1, left > BEAT_MS ? BEAT_MS : (int)left);
         if (rc > 0)
             return 1;
         if (left == 0)
             return 0;
+        uint64_t computed = computed_ns(h->pid);
+        if (computed != seen)
+            atomic_fetch_add(&beats, 1);
+        seen = computed;
     }
 }
 
@@ -141,7 +167,7 @@ static int receive(struct helper_process *p, uint64_t limit_ms, struct helper_re
 {
     ssize_t n;
 
-    if (!wait_for_reply(p->sock, limit_ms))
+    if (!wait_for_reply(p, limit_ms))
         return error_set(e, ERR_FAILED, "the capture helper did not answer for %llu ms",
                          (unsigned long long)limit_ms);
     do

@@ -27,4 +27,7 @@ int helper_process_ask(struct helper_process *p, const char *program,
                        const struct helper_request *q, uint64_t limit_ms,
                        struct helper_reply *reply, struct error *e);
 
+/* Grows while some helper that is waited for gets on with a long request. Any thread. */
+uint64_t helper_process_beats(void);
+
 #endif

@@ -1,5 +1,7 @@
 #include "service/jobs.h"
 
+#include "capture/helper_process.h"
+
 #include <errno.h>
 #include <pthread.h>
 #include <signal.h>
@@ -167,7 +169,7 @@ uint64_t jobs_silent_ms(struct jobs *j, uint64_t now_ns)
 
     pthread_mutex_lock(&j->lock);
     if (j->at_work) {
-        uint64_t pulse = thread_time_ms(j);
+        uint64_t pulse = thread_time_ms(j) + helper_process_beats();
         if (j->at_work->pulse)
             pulse += j->at_work->pulse(j->at_work);
         if (j->begun != j->seen_begun || pulse != j->seen_pulse) {

@@ -40,8 +40,8 @@ void jobs_push(struct jobs *j, struct job *job);
 bool jobs_quiet(const struct jobs *j);
 #define JOBS_NONE_AT_WORK UINT64_MAX
 /* For how long the job at work has not got on, as far as earlier calls can tell. A
- * thread that computes, or a job whose pulse moves, gets on; one that waits for a lock or for a
- * disk does not. Loop thread. */
+ * thread that computes, or a job whose pulse moves, gets on, and so does all while a capture helper
+ * computes; one that waits for a lock or for a disk does not. Loop thread. */
 uint64_t jobs_silent_ms(struct jobs *j, uint64_t now_ns);
 /* Wait for the job at work; jobs that wait are dropped without a call. The loop then has a handle
  * to close. NULL is fine. */

@@ -69,11 +69,6 @@ static void on_ended(struct job *job)
     service_rearm(s);
 }
 
-static uint64_t pulse(struct job *job)
-{
-    return atomic_load(&((struct timed_run *)job)->moved);
-}
-
 static enum job_rank rank_of(enum timed_kind kind)
 {
     return kind == TIMED_ARCHIVE ? JOB_ARCHIVE : kind == TIMED_VERIFY ? JOB_VERIFY : JOB_PRUNE;
@@ -85,8 +80,7 @@ static struct timed_run *new_run(struct service *s, const struct timed *t)
 
     if (!run)
         return NULL;
-    run->job =
-        (struct job){.rank = rank_of(t->kind), .pulse = pulse, .run = timed_work, .done = on_ended};
+    run->job = (struct job){.rank = rank_of(t->kind), .run = timed_work, .done = on_ended};
     run->service = s;
     run->kind = t->kind;
     run->config = s->config;

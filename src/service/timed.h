@@ -46,7 +46,6 @@ struct timed_run {
     bool only_state;             /* no work: keep it */
     unsigned attempt;
     bool last; /* attempt of this slot */
-    atomic_uint_least64_t moved;
     struct error error;
     int rc;
 };

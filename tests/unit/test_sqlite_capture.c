@@ -3,6 +3,7 @@
  * the writer had committed when the capture began. */
 #include "base/clock.h"
 #include "base/text.h"
+#include "capture/helper_process.h"
 #include "capture/scratch_file.h"
 #include "capture/sqlite_capture.h"
 
@@ -885,6 +886,30 @@ static void hanging_helper_is_ended(void **state)
     capture_and_check("immutable");
 }
 
+/* Whoever waits for it has to know that work which takes long is no standstill. */
+static void a_helper_at_work_is_heard(void **state)
+{
+    struct error e = ERROR_INIT;
+    char detail[512];
+    uint64_t before = helper_process_beats();
+    bool ok = false;
+
+    sqlite3 *db = make_bank("DELETE", 4096, 0);
+    sql(db, "CREATE TABLE long(x, y); CREATE INDEX long_y ON long(y);"
+            "WITH RECURSIVE n(i) AS (VALUES(1) UNION ALL SELECT i + 1 FROM n WHERE i < 1000000)"
+            "INSERT INTO long SELECT i, i * 7919 % 1000003 FROM n");
+    sqlite3_close(db);
+    assert_int_equal(sqlite_check(helper, db_path, &ok, detail, &e), 0);
+    assert_true(ok);
+    assert_true(helper_process_beats() > before);
+    before = helper_process_beats();
+    sqlite_helper_grace(helper, 1200);
+    assert_int_equal(kill(sqlite_helper_pid(helper), SIGSTOP), 0);
+    assert_int_equal(sqlite_check(helper, db_path, &ok, detail, &e), ERR_FAILED);
+    assert_true(helper_process_beats() <= before + 1); /* what it computed before it stopped */
+    sqlite_helper_grace(helper, 10000);
+}
+
 /* A service that is killed takes its helper with it, also one at work. */
 static void capture_and_hang(const char *unused)
 {
@@ -1128,6 +1153,7 @@ int main(void)
         TEST(killed_helper_is_replaced),
         TEST(killed_in_the_middle),
         TEST(hanging_helper_is_ended),
+        TEST(a_helper_at_work_is_heard),
         TEST(helper_ends_with_its_parent),
         TEST(leftovers_are_removed),
         TEST(no_helper_program),
