@@ -128,6 +128,23 @@ static int compare_rules(struct save *s, const char *rules, struct error *e)
     return 0;
 }
 
+/* Damage was found in the last snapshot, and somebody asks for a save: what is still in the folder
+ * is read, though it looks as before, and what was lost of it is stored again. */
+static int compare_soundness(struct save *s, uint64_t last, struct error *e)
+{
+    struct snapshot_row row;
+
+    if (s->fresh || s->req->kind != SNAPSHOT_MANUAL)
+        return 0;
+    int rc = catalog_snapshot(s->cat, last, &row, e);
+    if (rc != 0)
+        return rc == ERR_NOTFOUND ? 0 : rc;
+    if (row.damaged)
+        s->rehash = s->must_commit = true;
+    snapshot_row_release(&row);
+    return 0;
+}
+
 static int begin(struct save *s, struct error *e)
 {
     const struct save_request *req = s->req;
@@ -148,6 +165,10 @@ static int begin(struct save *s, struct error *e)
     if (rc < 0)
         return rc;
     s->must_commit = s->fresh || s->rules_changed || req->name || req->kind == SNAPSHOT_SAFETY;
+    rc = compare_soundness(s, row->last, e);
+    if (rc < 0)
+        return rc;
+    error_clear(e);
     show_expected(s);
     if (!s->fresh) {
         s->looked_nodes = row->next_node;

@@ -88,9 +88,15 @@ def lost_chunk_is_stored_again(scratch):
     assert wk.wk("-r", repo, "--json", "list").json["snapshots"][-1]["damaged"]
     assert wk.wk("-r", repo, "restore", "latest", "--to", os.path.join(scratch, "t"),
                  code=4).err.count("large") >= 1
-    os.utime(os.path.join(root, "large"))
-    wk.wk("-r", repo, "save", root, "--name", "again")
-    wk.same(wk.tree(root), wk.restored(repo, "again", scratch))
+    # As `status` advises. The file looks as it did: nothing but the damage says to read it.
+    r = wk.wk("-r", repo, "--json", "status", code=None)
+    assert "save data stores again" in [p for p in r.json["problems"] if p["code"] == "damaged"][0]["do"]
+    saved = wk.wk("-r", repo, "--json", "save", root).summary["snapshot"]
+    wk.same(wk.tree(root), wk.restored(repo, saved, scratch))
+    assert wk.wk("-r", repo, "--json", "save", root).summary["snapshot"] is None
+    assert not any(d["path"] == "large" for d in wk.wk("-r", repo, "--json", "verify", code=None)
+                   .summary["damaged"])
+    assert not wk.wk("-r", repo, "--json", "list").json["snapshots"][-1]["damaged"]
 
 
 def unreadable(repo, pack, *args):
@@ -132,9 +138,15 @@ def disk_does_not_answer(scratch):
     assert r.code == 4 and "without" in r.err, r
     assert wk.wk("-r", repo, "cat", "latest:only0", binary=True).out == open(
         os.path.join(root, "only0"), "rb").read()
-    os.utime(os.path.join(root, "large"))
-    wk.wk("-r", repo, "save", root, "--name", "again")
-    wk.same(wk.tree(root), wk.restored(repo, "again", scratch))
+    # As `status` advises. The file looks as it did: nothing but the damage says to read it.
+    r = wk.wk("-r", repo, "--json", "status", code=None)
+    assert "save data stores again" in [p for p in r.json["problems"] if p["code"] == "damaged"][0]["do"]
+    saved = wk.wk("-r", repo, "--json", "save", root).summary["snapshot"]
+    wk.same(wk.tree(root), wk.restored(repo, saved, scratch))
+    assert wk.wk("-r", repo, "--json", "save", root).summary["snapshot"] is None
+    assert not any(d["path"] == "large" for d in wk.wk("-r", repo, "--json", "verify", code=None)
+                   .summary["damaged"])
+    assert not wk.wk("-r", repo, "--json", "list").json["snapshots"][-1]["damaged"]
     # The disk answers again.
     wk.wk("-r", repo, "rebuild")
     for i, state in enumerate(states):
