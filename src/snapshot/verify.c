@@ -336,13 +336,25 @@ static int load_snapshot(void *ctx, const struct snapshot_row *s)
     return 0;
 }
 
+/* Snapshots that others drop meanwhile are left out, unless they were asked for by number. */
+static bool may_be_gone(const struct verify_job *j)
+{
+    return !j->req->snapshots || j->req->if_there;
+}
+
+static int not_there(uint64_t number, struct error *e)
+{
+    return error_set(e, ERR_NOTFOUND, "no snapshot %" PRIu64, number);
+}
+
 static int want_given(struct verify_job *j, struct error *e)
 {
     for (size_t i = 0; j->req->snapshots && i < j->req->count; i++) {
         struct verify_snapshot *s = find_snapshot(j, j->req->snapshots[i]);
-        if (!s)
-            return error_set(e, ERR_NOTFOUND, "no snapshot %" PRIu64, j->req->snapshots[i]);
-        s->wanted = true;
+        if (s)
+            s->wanted = true;
+        else if (!may_be_gone(j))
+            return not_there(j->req->snapshots[i], e);
     }
     return 0;
 }
@@ -357,11 +369,7 @@ static int load_snapshots(struct verify_job *j, struct error *e)
         return rc;
     rc = catalog_snapshots(c, 0, 1, UINT64_MAX, false, load_snapshot, &l, e);
     repo_catalog_close(j->req->repo, c);
-    if (rc == 0)
-        rc = want_given(j, e);
-    for (size_t i = 0; rc == 0 && i < j->snapshot_count; i++)
-        j->result->snapshots += j->snapshots[i].wanted;
-    return rc;
+    return rc == 0 ? want_given(j, e) : rc;
 }
 
 static void end_leases(struct verify_job *j, size_t count)
@@ -372,7 +380,6 @@ static void end_leases(struct verify_job *j, size_t count)
     }
 }
 
-/* Of all snapshots, one that is being pruned right now is left out. */
 static int take_leases(struct verify_job *j, struct error *e)
 {
     size_t kept = 0;
@@ -380,7 +387,7 @@ static int take_leases(struct verify_job *j, struct error *e)
     for (size_t i = 0; i < j->snapshot_count; i++) {
         const struct verify_snapshot *s = &j->snapshots[i];
         int rc = s->wanted ? repo_lease(j->req->repo, s->number, e) : 0;
-        if (rc == ERR_BUSY && !j->req->snapshots)
+        if (rc == ERR_BUSY && may_be_gone(j))
             continue;
         if (rc != 0) {
             end_leases(j, kept);
@@ -388,10 +395,46 @@ static int take_leases(struct verify_job *j, struct error *e)
         }
         j->snapshots[kept++] = *s;
     }
-    if (!j->req->snapshots)
-        j->result->snapshots = kept;
     j->snapshot_count = kept;
     return 0;
+}
+
+static int note_there(void *ctx, const struct snapshot_row *row)
+{
+    struct verify_snapshot *s = find_snapshot(ctx, row->commit.number);
+
+    if (s)
+        s->there = true;
+    return 0;
+}
+
+/* What was dropped between the list and its lease may have lost records already. */
+static int leave_out_dropped(struct verify_job *j, struct error *e)
+{
+    struct catalog *c;
+    size_t kept = 0;
+
+    int rc = repo_catalog_open(j->req->repo, &c, e);
+    if (rc != 0)
+        return rc;
+    rc = catalog_snapshots(c, 0, 1, UINT64_MAX, false, note_there, j, e);
+    repo_catalog_close(j->req->repo, c);
+    for (size_t i = 0; rc == 0 && i < j->snapshot_count; i++) {
+        const struct verify_snapshot *s = &j->snapshots[i];
+        if (!s->there && s->wanted && !may_be_gone(j))
+            rc = not_there(s->number, e);
+    }
+    for (size_t i = 0; rc == 0 && i < j->snapshot_count; i++) {
+        const struct verify_snapshot s = j->snapshots[i];
+        if (s.there)
+            j->snapshots[kept++] = s;
+        else if (s.wanted)
+            repo_lease_end(j->req->repo, s.number);
+        j->result->snapshots += s.there && s.wanted;
+    }
+    if (rc == 0)
+        j->snapshot_count = kept;
+    return rc;
 }
 
 /* ---- packs ---- */
@@ -672,7 +715,9 @@ static int run(const struct verify_request *req, struct verify_result *result, b
     if (rc == 0)
         rc = take_leases(&j, e);
     if (rc == 0) {
-        rc = check(&j, e);
+        rc = leave_out_dropped(&j, e);
+        if (rc == 0)
+            rc = check(&j, e);
         if (rc == 0) /* a damaged index makes sound packs look damaged */
             rc = repo_catalog_check(req->repo, req->level == VERIFY_FULL && !req->snapshots, e);
         *deeper = rc == 0 && req->level == VERIFY_QUICK && j.bad.count > 0;

@@ -18,8 +18,9 @@ struct verify_request {
     enum verify_level level;
     const uint64_t *snapshots; /* only what these need; NULL = everything stored */
     size_t count;
-    bool again;  /* of `snapshots` also what an earlier run has read since it was written */
-    bool record; /* write verified/damaged marks (needs a writer's handle) */
+    bool if_there; /* those of `snapshots` that were dropped meanwhile are left out: no error */
+    bool again;    /* of `snapshots` also what an earlier run has read since it was written */
+    bool record;   /* write verified/damaged marks (needs a writer's handle) */
     struct repo *record_in; /* that handle, where `repo` is another; NULL: `repo` */
     unsigned workers;
     struct verify_progress *progress;

@@ -30,6 +30,7 @@ struct verify_snapshot {
     uint64_t list_first, list_count;
     bool known_damaged, whole;
     bool wanted; /* is checked in this run */
+    bool there;  /* it was when the leases had been taken */
     bool hit;    /* needs something that is not there */
     bool unsure; /* needs something that could not be read */
 };

@@ -304,6 +304,25 @@ static bool record_missing(const struct verify_log *log, const struct verify_sna
     return !folded && (met ? *met : 0) < s->list_count;
 }
 
+/* 1: it was dropped after its lease was looked for; what it stood in may be gone since. */
+static int was_dropped(const struct verify_job *j, uint64_t number, struct error *e)
+{
+    struct error absent = ERROR_INIT;
+    struct snapshot_row row;
+    struct catalog *c;
+
+    int rc = repo_catalog_open(j->req->repo, &c, e);
+    if (rc != 0)
+        return rc;
+    rc = catalog_snapshot(c, number, &row, &absent);
+    repo_catalog_close(j->req->repo, c);
+    if (rc == 0)
+        snapshot_row_release(&row);
+    else if (rc != ERR_NOTFOUND)
+        *e = absent;
+    return rc == ERR_NOTFOUND ? 1 : rc;
+}
+
 /* Some fault that could be what a record is missing for; what was not read comes first. */
 static size_t log_fault(const struct verify_job *j)
 {
@@ -358,6 +377,11 @@ int verify_log_end(struct verify_job *j, struct verify_log *log, struct error *e
         struct verify_snapshot *s = &j->snapshots[i];
         if (s->whole && !record_missing(log, s))
             continue;
+        rc = was_dropped(j, s->number, e);
+        if (rc != 0) {
+            rc = rc < 0 ? rc : 0;
+            continue;
+        }
         size_t fault = log_fault(j);
         if (fault == NO_FAULT)
             fault = verify_fault(j, 0, 0, 0, true,

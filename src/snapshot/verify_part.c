@@ -275,6 +275,7 @@ static int verify_one_by_one(struct part_run *r, const struct numbers *n, struct
                                        .level = VERIFY_FULL,
                                        .snapshots = n->list,
                                        .count = n->count,
+                                       .if_there = true,
                                        .record = true,
                                        .record_in = r->part->record_in,
                                        .cancel = r->part->cancel};
