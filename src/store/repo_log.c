@@ -63,6 +63,22 @@ int repo_fence_add(struct repo *r, uint64_t pack_id, uint64_t len, struct error 
     return rc;
 }
 
+static void lower_fence(struct fence *list, size_t count, uint64_t pack_id, uint64_t len)
+{
+    for (size_t i = 0; i < count; i++)
+        if (list[i].pack_id == pack_id && list[i].len > len)
+            list[i].len = len;
+}
+
+void repo_fence_lower(struct repo *r, uint64_t pack_id, uint64_t len)
+{
+    lower_fence(r->fences, r->fence_count, pack_id, len);
+    lower_fence(r->lost, r->lost_count, pack_id, len);
+    for (size_t i = 0; i < r->row_count; i++)
+        if (r->rows[i].id == pack_id && r->rows[i].fence > len)
+            r->rows[i].fence = len;
+}
+
 bool repo_data_lost(const struct repo *r, uint64_t pack_id, uint64_t end)
 {
     for (size_t i = 0; i < r->lost_count; i++)
@@ -156,7 +172,7 @@ int repo_rows_put(struct repo *r, bool data, struct error *e)
 
     for (size_t i = 0; rc == 0 && i < r->row_count; i++) {
         const struct catalog_pack *row = &r->rows[i];
-        if (data || row->kind == PACK_LOG)
+        if (row->kind == PACK_LOG || (data && row->len > 0))
             rc = catalog_pack_put(r->writer, row, e);
         else if (row->fence)
             rc = put_fence_row(r, row, e);
@@ -171,6 +187,20 @@ void repo_rows_done(struct repo *r, bool data)
     for (size_t i = 0; i < r->row_count; i++)
         if (!data && r->rows[i].kind != PACK_LOG)
             r->rows[kept++] = r->rows[i];
+    r->row_count = kept;
+}
+
+void repo_rows_let_go(struct repo *r)
+{
+    size_t kept = 0;
+
+    for (size_t i = 0; i < r->row_count; i++) {
+        struct catalog_pack *row = &r->rows[i];
+        if (row->kind == PACK_DATA)
+            row->len = 0;
+        if (row->kind == PACK_LOG || row->fence)
+            r->rows[kept++] = *row;
+    }
     r->row_count = kept;
 }
 

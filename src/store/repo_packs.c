@@ -461,7 +461,8 @@ static int row_of_file(struct repo *r, struct catalog *c, const struct pack_file
         return 1;
     }
     row->sealed = rc == 0 && known.sealed;
-    if (rc == 0 && known.fence)
+    /* A data pack may have been cut before its fence. */
+    if (rc == 0 && known.fence && (f->kind == PACK_LOG || known.fence < known.len))
         row->bytes = known.fence;
     else if (rc == 0 && (f->kind == PACK_DATA || known.sealed))
         row->bytes = known.len;

@@ -284,12 +284,14 @@ int repo_data_index(struct repo *r, struct index_cursor *at, uint64_t upto, stru
 void repo_data_indexed(struct repo *r); /* that transaction was committed: forget them */
 int repo_data_index_now(struct repo *r, struct error *e); /* settle and index, by itself */
 int repo_fence_add(struct repo *r, uint64_t pack_id, uint64_t len, struct error *e);
+void repo_fence_lower(struct repo *r, uint64_t pack_id, uint64_t len); /* the pack was cut there */
 /* Note for the catalog; a later note about the same pack replaces it. */
 int repo_row_note(struct repo *r, const struct catalog_pack *row, struct error *e);
 /* In the catalog's open transaction, and after its commit; data: also those of data packs, together
  * with repo_data_index. */
 int repo_rows_put(struct repo *r, bool data, struct error *e);
 void repo_rows_done(struct repo *r, bool data);
+void repo_rows_let_go(struct repo *r); /* what they say of blocks of data packs */
 void repo_writing_release(struct repo *r);
 void repo_packs_let_go(struct repo *r); /* the packs being written, and notes about them */
 /* Where replay has to begin: not behind the lists of an open save, but for the one just done. */

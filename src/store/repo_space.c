@@ -308,7 +308,7 @@ static void let_go(struct repo *r)
     r->grown_count = 0;
     pack_close(r->data);
     r->data = NULL;
-    repo_rows_done(r, true);
+    repo_rows_let_go(r);
 }
 
 static int cut_files(struct keeps *k, bool *any)
@@ -324,6 +324,8 @@ static int cut_files(struct keeps *k, bool *any)
         *any = true;
         repo_pack_forget(r, f->id);
         rc = cut_file(r, f, p->end, k->e);
+        if (rc == 0)
+            repo_fence_lower(r, f->id, p->end);
     }
     return rc;
 }

@@ -19,6 +19,7 @@ static struct {
     struct repo *repo;
     bool loses_data;        /* a flush of a data pack fails */
     unsigned failing_syncs; /* bit n: the nth from now on fails */
+    bool full;              /* it fails for that */
     unsigned writes;        /* to data packs, until one fails; 0: none does */
     int catalog;            /* what a write to the catalog fails with */
     void (*at_read)(void);  /* once, where a pack is read and no lock is held */
@@ -74,7 +75,7 @@ static ssize_t disk_pwrite(int fd, const void *p, size_t n, off_t off)
 
     if (!fails)
         return fileops_system.pwrite(fd, p, n, off);
-    errno = EIO;
+    errno = disk.full ? ENOSPC : EIO;
     return -1;
 }
 
@@ -222,6 +223,80 @@ static void test_killed_after_a_fence(void **state)
     kill_it(w);
     check(w);
     assert_int_equal(try_save(w, "app", "film", 3, 3 * LARGE), 0);
+    check_rebuild(w);
+}
+
+static void count_problem(void *ctx, uint64_t pack_id, const char *text)
+{
+    print_message("%" PRIu64 ": %s\n", pack_id, text);
+    ++*(unsigned *)ctx;
+}
+
+static unsigned problems(struct repo *r)
+{
+    struct error e = ERROR_INIT;
+    struct pack_row *rows;
+    unsigned told = 0;
+    size_t count;
+
+    OK(repo_packs(r, &rows, &count, count_problem, &told, &e), e);
+    free(rows);
+    return told;
+}
+
+/* A pack that broke on a full disk is cut before its fence: it is as long as it has to be. */
+static void test_a_pack_is_cut_before_its_fence(void **state)
+{
+    const struct model_tree none = {.count = 0};
+    struct world *w = *state;
+    struct model_tree tree = {.count = 0};
+    struct error e = ERROR_INIT;
+    struct txn *first, *second;
+
+    assert_int_equal(try_save(w, "app", "film", 1, LARGE), 0);
+    OK(begin_save(w->repo, "first", &first, &e), e);
+    tree_set(&tree, "film", 3, LARGE);
+    OK(put_changes(first, &none, &tree, &e), e);
+    OK(begin_save(w->repo, "second", &second, &e), e);
+    tree_set(&tree, "film", 5, LARGE);
+    OK(put_changes(second, &none, &tree, &e), e);
+    txn_abort(second); /* what it put is flushed, and all before it */
+    disk.full = true;
+    disk.writes = 3;
+    tree_set(&tree, "film", 7, LARGE);
+    assert_int_equal(put_changes(first, &none, &tree, &e), ERR_NOSPACE);
+    txn_abort(first);
+    assert_int_equal(try_save(w, "other", "small", 8, 3000), 0);
+    assert_int_equal(problems(w->repo), 0);
+    kill_it(w);
+    assert_int_equal(problems(w->repo), 0);
+    check_rebuild(w);
+    assert_int_equal(problems(w->repo), 0);
+    assert_int_equal(try_save(w, "first", "film", 3, LARGE), 0);
+    check_rebuild(w);
+}
+
+/* Nothing of one is cut, and no commit has told the catalog of its fence: it ends there all the
+ * same. */
+static void test_a_fence_outlives_what_is_given_back(void **state)
+{
+    const struct model_tree none = {.count = 0};
+    struct world *w = *state;
+    struct model_tree tree = {.count = 0};
+    struct error e = ERROR_INIT;
+    uint64_t number;
+    struct txn *t;
+
+    assert_int_equal(try_save(w, "app", "film", 1, LARGE), 0);
+    OK(begin_save(w->repo, "other", &t, &e), e);
+    tree_set(&tree, "film", 3, LARGE);
+    disk.full = true;
+    disk.writes = 1;
+    assert_int_equal(put_changes(t, &none, &tree, &e), ERR_NOSPACE);
+    assert_int_equal(end_save(t, NULL, &tree, &number, &e), ERR_NOSPACE);
+    assert_int_equal(try_save(w, "other", "small", 8, 3000), 0);
+    kill_it(w);
+    assert_int_equal(try_save(w, "other", "film", 3, LARGE), 0);
     check_rebuild(w);
 }
 
@@ -482,6 +557,8 @@ int main(void)
     const struct CMUnitTest tests[] = {
         cmocka_unit_test_setup_teardown(test_read_anew_after_a_compaction, setup, teardown),
         cmocka_unit_test_setup_teardown(test_killed_after_a_fence, setup, teardown),
+        cmocka_unit_test_setup_teardown(test_a_pack_is_cut_before_its_fence, setup, teardown),
+        cmocka_unit_test_setup_teardown(test_a_fence_outlives_what_is_given_back, setup, teardown),
         cmocka_unit_test_setup_teardown(test_a_pack_being_emptied_is_not_written, setup, teardown),
         cmocka_unit_test_setup_teardown(test_a_catalog_made_anew_while_packs_are_emptied, setup,
                                         teardown),
