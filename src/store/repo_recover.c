@@ -124,9 +124,22 @@ static int go_on_with(struct replay *p, const struct pack_file *f, uint64_t len)
     return 0;
 }
 
+/* What is put into a data pack is younger than what stands in those with lower ids: a rebuild
+ * takes them in by id, and the last place of a chunk counts. */
+static uint64_t newest_data(const struct repo *r)
+{
+    uint64_t id = 0;
+
+    for (size_t i = 0; i < r->file_count; i++)
+        if (r->files[i].kind == PACK_DATA)
+            id = r->files[i].id;
+    return id;
+}
+
 static int take_data(struct replay *p)
 {
     struct repo *r = p->repo;
+    const uint64_t newest = newest_data(r);
     struct catalog_pack row;
     int rc = 0;
 
@@ -142,7 +155,7 @@ static int take_data(struct replay *p)
             continue;
         if (row.len < f->size && row.len > 0) {
             rc = repo_fence_add(r, f->id, row.len, p->e);
-        } else if (row.len == f->size && row.len < r->pack_full) {
+        } else if (f->id == newest && row.len == f->size && row.len < r->pack_full) {
             rc = go_on_with(p, f, row.len);
         }
     }
