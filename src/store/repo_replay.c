@@ -612,7 +612,20 @@ void replay_release(struct replay *p)
         catalog_rollback(p->catalog);
 }
 
-/* The catalog stands at the end of what was walked, so that the next open finds nothing to do. */
+/* The log ends at a fence that is still to be written. */
+static bool ends_unwritten(const struct replay *p)
+{
+    const struct repo *r = p->repo;
+
+    for (size_t i = 0; i < r->fence_count; i++)
+        if (r->fences[i].pack_id == p->newest_log)
+            return true;
+    return false;
+}
+
+/* The catalog stands at the end of what was walked, so that the next open finds nothing to do. Not
+ * so behind a fence that a kill would keep from the disk: what the next writer finds there then is
+ * no record that was folded in before. */
 static int move_to_end(struct replay *p)
 {
     if (!p->recovering_writer || p->newest_log == 0 ||
@@ -621,7 +634,7 @@ static int move_to_end(struct replay *p)
     int rc = replay_ensure_write(p);
     p->position.log_pack = p->newest_log;
     p->position.log_offset = p->newest_end;
-    if (p->position.sequence < p->max_sequence)
+    if (p->position.sequence < p->max_sequence && !ends_unwritten(p))
         p->position.sequence = p->max_sequence; /* lists of saves that never were have used it */
     return rc;
 }

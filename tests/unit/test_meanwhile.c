@@ -18,12 +18,13 @@
 static struct {
     struct repo *repo;
     bool loses_data;        /* a flush of a data pack fails */
-    unsigned failing_syncs; /* bit n: the nth from now on fails */
+    unsigned failing_syncs; /* bit n: the nth of the log from now on fails */
     bool full;              /* it fails for that */
     unsigned writes;        /* to data packs, until one fails; 0: none does */
     int catalog;            /* what a write to the catalog fails with */
     void (*at_read)(void);  /* once, where a pack is read and no lock is held */
-    void (*emptying)(void); /* the same, while packs are being emptied */
+    void (*emptying)(void); /* the same, while packs are being emptied, ... */
+    bool moved;             /* ... and what was moved is read back */
     const char *opened;     /* a file: */
     void (*at_open)(void);  /* once, where it is opened */
     void (*at_flush)(void); /* once, where a full data pack is flushed */
@@ -52,6 +53,15 @@ static bool nothing_is_locked(void)
     return taken == 3;
 }
 
+static bool is_written(int fd)
+{
+    char name[40] = "none";
+
+    if (disk.repo->data)
+        pack_file_name(PACK_DATA, disk.repo->data->id, name);
+    return leads_to(fd, name);
+}
+
 static void once(void (**what)(void))
 {
     void (*now)(void) = *what;
@@ -64,7 +74,8 @@ static ssize_t disk_pread(int fd, void *p, size_t n, off_t off)
 {
     if (disk.at_read && n > PACK_HEADER_LEN && nothing_is_locked())
         once(&disk.at_read);
-    if (disk.emptying && disk.repo->doomed_count > 0 && nothing_is_locked())
+    if (disk.emptying && disk.repo->doomed_count > 0 && nothing_is_locked() &&
+        (!disk.moved || is_written(fd)))
         once(&disk.emptying);
     return fileops_system.pread(fd, p, n, off);
 }
@@ -83,8 +94,9 @@ static int disk_sync(int fd)
 {
     if (disk.at_flush && disk.repo->ending_count > 0 && leads_to(fd, "/1-data-"))
         once(&disk.at_flush);
-    bool fails = disk.failing_syncs & 1;
-    disk.failing_syncs >>= 1;
+    bool log = leads_to(fd, "/0-log-");
+    bool fails = log && (disk.failing_syncs & 1);
+    disk.failing_syncs >>= log;
     if (!fails && !(disk.loses_data && leads_to(fd, "/1-data-")))
         return fileops_system.fdatasync(fd);
     errno = EIO;
@@ -276,6 +288,24 @@ static void test_a_pack_is_cut_before_its_fence(void **state)
     check_rebuild(w);
 }
 
+/* The end of the log cannot be flushed, nor the fence before it; the catalog is made anew, and the
+ * process is killed. What the next one finds there is in its catalog, and in that of a rebuild. */
+static void test_killed_before_a_fence(void **state)
+{
+    struct world *w = *state;
+    struct error e = ERROR_INIT;
+
+    disk.failing_syncs = 0x3; /* of the commit, of the next pack's header */
+    assert_true(try_save(w, "app", "small", 4, 3000) < 0);
+    assert_false(w->repo->refuse);
+    OK(repo_rebuild(w->repo, &e), e);
+    kill_it(w);
+    assert_int_equal(try_save(w, "app", "small", 6, 3000), 0);
+    size_t known = snapshot_count(w->repo);
+    check_rebuild(w);
+    assert_int_equal(snapshot_count(w->repo), known);
+}
+
 /* Nothing of one is cut, and no commit has told the catalog of its fence: it ends there all the
  * same. */
 static void test_a_fence_outlives_what_is_given_back(void **state)
@@ -306,13 +336,19 @@ static struct txn *waiting; /* keeps the packs from being sealed until it is giv
 static struct world *world;
 
 /* One of which the catalog, being full, does not learn; then one that has it caught up. */
-static void save_some(void)
+static void catch_up(void)
 {
     disk.catalog = ENOSPC;
     assert_int_equal(try_save(world, "log", "small", 11, 3000), 0);
     assert_true(disk.repo->catalog_stale);
     disk.catalog = 0;
-    assert_int_equal(try_save(world, "log", "large", 13, LARGE), 0);
+    assert_int_equal(try_save(world, "log", "small", 13, 3000), 0);
+}
+
+static void save_some(void)
+{
+    catch_up();
+    assert_int_equal(try_save(world, "log", "large", 15, LARGE), 0);
 }
 
 static void give_up(void)
@@ -375,6 +411,53 @@ static void test_a_catalog_made_anew_while_packs_are_emptied(void **state)
     assert_null(disk.emptying);
     check(w);
     keep_up(w, true, false, 0);
+    check_rebuild(w);
+}
+
+static atomic_bool stop; /* the upkeep */
+
+static void cancel(void)
+{
+    stop = true;
+}
+
+static void be_short(struct world *w)
+{
+    repo_min_free(w->repo, UINT64_MAX / 4, 0);
+    assert_int_equal(try_save(w, "short", "film", 5, LARGE), ERR_NOSPACE);
+    repo_min_free(w->repo, 0, 0);
+    assert_null(w->repo->data);
+}
+
+/* What was moved to a pack by a compaction that was broken off stands behind the pack that is
+ * emptied later, also where packs are taken in by id. */
+static void test_what_moves_goes_to_the_newest_pack(void **state)
+{
+    const struct upkeep u = {.keep_s = DAY, .cancel = &stop};
+    struct world *w = *state;
+    struct model_tree tree = {.count = 0};
+    struct upkeep_result done;
+    struct error e = ERROR_INIT;
+
+    world = w;
+    stop = false;
+    assert_int_equal(try_save(w, "app", "film", 1, LARGE), 0);
+    be_short(w);
+    tree_set(&tree, "stays", 3, CHUNK);
+    tree_set(&tree, "goes", 5, 32 * CHUNK);
+    tree_set(&tree, "goes too", 7, 32 * CHUNK);
+    w->repo->pack_full = 65 * CHUNK; /* the last block ends it */
+    must_save(w, "other", &tree);
+    assert_null(w->repo->data);
+    tree.count = 1;
+    must_save(w, "other", &tree);
+    must_drop(w, (const uint64_t[]){2}, 1);
+    catch_up();
+    disk.moved = true;
+    disk.emptying = cancel;
+    assert_int_equal(repo_upkeep(w->repo, &u, &done, &e), ERR_CANCELLED);
+    assert_null(disk.emptying);
+    keep_up(w, false, true, DAY);
     check_rebuild(w);
 }
 
@@ -557,11 +640,13 @@ int main(void)
     const struct CMUnitTest tests[] = {
         cmocka_unit_test_setup_teardown(test_read_anew_after_a_compaction, setup, teardown),
         cmocka_unit_test_setup_teardown(test_killed_after_a_fence, setup, teardown),
+        cmocka_unit_test_setup_teardown(test_killed_before_a_fence, setup, teardown),
         cmocka_unit_test_setup_teardown(test_a_pack_is_cut_before_its_fence, setup, teardown),
         cmocka_unit_test_setup_teardown(test_a_fence_outlives_what_is_given_back, setup, teardown),
         cmocka_unit_test_setup_teardown(test_a_pack_being_emptied_is_not_written, setup, teardown),
         cmocka_unit_test_setup_teardown(test_a_catalog_made_anew_while_packs_are_emptied, setup,
                                         teardown),
+        cmocka_unit_test_setup_teardown(test_what_moves_goes_to_the_newest_pack, setup, teardown),
         cmocka_unit_test_setup_teardown(test_nothing_is_known_in_an_emptied_pack, setup, teardown),
         cmocka_unit_test_setup_teardown(test_nobody_sees_half_a_catalog, setup, teardown),
         cmocka_unit_test_setup_teardown(test_nobody_sees_what_was_broken_off, setup, teardown),
