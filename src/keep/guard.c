@@ -111,17 +111,12 @@ static int look_for_files(struct repo *r, struct catalog *c, bool dry, struct wa
 
 /* ---- damage ---- */
 
-static int visit_damaged(void *ctx, const struct snapshot_row *row)
-{
-    return row->damaged;
-}
-
 static int look_for_damage(struct repo *r, struct catalog *c, bool dry, struct watch_row *w,
                            struct error *e)
 {
-    int rc = catalog_snapshots(c, w->serial, 1, UINT64_MAX, true, visit_damaged, NULL, e);
+    int left = freeze_damage_left(c, w, e);
 
-    return rc != 0 ? (rc < 0 ? rc : 0) : lift(r, dry, w, FREEZE_DAMAGED, e);
+    return left != 0 ? (left < 0 ? left : 0) : lift(r, dry, w, FREEZE_DAMAGED, e);
 }
 
 int guard_look(struct repo *r, struct catalog *c, bool thaw, bool dry, struct watch_row *w,

@@ -514,7 +514,8 @@ static int add_row(json_t *doc, struct catalog *c, const struct watch_row *row, 
         status_problem(doc, "damaged", row->name, (struct wall_time){0},
                        "the newest snapshot of this watch is damaged",
                        "watchkeep verify names the files; watchkeep save @ stores again what is "
-                       "still in the folder");
+                       "still in the folder; where a pack was brought back from a copy: watchkeep "
+                       "rebuild, watchkeep verify");
     if (count.newest_suspect)
         status_problem(doc, "suspect", row->name, (struct wall_time){0},
                        "the folder was almost empty at the newest snapshot, which is not taken for "

@@ -5,6 +5,7 @@
 #include <limits.h>
 #include <stdarg.h>
 #include <stdio.h>
+#include <stdlib.h>
 #include <string.h>
 
 #include "base/banned.h"
@@ -174,4 +175,41 @@ int freeze_files_back(struct catalog *c, const struct watch_row *w, enum freeze_
     if (rc < 0)
         return rc;
     return s.gone * 2 < s.files && !(cause == FREEZE_EMPTIED && s.database_gone);
+}
+
+/* ---- damage ---- */
+
+static int visit_damaged(void *ctx, const struct snapshot_row *row)
+{
+    return row->damaged;
+}
+
+int freeze_damage_left(struct catalog *c, const struct watch_row *w, struct error *e)
+{
+    return catalog_snapshots(c, w->serial, 1, UINT64_MAX, true, visit_damaged, NULL, e);
+}
+
+int freeze_lift_mended(struct repo *r, struct error *e)
+{
+    struct watch_row *rows = NULL;
+    struct catalog *c = NULL;
+    size_t count = 0;
+
+    int rc = repo_catalog_open(r, &c, e);
+    if (rc == 0)
+        rc = catalog_watches(c, &rows, &count, e);
+    for (size_t i = 0; rc == 0 && i < count; i++) {
+        int left = rows[i].frozen & FREEZE_DAMAGED ? freeze_damage_left(c, &rows[i], e) : 1;
+        rows[i].frozen &= left == 0 ? FREEZE_DAMAGED : 0;
+        rc = left < 0 ? left : 0;
+    }
+    if (c)
+        repo_catalog_close(r, c);
+    for (size_t i = 0; i < count; i++) {
+        if (rc == 0 && rows[i].frozen)
+            rc = freeze_lift(r, rows[i].id, FREEZE_DAMAGED, e);
+        watch_row_release(&rows[i]);
+    }
+    free(rows);
+    return rc;
 }

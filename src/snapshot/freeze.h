@@ -16,6 +16,11 @@ int freeze_set(struct repo *r, const uint8_t *watch_id, enum freeze_cause cause,
 /* Lift one cause, or all (0). Writer only. */
 int freeze_lift(struct repo *r, const uint8_t *watch_id, unsigned cause, struct error *e);
 
+/* Whether some snapshot of the watch is known to be damaged: 1, 0 or an error. */
+int freeze_damage_left(struct catalog *c, const struct watch_row *w, struct error *e);
+/* Lift FREEZE_DAMAGED of each watch in which none is any more. Writer only. */
+int freeze_lift_mended(struct repo *r, struct error *e);
+
 struct freeze_reason {
     struct wall_time since; /* of the oldest cause in force; 0: the log does not tell */
     char text[512];         /* the reasons, without their first words, separated by "; " */

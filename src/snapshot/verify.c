@@ -574,6 +574,15 @@ static bool falls_under(const struct verify_snapshot *s, enum verdict v)
     return false;
 }
 
+static bool any_falls_under(const struct verify_job *j, enum verdict v)
+{
+    bool any = false;
+
+    for (size_t i = 0; i < j->snapshot_count; i++)
+        any = any || falls_under(&j->snapshots[i], v);
+    return any;
+}
+
 static struct repo *marked(const struct verify_request *req)
 {
     return req->record_in ? req->record_in : req->repo;
@@ -648,6 +657,8 @@ static int record(struct verify_job *j, struct error *e)
     }
     if (rc == 0 && j->req->level == VERIFY_FULL)
         rc = mark_all(j, REPAIRED, MARK_REPAIRED, e);
+    if (rc == 0 && any_falls_under(j, REPAIRED))
+        rc = freeze_lift_mended(marked(j->req), e);
     if (rc == 0 && j->req->level == VERIFY_FULL)
         rc = mark_all(j, VERIFIED, MARK_VERIFIED, e);
     if (rc == 0 && j->req->level == VERIFY_FULL && !j->req->snapshots)

@@ -96,7 +96,28 @@ def lost_chunk_is_stored_again(scratch):
     assert wk.wk("-r", repo, "--json", "save", root).summary["snapshot"] is None
     assert not any(d["path"] == "large" for d in wk.wk("-r", repo, "--json", "verify", code=None)
                    .summary["damaged"])
-    assert not wk.wk("-r", repo, "--json", "list").json["snapshots"][-1]["damaged"]
+    assert not any(s["damaged"] for s in wk.wk("-r", repo, "--json", "list").json["snapshots"])
+    # And pruning goes on: nobody waits for the next prune to find that out.
+    assert not {"damaged", "frozen"} & {p["code"] for p in wk.wk("-r", repo, "--json", "status", code=None)
+                                        .json["problems"]}
+
+
+def a_pack_brought_back(scratch):
+    """What was found damaged is whole again, from a copy of the repository: `status` tells the way."""
+    root, repo, states = make(scratch)
+    name = [n for n in wk.packs(repo) if "data" in n][0]
+    path, whole = os.path.join(repo, "packs", name), wk.packs(repo)[name]
+    wk.write(path, whole[:len(whole) // 2] + b"damage" + whole[len(whole) // 2 + 6:])
+    wk.wk("-r", repo, "verify", code=4)
+    wk.write(path, whole)
+    r = wk.wk("-r", repo, "--json", "status", code=None)
+    do = [p for p in r.json["problems"] if p["code"] == "damaged"][0]["do"]
+    assert do.endswith(": watchkeep rebuild, watchkeep verify"), do
+    wk.wk("-r", repo, "rebuild")
+    wk.wk("-r", repo, "verify")
+    wk.same(states[-1], wk.restored(repo, "latest", scratch))
+    r = wk.wk("-r", repo, "--json", "status", code=None)
+    assert not {"damaged", "frozen"} & {p["code"] for p in r.json["problems"]}, r
 
 
 def unreadable(repo, pack, *args):
@@ -138,15 +159,9 @@ def disk_does_not_answer(scratch):
     assert r.code == 4 and "without" in r.err, r
     assert wk.wk("-r", repo, "cat", "latest:only0", binary=True).out == open(
         os.path.join(root, "only0"), "rb").read()
-    # As `status` advises. The file looks as it did: nothing but the damage says to read it.
-    r = wk.wk("-r", repo, "--json", "status", code=None)
-    assert "save data stores again" in [p for p in r.json["problems"] if p["code"] == "damaged"][0]["do"]
-    saved = wk.wk("-r", repo, "--json", "save", root).summary["snapshot"]
-    wk.same(wk.tree(root), wk.restored(repo, saved, scratch))
-    assert wk.wk("-r", repo, "--json", "save", root).summary["snapshot"] is None
-    assert not any(d["path"] == "large" for d in wk.wk("-r", repo, "--json", "verify", code=None)
-                   .summary["damaged"])
-    assert not wk.wk("-r", repo, "--json", "list").json["snapshots"][-1]["damaged"]
+    os.utime(os.path.join(root, "large"))
+    wk.wk("-r", repo, "save", root, "--name", "again")
+    wk.same(wk.tree(root), wk.restored(repo, "again", scratch))
     # The disk answers again.
     wk.wk("-r", repo, "rebuild")
     for i, state in enumerate(states):
@@ -156,4 +171,4 @@ def disk_does_not_answer(scratch):
     assert "ddrescue" not in r.err, r
 
 
-wk.main(flipped, lost_chunk_is_stored_again, disk_does_not_answer)
+wk.main(flipped, lost_chunk_is_stored_again, a_pack_brought_back, disk_does_not_answer)
