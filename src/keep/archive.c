@@ -23,6 +23,8 @@ void archive_item_release(struct archive_item *i)
     free(i->path);
     free(i->name);
     free(i->watch);
+    free(i->host);
+    free(i->root);
     memset(i, 0, sizeof(*i));
 }
 

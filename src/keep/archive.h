@@ -54,6 +54,7 @@ struct archive_item {
     bool manual;
     enum archive_format format;
     char repository[ARCHIVE_REPOSITORY_MAX]; /* its id in hex, "": unknown; snapshots count there */
+    char *host, *root;                       /* where it was made, and of what; "": unknown */
     uint64_t snapshot, files, bytes, stored_bytes;
     double seconds;
     struct wall_time time;     /* when it was written */

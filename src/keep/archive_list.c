@@ -262,6 +262,7 @@ static int take_wanted(void *ctx, const struct archive_item *item, struct error 
     w->found.path = strdup(item->path);
     w->found.name = strdup(item->name);
     w->found.watch = item->watch ? strdup(item->watch) : NULL;
+    w->found.host = w->found.root = NULL;
     return w->found.path && w->found.name ? 0 : no_memory(e);
 }
 

@@ -394,6 +394,10 @@ static void take_head(struct archive_item *item, const json_t *o)
 {
     free(item->watch);
     item->watch = text_of(o, "watch");
+    free(item->host);
+    item->host = text_of(o, "host");
+    free(item->root);
+    item->root = text_of(o, "root");
     const char *kind = json_string_value(json_object_get(o, "kind"));
     item->manual = kind && strcmp(kind, "manual") == 0;
     const char *repository = json_string_value(json_object_get(o, "repository"));
@@ -422,7 +426,7 @@ int archive_meta_take(struct archive_item *item, const struct buffer *text, stru
     take_head(item, o);
     item->stored_bytes = stored ? stored : item->stored_bytes;
     json_decref(o);
-    return item->watch ? 0 : no_memory(e);
+    return item->watch && item->host && item->root ? 0 : no_memory(e);
 }
 
 int archive_meta_read(int dir, const char *name, struct archive_item *item, struct error *e)
@@ -443,7 +447,7 @@ int archive_meta_read(int dir, const char *name, struct archive_item *item, stru
     take_head(item, o);
     item->told = true;
     json_decref(o);
-    return item->watch ? 0 : no_memory(e);
+    return item->watch && item->host && item->root ? 0 : no_memory(e);
 }
 
 /* The object's keys that a text begins with tell that it is the metadata of `archive`, called file.

@@ -28,7 +28,9 @@ struct prune_policy {
 struct prune_archive {
     void *item;        /* of who listed it */
     uint64_t snapshot; /* it was made of */
-    bool foreign;      /* which another repository had: a former one */
+    bool foreign;      /* which another repository had: a former one, or somebody else's */
+    bool other_host;   /* made on another */
+    char *root;        /* of the watch, then; or NULL */
     char name[PRUNE_NAME_MAX];
     int64_t time;
     int32_t utc_offset;

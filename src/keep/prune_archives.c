@@ -19,6 +19,13 @@ static int remove_one(struct pruning *p, struct prune_items *l, const struct pru
     return a->remove(a->ctx, &list[i], e);
 }
 
+/* Several may keep their archives in one folder, under one name of a watch: what another repository
+ * had is an older one of ours only where it was made here, of the same folder. */
+static bool somebody_elses(const struct prune_watch *w, const struct prune_archive *a)
+{
+    return a->foreign && (a->other_host || !a->root || strcmp(a->root, w->row.root) != 0);
+}
+
 /* One that cannot be removed keeps no other one; the first failure is told in the end. */
 static int remove_all(struct pruning *p, const struct prune_watch *w, struct prune_items *l,
                       const struct prune_archive *list, prune_teller tell, struct error *e)
@@ -33,9 +40,10 @@ static int remove_all(struct pruning *p, const struct prune_watch *w, struct pru
         int one = keep || p->q->dry_run ? 0 : remove_one(p, l, list, gone, i, rc ? &ignored : e);
         retention_text(&l->items[i], &w->policy.archives, &l->decisions[i], text);
         tell(p, w, &l->items[i], list[i].name, keep || one != 0,
-             one < 0   ? "it cannot be removed"
-             : one > 0 ? "the floor needs it"
-                       : text);
+             one < 0                                          ? "it cannot be removed"
+             : one > 0                                        ? "the floor needs it"
+             : !list[i].manual && somebody_elses(w, &list[i]) ? "of another host or folder"
+                                                              : text);
         rc = rc == 0 && one < 0 ? one : rc;
     }
     free(gone);
@@ -61,8 +69,8 @@ int prune_archives_of(struct pruning *p, struct prune_watch *w, prune_teller tel
         l.items[i] = (struct keep_item){.number = i + 1,
                                         .time = list[i].time,
                                         .utc_offset = list[i].utc_offset,
-                                        .good = list[i].verified,
-                                        .named = list[i].manual,
+                                        .good = list[i].verified && !somebody_elses(w, &list[i]),
+                                        .named = list[i].manual || somebody_elses(w, &list[i]),
                                         .size = list[i].size};
     rc = retention_plan(l.items, l.count, &w->policy.archives, p->now, l.decisions, e);
     if (rc == 0)

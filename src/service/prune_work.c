@@ -9,8 +9,11 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <unistd.h>
 
 #include "base/banned.h"
+
+enum { HOST_MAX = 256 };
 
 struct work {
     const struct prune_order *order;
@@ -48,6 +51,7 @@ struct archive_list {
     struct prune_archive *list;
     size_t count, cap;
     char repository[ARCHIVE_REPOSITORY_MAX]; /* ours */
+    char host[HOST_MAX];                     /* ours */
 };
 
 /* One that nobody can say anything about is left alone. */
@@ -67,17 +71,17 @@ static int add_archive(void *ctx, const struct archive_item *item, struct error 
     *a = (struct prune_archive){.item = strdup(item->path),
                                 .snapshot = item->snapshot,
                                 .foreign = strcmp(item->repository, l->repository) != 0,
+                                .other_host = !item->host || strcmp(item->host, l->host) != 0,
+                                .root = item->root ? strdup(item->root) : NULL,
                                 .time = item->time.s,
                                 .utc_offset = item->utc_offset,
                                 .verified =
                                     item->verified.s != 0 && !item->damaged && !item->suspect,
                                 .manual = item->manual || !item->told,
                                 .size = item->stored_bytes};
-    if (!a->item)
-        return error_set(e, ERR_FAILED, "out of memory");
-    snprintf(a->name, sizeof(a->name), "%s", item->name);
     l->count++;
-    return 0;
+    snprintf(a->name, sizeof(a->name), "%s", item->name);
+    return a->item && (a->root || !item->root) ? 0 : error_set(e, ERR_FAILED, "out of memory");
 }
 
 static int by_age(const void *a, const void *b)
@@ -100,6 +104,7 @@ static int list_archives(void *ctx, const char *watch, struct prune_archive **li
     struct archive_list l = {0};
 
     text_hex(repo_id(o->repo), 16, l.repository);
+    gethostname(l.host, sizeof(l.host) - 1);
     int rc = archives_each(o->config, watch, add_archive, &l, e);
 
     if (l.count > 0)
@@ -120,8 +125,10 @@ static int remove_archive(void *ctx, const struct prune_archive *a, struct error
 
 static void release_archives(void *ctx, struct prune_archive *list, size_t count)
 {
-    for (size_t i = 0; i < count; i++)
+    for (size_t i = 0; i < count; i++) {
         free(list[i].item);
+        free(list[i].root);
+    }
     free(list);
 }
 

@@ -144,6 +144,29 @@ def archives_where_names_may_be_replaced(scratch):
     assert len(left) == 3, left
 
 
+def archives_of_several_repositories(scratch):
+    """One folder, one name of a watch: nobody's rules take what another one made."""
+    names = {}
+    for who in ("here", "there"):
+        root = os.path.join(scratch, who, "data")
+        os.makedirs(root)
+        conf = config(os.path.join(scratch, who), "[service]\nrepository = %s/repo-%s\n[watch data]\npath = %s\n"
+                      "[archive]\npath = %s/archives\nkeep_days = off\nkeep_last = 3\n"
+                      % (scratch, who, root, scratch))
+        wk.wk("-c", conf, "init")
+        for i in range(5):
+            wk.write(os.path.join(root, "a"), who + str(i))
+            made = wk.wk("-c", conf, "--json", "archive").lines[0]["name"]
+            names.setdefault(who, []).append(made)
+        r = wk.wk("-c", conf, "--json", "prune")
+        assert r.summary["archives_dropped"] == 2, r
+        told = {d["archive"]: d for d in r.lines[:-1] if d["archive"]}
+        if who == "there":
+            assert all(told[n]["reason"] == "of another host or folder" for n in names["here"][2:]), told
+    left = {a["name"] for a in wk.wk("-c", conf, "--json", "list", "--archives").json["archives"]}
+    assert left == set(names["here"][2:] + names["there"][2:]), (left, names)
+
+
 def rules_that_are_refused(scratch):
     root = os.path.join(scratch, "data")
     os.mkdir(root)
@@ -449,5 +472,5 @@ def room_for_a_large_save(scratch):
 
 
 wk.main(kept_and_dropped, archives_too, archives_that_cannot_be_removed, archives_where_names_may_be_replaced,
-        rules_that_are_refused, no_such_watch, through_the_service, encrypted, an_empty_mount_point, beside_everything,
+        archives_of_several_repositories, rules_that_are_refused, no_such_watch, through_the_service, encrypted, an_empty_mount_point, beside_everything,
         app_and_repository_on_one_disk, room_for_a_large_save)
