@@ -757,14 +757,15 @@ static int run_deep(const struct verify_request *req, struct verify_result *resu
     return rc;
 }
 
-/* The writer's catalog is the file that a reader beside it found damaged. */
-static bool replaced(const struct verify_request *req, int rc, bool *tried)
+/* The writer's catalog is the file that a reader beside it found damaged, unless it has made
+ * another one since. */
+bool verify_replaced(struct repo *r, struct repo *record_in, int rc, bool *tried)
 {
     bool writers_tried = *tried;
 
-    if (req->record_in && req->record_in != req->repo)
-        repo_catalog_replaced(req->record_in, rc, &writers_tried);
-    return repo_catalog_replaced(req->repo, rc, tried);
+    if (record_in && record_in != r && !repo_catalog_moved(r))
+        repo_catalog_replaced(record_in, rc, &writers_tried);
+    return repo_catalog_replaced(r, rc, tried);
 }
 
 int verify_run(const struct verify_request *req, struct verify_result *result, struct error *e)
@@ -773,7 +774,7 @@ int verify_run(const struct verify_request *req, struct verify_result *result, s
     bool tried = false;
     int rc;
 
-    while (rc = run_deep(req, result, e), replaced(req, rc, &tried))
+    while (rc = run_deep(req, result, e), verify_replaced(req->repo, req->record_in, rc, &tried))
         verify_result_release(result);
     result->seconds = (double)(clock_mono_ns() - begun) / 1e9;
     return rc;

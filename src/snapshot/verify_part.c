@@ -217,12 +217,12 @@ static int note_bad(struct part_run *r, const struct buffer *known, struct error
 static int load_note(struct part_run *r, const char *key, struct buffer *out, struct error *e)
 {
     struct catalog *c;
-    int rc = repo_catalog_open(r->part->repo, &c, e);
+    int rc = repo_catalog_open(r->part->record_in, &c, e);
 
     if (rc != 0)
         return rc;
     rc = catalog_note_get(c, key, out, e);
-    repo_catalog_close(r->part->repo, c);
+    repo_catalog_close(r->part->record_in, c);
     if (rc == ERR_NOTFOUND) {
         error_clear(e);
         rc = 0;
@@ -308,12 +308,11 @@ static int mark_new(struct part_run *r, struct error *e)
     return rc;
 }
 
-int verify_new(const struct verify_part *part, uint64_t max, struct verify_result *result,
-               bool *all, struct error *e)
+static int read_new(const struct verify_part *part, uint64_t max, struct verify_result *result,
+                    bool *all, struct error *e)
 {
     struct buffer bad = BUFFER_INIT;
     struct part_run r;
-    uint64_t begun = clock_mono_ns();
     int rc = begin(&r, part, false, result, e);
 
     if (rc == 0)
@@ -327,6 +326,19 @@ int verify_new(const struct verify_part *part, uint64_t max, struct verify_resul
         rc = mark_new(&r, e);
     buffer_release(&bad);
     end(&r);
+    return rc;
+}
+
+int verify_new(const struct verify_part *part, uint64_t max, struct verify_result *result,
+               bool *all, struct error *e)
+{
+    uint64_t begun = clock_mono_ns();
+    bool tried = false;
+    int rc;
+
+    while (rc = read_new(part, max, result, all, e),
+           verify_replaced(part->repo, part->record_in, rc, &tried))
+        verify_result_release(result);
     if (rc == 0 && result->errors > 0)
         rc = verify_rest(part, result, e);
     result->seconds = (double)(clock_mono_ns() - begun) / 1e9;
@@ -430,17 +442,29 @@ static int sample(struct part_run *r, unsigned percent, bool *round, struct erro
     return rc == 0 ? store_position(r, &p, e) : rc;
 }
 
-int verify_sample(const struct verify_part *part, unsigned percent, struct verify_result *result,
-                  bool *round, struct error *e)
+static int read_share(const struct verify_part *part, unsigned percent,
+                      struct verify_result *result, bool *round, struct error *e)
 {
     struct part_run r;
-    uint64_t begun = clock_mono_ns();
     int rc = begin(&r, part, true, result, e);
 
     *round = false;
     if (rc == 0)
         rc = sample(&r, percent, round, e);
     end(&r);
+    return rc;
+}
+
+int verify_sample(const struct verify_part *part, unsigned percent, struct verify_result *result,
+                  bool *round, struct error *e)
+{
+    uint64_t begun = clock_mono_ns();
+    bool tried = false;
+    int rc;
+
+    while (rc = read_share(part, percent, result, round, e),
+           verify_replaced(part->repo, part->record_in, rc, &tried))
+        verify_result_release(result);
     if (rc == 0 && result->errors > 0)
         rc = verify_rest(part, result, e);
     result->seconds = (double)(clock_mono_ns() - begun) / 1e9;

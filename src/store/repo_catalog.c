@@ -1,7 +1,12 @@
 /* The handle's connections to its catalog, and making catalog.db anew.
  *
  * Reading connections are kept in a small pool; when the catalog is made anew a generation ends and
- * those of the old one are closed as they come back. A damaged file is set aside, never retried. */
+ * those of the old one are closed as they come back. A damaged file is set aside, never retried.
+ *
+ * What a writer elsewhere makes anew a reader learns from the file: it has another inode. While it
+ * is being made it has a part of the rows only, and what was read from the old one does not fit to
+ * it: hence a reader's connections are all of one file, and it goes over to the new one as a whole.
+ */
 #include "store/repo_private.h"
 
 #include "io/fileops.h"
@@ -17,6 +22,34 @@
 #include <unistd.h>
 
 #include "base/banned.h"
+
+/* ---- which file it is ---- */
+
+static struct stat file_now(const struct repo *r)
+{
+    struct stat st;
+
+    if (fstatat(r->dirfd, CATALOG_FILE, &st, AT_SYMLINK_NOFOLLOW) < 0)
+        return (struct stat){0};
+    return st;
+}
+
+void repo_catalog_remember(struct repo *r)
+{
+    struct stat st = file_now(r);
+
+    r->catalog_dev = st.st_dev;
+    r->catalog_ino = st.st_ino;
+}
+
+/* The handle's own connection keeps the number from being given to another file. */
+bool repo_catalog_moved(const struct repo *r)
+{
+    if (r->mode != REPO_READ || r->in_memory)
+        return false;
+    struct stat st = file_now(r);
+    return st.st_dev != r->catalog_dev || st.st_ino != r->catalog_ino;
+}
 
 /* ---- connections to the catalog ---- */
 
@@ -53,6 +86,18 @@ static void pool_drop_idle(struct repo *r)
             repo_pool_drop(&r->pool[i]);
 }
 
+/* Where the name leads to the same file afterwards it did so all the time. */
+static int connect_to(struct repo *r, struct catalog **out, struct error *e)
+{
+    int rc = catalog_clone(r->writer ? r->writer : r->catalog, out, e);
+
+    if (!repo_catalog_moved(r))
+        return rc;
+    catalog_close(*out);
+    *out = NULL;
+    return error_set(e, ERR_CATALOG, "catalog: it was made anew meanwhile");
+}
+
 int repo_catalog_lend(struct repo *r, struct catalog **out, struct error *e)
 {
     int rc = 0;
@@ -62,7 +107,7 @@ int repo_catalog_lend(struct repo *r, struct catalog **out, struct error *e)
     if (r->half_made)
         rc = error_set(e, ERR_CATALOG, "catalog: it could not be made anew");
     else if (!(*out = pool_take(r)))
-        rc = catalog_clone(r->writer ? r->writer : r->catalog, out, e);
+        rc = connect_to(r, out, e);
     struct pool_entry *p = rc == 0 && !pool_find(r, *out) ? pool_find(r, NULL) : NULL;
     if (p)
         *p = (struct pool_entry){.catalog = *out, .generation = r->generation, .lent = true};
@@ -293,9 +338,11 @@ static int replace_writers(struct repo *r)
     return rc;
 }
 
+/* Once to the file that took the place of the old one; what fails again is done without. */
 static int replace_readers(struct repo *r)
 {
     struct error e = ERROR_INIT;
+    bool other = repo_catalog_moved(r) && !r->catalog_changed;
 
     pthread_mutex_lock(&r->pool_lock);
     retire_readers(r);
@@ -305,16 +352,24 @@ static int replace_readers(struct repo *r)
     r->memory_source = NULL;
     r->catalog = NULL;
     r->catalog_generation = r->generation;
+    r->catalog_changed = true;
     int rc = repo_files_scan(r, &e);
-    return rc == 0 ? repo_read_packs(r, "the catalog failed", &e) : rc;
+    if (rc == 0)
+        rc = other ? repo_catalog_open_reader(r, &e) : repo_read_packs(r, "the catalog failed", &e);
+    return rc;
 }
 
 bool repo_catalog_replaced(struct repo *r, int rc, bool *tried)
 {
     if (rc != ERR_CATALOG || *tried || r->in_memory)
         return false;
-    *tried = true;
-    return (r->mode == REPO_WRITE ? replace_writers(r) : replace_readers(r)) == 0;
+    if (r->mode == REPO_WRITE) {
+        *tried = true;
+        return replace_writers(r) == 0;
+    }
+    bool done = replace_readers(r) == 0;
+    *tried = !done || r->in_memory;
+    return done;
 }
 
 static int check_all(struct repo *r, struct error *e)

@@ -304,7 +304,23 @@ int repo_read_packs(struct repo *r, const char *why, struct error *e)
     return rc < 0 ? rc : use_memory(r, memory, e);
 }
 
-static int open_for_reading(struct repo *r, struct error *e)
+/* A writer may make it anew just now: all that is opened later has to be of the same file. */
+static int open_file(struct repo *r, struct catalog **c, struct error *e)
+{
+    for (int i = 0; i < LOCK_TRIES; i++) {
+        error_clear(e);
+        repo_catalog_remember(r);
+        enum catalog_mode mode = may_read_static(r) ? CATALOG_READ_STATIC : CATALOG_READ;
+        int rc = catalog_open(r->path, mode, false, r->id, c, e);
+        if (!repo_catalog_moved(r))
+            return rc;
+        catalog_close(*c);
+        *c = NULL;
+    }
+    return error_set(e, ERR_CATALOG, "the catalog is being made anew");
+}
+
+int repo_catalog_open_reader(struct repo *r, struct error *e)
 {
     struct error why = ERROR_INIT;
     struct catalog *c = NULL, *memory = NULL;
@@ -313,8 +329,7 @@ static int open_for_reading(struct repo *r, struct error *e)
         return repo_read_packs(r, "the catalog failed", e);
     if (size_of(r, CATALOG_FILE) <= 0)
         return repo_read_packs(r, "there is no catalog", e);
-    enum catalog_mode mode = may_read_static(r) ? CATALOG_READ_STATIC : CATALOG_READ;
-    int rc = catalog_open(r->path, mode, false, r->id, &c, &why);
+    int rc = open_file(r, &c, &why);
     if (rc == 0)
         rc = wait_for_writer(r, c, &why);
     if (rc == 0) {
@@ -426,7 +441,7 @@ static int open_reading_end(struct repo *r, struct error *e)
     if (r->lock_fd >= 0)
         lock_take(r->lock_fd, LOCK_PACKS, false, PACKS_WAIT_MS, &ignored);
     int rc = repo_files_scan(r, e);
-    return rc == 0 ? open_for_reading(r, e) : rc;
+    return rc == 0 ? repo_catalog_open_reader(r, e) : rc;
 }
 
 int repo_open(const char *path, enum repo_mode mode, const struct repo_options *opt,

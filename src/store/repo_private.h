@@ -93,6 +93,9 @@ struct repo {
     struct catalog *catalog;            /* the handle's own; in memory: the private copy */
     struct chunk_source *memory_source; /* for its list chunks, while the packs are replayed */
     unsigned catalog_generation;
+    dev_t catalog_dev;    /* a reader's: which file ... */
+    ino_t catalog_ino;    /* ... all of its connections are of */
+    bool catalog_changed; /* a reader's: it went over to another one */
     bool in_memory;
     uint64_t pack_full;    /* bytes at which a pack ends */
     bool past_unread;      /* `rebuild` was asked for: data packs are read past bad sectors, ... */
@@ -189,6 +192,9 @@ DIR *repo_dir_open(int dirfd, const char *name, struct error *e); /* NULL on err
 int repo_begin_anew(struct repo *r, struct error *e);
 
 int repo_catalog_open_writer(struct repo *r, struct error *e); /* catalog.db, for writing */
+/* catalog.db as it lies, or a private copy in memory; packs were listed before. */
+int repo_catalog_open_reader(struct repo *r, struct error *e);
+void repo_catalog_remember(struct repo *r); /* which file catalog.db is now */
 void repo_pool_drop(struct pool_entry *p);
 int repo_catalog_lend(struct repo *r, struct catalog **out, struct error *e); /* from the pool */
 void repo_catalog_return(struct repo *r, struct catalog *c);

@@ -60,15 +60,20 @@ bool repo_in_memory(const struct repo *r);    /* the catalog in use is a private
 /* The handle's own catalog connection: for the thread that owns the handle. */
 struct catalog *repo_catalog(struct repo *r);
 /* A further reading connection for another thread (an in-memory one is shared under a lock). Close
- * with repo_catalog_close. */
+ * with repo_catalog_close. All of a reader's are of one file: ERR_CATALOG when a writer beside it
+ * has made catalog.db anew since the handle was opened. */
 int repo_catalog_open(struct repo *r, struct catalog **out, struct error *e);
 void repo_catalog_close(struct repo *r, struct catalog *c);
 
 /* For an operation that ended with rc: whether that was the catalog's failure, and the catalog has
- * been replaced (made anew by a writer, by the packs in memory for a reader), so that it is to be
- * run once more. *tried: false before the first time; it is done once. No thread may hold anything
- * of the handle's catalog, but for open transactions of other saves. */
+ * been replaced (made anew by a writer; for a reader by the one that a writer beside it has made,
+ * or by the packs in memory), so that it is to be run once more. *tried: false before the first
+ * time; it ends after a few. No thread may hold anything of the handle's catalog, but for open
+ * transactions of other saves. */
 bool repo_catalog_replaced(struct repo *r, int rc, bool *tried);
+/* A reader's: catalog.db is another file than the one that the handle reads. What is open goes on
+ * with that one; a further connection cannot be had (ERR_CATALOG). */
+bool repo_catalog_moved(const struct repo *r);
 /* 0, or ERR_CATALOG: it has failed anybody since the handle was opened or, with all, does not read
  * whole. */
 int repo_catalog_check(struct repo *r, bool all, struct error *e);

@@ -1,6 +1,6 @@
-/* What others do beside a verification: snapshots are dropped, and what they stood in goes. It
- * comes at every read of the verification's own thread in turn, and the answer is the one of a
- * verification that was left alone. */
+/* What others do beside a verification: snapshots are dropped, and what they stood in goes; the
+ * catalog is made anew. Each comes at every read of the verification's own thread in turn, and the
+ * answer is the one of a verification that was left alone. */
 #include "fault_fixture.h"
 #include "world_fixture.h"
 
@@ -42,6 +42,66 @@ static void at_a_read(void)
     beside.within = true;
 }
 
+/* ---- a catalog that is half made ---- */
+
+/* Another thread makes it anew and stops at one of its writes until it is let go. */
+static struct {
+    pthread_t thread;
+    pthread_mutex_t lock;
+    pthread_cond_t changed;
+    unsigned at, writes; /* it stops at this write of its own; under lock, like what follows */
+    bool runs, stopped, ended, let_go;
+} making = {.lock = PTHREAD_MUTEX_INITIALIZER, .changed = PTHREAD_COND_INITIALIZER};
+
+static void stop_at_a_write(void)
+{
+    pthread_mutex_lock(&making.lock);
+    if (making.runs && pthread_equal(pthread_self(), making.thread) &&
+        making.writes++ == making.at) {
+        making.stopped = true;
+        pthread_cond_broadcast(&making.changed);
+        while (!making.let_go)
+            pthread_cond_wait(&making.changed, &making.lock);
+    }
+    pthread_mutex_unlock(&making.lock);
+}
+
+static void *make_anew(void *repo)
+{
+    struct error e = ERROR_INIT;
+
+    OK(repo_rebuild(repo, &e), e);
+    pthread_mutex_lock(&making.lock);
+    making.ended = true;
+    pthread_cond_broadcast(&making.changed);
+    pthread_mutex_unlock(&making.lock);
+    return NULL;
+}
+
+static void begin_to_make_anew(struct world *w)
+{
+    pthread_mutex_lock(&making.lock);
+    making.runs = true;
+    making.stopped = making.ended = making.let_go = false;
+    making.writes = 0;
+    assert_int_equal(pthread_create(&making.thread, NULL, make_anew, w->repo), 0);
+    while (!making.stopped && !making.ended)
+        pthread_cond_wait(&making.changed, &making.lock);
+    pthread_mutex_unlock(&making.lock);
+}
+
+static void end_making_anew(void)
+{
+    pthread_mutex_lock(&making.lock);
+    bool runs = making.runs;
+    making.let_go = true;
+    pthread_cond_broadcast(&making.changed);
+    pthread_mutex_unlock(&making.lock);
+    if (runs)
+        assert_int_equal(pthread_join(making.thread, NULL), 0);
+    making.runs = false;
+}
+
 static ssize_t pread_beside(int fd, void *p, size_t n, off_t off)
 {
     at_a_read();
@@ -52,6 +112,8 @@ static int gate_beside(int op, const char *path)
 {
     if (op == FILEOP_READ)
         at_a_read();
+    if (op == FILEOP_WRITE)
+        stop_at_a_write();
     return 0;
 }
 
@@ -97,6 +159,15 @@ static void save_more(struct world *w)
     must_save(w, "app", &tree);
 }
 
+static void rebuild_and_save(struct world *w)
+{
+    struct error e = ERROR_INIT;
+
+    save_more(w);
+    OK(repo_rebuild(w->repo, &e), e);
+    save_more(w);
+}
+
 /* ---- what is verified ---- */
 
 static int quick(struct repo *r, struct world *w, struct verify_result *result, struct error *e)
@@ -110,6 +181,26 @@ static int full(struct repo *r, struct world *w, struct verify_result *result, s
 {
     const struct verify_request q = {
         .repo = r, .level = VERIFY_FULL, .workers = 1, .record = true, .record_in = w->repo};
+
+    return verify_run(&q, result, e);
+}
+
+static int whole(struct repo *r, struct world *w, struct verify_result *result, struct error *e)
+{
+    const struct verify_request q = {.repo = r, .level = VERIFY_FULL, .workers = 1};
+
+    return verify_run(&q, result, e);
+}
+
+static int newest(struct repo *r, struct world *w, struct verify_result *result, struct error *e)
+{
+    uint64_t number = w->model.snapshots[w->model.count - 1].number;
+    const struct verify_request q = {.repo = r,
+                                     .level = VERIFY_FULL,
+                                     .snapshots = &number,
+                                     .count = 1,
+                                     .again = true,
+                                     .workers = 1};
 
     return verify_run(&q, result, e);
 }
@@ -136,7 +227,12 @@ typedef int (*verification)(struct repo *r, struct world *w, struct verify_resul
 
 /* ---- runs ---- */
 
-enum { AS_READER = 1, IS_DAMAGED = 2, IS_RECORDED = 4 };
+enum {
+    AS_READER = 1,
+    IS_DAMAGED = 2,  /* and that is told */
+    WAS_DAMAGED = 4, /* and was told; that it was is forgotten with the old catalog */
+    IS_RECORDED = 8,
+};
 
 static char largest[512];
 static off_t largest_size;
@@ -220,11 +316,12 @@ static void must_be_verified(struct repo *r, uint64_t number)
 /* True while there was a read of that number. */
 static bool run(const struct world *made, verification verify, unsigned at, unsigned how)
 {
+    static unsigned copies;
     struct world w = {.model = made->model};
     struct verify_result result = {0};
     struct error e = ERROR_INIT;
 
-    snprintf(w.path, sizeof(w.path), "%s/copy-%u", made->scratch->path, at);
+    snprintf(w.path, sizeof(w.path), "%s/copy-%u", made->scratch->path, ++copies);
     copy_repo(made->path, w.path);
     world_reopen(&w, REPO_WRITE);
     uint64_t number = w.model.snapshots[w.model.count - 1].number;
@@ -237,11 +334,14 @@ static bool run(const struct world *made, verification verify, unsigned at, unsi
     beside.within = true;
     int rc = verify(reader ? reader : w.repo, &w, &result, &e);
     beside.within = false;
-    if (rc < 0 || (result.errors > 0) != ((how & IS_DAMAGED) != 0))
+    end_making_anew();
+    bool wrong = !(how & WAS_DAMAGED) && (result.errors > 0) != ((how & IS_DAMAGED) != 0);
+    if (rc < 0 || wrong)
         print_error("at read %u: %d %s, %" PRIu64 " errors: %s\n", at, rc, e.message, result.errors,
                     result.damaged_count ? result.damaged[0].reason : "-");
     assert_int_equal(rc, 0);
-    assert_int_equal(result.errors > 0, (how & IS_DAMAGED) != 0);
+    assert_false(wrong);
+    assert_null(strstr(w.notices.all, "made anew")); /* for a reader's sake */
     verify_result_release(&result);
     repo_close(reader);
     if (how & IS_RECORDED)
@@ -250,28 +350,42 @@ static bool run(const struct world *made, verification verify, unsigned at, unsi
     return beside.reads > at;
 }
 
-static void at_every_read(verification verify, unsigned how, void (*prepare)(struct world *w),
-                          void (*comes)(struct world *w))
-{
-    struct fileops ops = fileops_system;
-    struct world *w = NULL;
-    unsigned at = 0;
+static struct fileops table;
 
-    ops.pread = pread_beside;
-    ops.gate = gate_beside;
-    ops.fdatasync = ops.fsync = no_sync;
-    fileops = &ops;
+static struct world *made(void (*prepare)(struct world *w), void (*comes)(struct world *w))
+{
+    struct world *w = NULL;
+
+    table = fileops_system;
+    table.pread = pread_beside;
+    table.gate = gate_beside;
+    table.fdatasync = table.fsync = no_sync;
+    fileops = &table;
     assert_int_equal(world_open((void **)&w), 0);
     prepare(w);
     repo_close(w->repo);
     w->repo = NULL;
     beside.verifier = pthread_self();
     beside.comes = comes;
+    return w;
+}
+
+static void unmade(struct world *w)
+{
+    assert_int_equal(world_end((void **)&w), 0);
+    fileops = &fileops_system;
+}
+
+static void at_every_read(verification verify, unsigned how, void (*prepare)(struct world *w),
+                          void (*comes)(struct world *w))
+{
+    struct world *w = made(prepare, comes);
+    unsigned at = 0;
+
     while (run(w, verify, at, how))
         at++;
     assert_true(at > 5);
-    assert_int_equal(world_end((void **)&w), 0);
-    fileops = &fileops_system;
+    unmade(w);
 }
 
 /* ---- drops ---- */
@@ -298,12 +412,53 @@ static void test_one_of_all_is_dropped(void **state)
     at_every_read(full, IS_RECORDED, make_history, drop_too_late);
 }
 
+/* ---- the catalog is made anew ---- */
+
+static void test_a_catalog_made_anew_is_no_damage(void **state)
+{
+    at_every_read(quick, AS_READER, make_history, rebuild_and_save);
+    at_every_read(full, AS_READER | IS_RECORDED, make_history, rebuild_and_save);
+    at_every_read(newest, AS_READER, make_history, rebuild_and_save);
+}
+
+static void test_parts_beside_a_catalog_made_anew(void **state)
+{
+    at_every_read(what_is_new, AS_READER | IS_RECORDED, make_history, rebuild_and_save);
+    at_every_read(what_is_new, AS_READER | WAS_DAMAGED | IS_RECORDED, make_damaged_before,
+                  rebuild_and_save);
+    at_every_read(a_sample, AS_READER, make_history, rebuild_and_save);
+}
+
+static void test_a_catalog_that_is_half_made(void **state)
+{
+    static const unsigned writes[] = {0, 2, 5, 9, 20, 50};
+    struct world *w = made(make_history, begin_to_make_anew);
+
+    for (size_t i = 0; i < sizeof(writes) / sizeof(writes[0]); i++) {
+        making.at = writes[i];
+        for (unsigned at = (unsigned)i % 2; run(w, whole, at, AS_READER); at += 4)
+            assert_true(making.stopped);
+    }
+    unmade(w);
+}
+
+static void test_damage_is_found_beside_a_catalog_made_anew(void **state)
+{
+    at_every_read(full, AS_READER | IS_DAMAGED, make_damaged, rebuild_and_save);
+    at_every_read(newest, AS_READER | IS_DAMAGED, make_damaged, rebuild_and_save);
+    at_every_read(what_is_new, AS_READER | IS_DAMAGED, make_damaged, rebuild_and_save);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_one_of_many_is_dropped),
         cmocka_unit_test(test_what_is_new_is_dropped),
         cmocka_unit_test(test_one_of_all_is_dropped),
+        cmocka_unit_test(test_a_catalog_made_anew_is_no_damage),
+        cmocka_unit_test(test_parts_beside_a_catalog_made_anew),
+        cmocka_unit_test(test_a_catalog_that_is_half_made),
+        cmocka_unit_test(test_damage_is_found_beside_a_catalog_made_anew),
     };
 
     return cmocka_run_group_tests(tests, NULL, NULL);
