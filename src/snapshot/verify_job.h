@@ -175,6 +175,7 @@ int verify_some(struct verify_job *j, struct error *e);
 
 /* ---- verify_marks.c ---- */
 
+/* From the handle that they are stored by: a reader's catalog may be of a moment long past. */
 int verify_marks_load(struct verify_job *j, struct error *e);
 /* Up to which byte the pack was found sound, 0 = nothing is known. */
 uint64_t verify_mark_of(const struct verify_job *j, uint64_t pack_id);

@@ -18,14 +18,15 @@ enum { MARK_LEN = 16 };
 
 int verify_marks_load(struct verify_job *j, struct error *e)
 {
+    struct repo *r = j->req->record_in ? j->req->record_in : j->req->repo;
     struct catalog *c;
 
-    int rc = repo_catalog_open(j->req->repo, &c, e);
+    int rc = repo_catalog_open(r, &c, e);
     if (rc != 0)
         return rc;
     buffer_clear(&j->marks);
     rc = catalog_note_get(c, note_key, &j->marks, e);
-    repo_catalog_close(j->req->repo, c);
+    repo_catalog_close(r, c);
     if (rc == ERR_NOTFOUND) {
         error_clear(e);
         rc = 0;

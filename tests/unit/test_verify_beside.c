@@ -442,6 +442,30 @@ static void test_a_catalog_that_is_half_made(void **state)
     unmade(w);
 }
 
+/* What was read back the writer knows, not the copy in memory that a reader goes on with. */
+static void test_parts_with_a_reader_in_memory(void **state)
+{
+    const struct repo_options in_memory = {.distrust = true};
+    struct world *w = made(make_history, NULL);
+    struct verify_result result;
+    struct error e = ERROR_INIT;
+    struct repo *reader;
+    bool all = false;
+
+    world_reopen(w, REPO_WRITE);
+    OK(repo_open(w->path, REPO_READ, &in_memory, &reader, &e), e);
+    const struct verify_part part = {.repo = reader, .record_in = w->repo};
+    for (unsigned i = 0; !all; i++) {
+        assert_true(i < 10);
+        OK(verify_new(&part, 1, &result, &all, &e), e);
+        assert_int_equal(result.errors, 0);
+        verify_result_release(&result);
+    }
+    repo_close(reader);
+    must_be_verified(w->repo, w->model.snapshots[w->model.count - 1].number);
+    unmade(w);
+}
+
 static void test_damage_is_found_beside_a_catalog_made_anew(void **state)
 {
     at_every_read(full, AS_READER | IS_DAMAGED, make_damaged, rebuild_and_save);
@@ -458,6 +482,7 @@ int main(void)
         cmocka_unit_test(test_a_catalog_made_anew_is_no_damage),
         cmocka_unit_test(test_parts_beside_a_catalog_made_anew),
         cmocka_unit_test(test_a_catalog_that_is_half_made),
+        cmocka_unit_test(test_parts_with_a_reader_in_memory),
         cmocka_unit_test(test_damage_is_found_beside_a_catalog_made_anew),
     };
 
