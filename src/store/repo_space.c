@@ -5,9 +5,10 @@
  * when there is room.
  *
  * A save that was given up leaves blocks in data packs. They serve the next try, but when space is
- * short they go: each data pack is cut behind the last byte that a commit names and the last block
- * that something references. The file is cut before the catalog forgets, which needs space; a crash
- * in between is found by the next writer, as a pack that is shorter than its row says. */
+ * short they go: each data pack is cut behind the last byte that a commit or a compaction names and
+ * the last block that something references. The file is cut before the catalog forgets, which needs
+ * space; a crash in between is found by the next writer, as a pack that is shorter than its row
+ * says. */
 #include "store/repo_private.h"
 
 #include "base/text.h"
@@ -229,22 +230,33 @@ static int list_packs(struct keeps *k)
     return 0;
 }
 
-/* Commits behind a fence count too: more is kept than need be. */
-static int visit_commit(void *ctx, uint64_t from, uint64_t to, const struct record_header *h,
+static void keep_needs(struct keeps *k, const struct pack_need *needs, uint32_t count)
+{
+    for (uint32_t i = 0; i < count; i++)
+        keep_up_to(k, needs[i].pack_id, needs[i].len);
+}
+
+/* Of commits, and of compactions: the catalog may not know yet of either. Those behind a fence
+ * count too: more is kept than need be. */
+static int visit_record(void *ctx, uint64_t from, uint64_t to, const struct record_header *h,
                         const uint8_t *body)
 {
     struct error ignored = ERROR_INIT;
+    struct compaction c;
     struct commit m;
 
-    if (!h || h->type != RECORD_COMMIT || commit_decode(body, h->body_len, &m, &ignored) < 0)
-        return 0;
-    for (uint32_t i = 0; i < m.need_count; i++)
-        keep_up_to(ctx, m.needs[i].pack_id, m.needs[i].len);
-    commit_release(&m);
+    if (h && h->type == RECORD_COMMIT && commit_decode(body, h->body_len, &m, &ignored) == 0) {
+        keep_needs(ctx, m.needs, m.need_count);
+        commit_release(&m);
+    } else if (h && h->type == RECORD_COMPACTION &&
+               compaction_decode(body, h->body_len, &c, &ignored) == 0) {
+        keep_needs(ctx, c.needs, c.need_count);
+        compaction_release(&c);
+    }
     return 0;
 }
 
-static int keep_what_commits_name(struct keeps *k)
+static int keep_what_the_log_names(struct keeps *k)
 {
     struct repo *r = k->repo;
     struct pack *p;
@@ -255,7 +267,7 @@ static int keep_what_commits_name(struct keeps *k)
             continue;
         rc = pack_open(r->packs_fd, PACK_LOG, r->files[i].id, r->id, false, &p, k->e);
         if (rc == 0) {
-            rc = pack_walk(p, 0, UINT64_MAX, visit_commit, k, NULL, k->e);
+            rc = pack_walk(p, 0, UINT64_MAX, visit_record, k, NULL, k->e);
             pack_close(p);
         }
     }
@@ -346,7 +358,7 @@ static int give_back(struct keeps *k, bool *any)
     if (rc == 0)
         rc = catalog_last_blocks(r->writer, keep_block, k, k->e);
     if (rc == 0)
-        rc = keep_what_commits_name(k);
+        rc = keep_what_the_log_names(k);
     if (rc < 0)
         return rc;
     let_go(r);

@@ -7,6 +7,8 @@
 
 #include <fcntl.h>
 #include <stdatomic.h>
+#include <sys/statfs.h>
+#include <sys/statvfs.h>
 
 #include "base/banned.h"
 
@@ -20,6 +22,7 @@ static struct {
     bool loses_data;        /* a flush of a data pack fails */
     unsigned failing_syncs; /* bit n: the nth of the log from now on fails */
     bool full;              /* it fails for that */
+    bool short_of_space;    /* statvfs says so */
     unsigned writes;        /* to data packs, until one fails; 0: none does */
     int catalog;            /* what a write to the catalog fails with */
     void (*at_read)(void);  /* once, where a pack is read and no lock is held */
@@ -113,6 +116,20 @@ static int disk_openat(int dirfd, const char *name, int flags, mode_t mode)
 static int disk_gate(int op, const char *path)
 {
     return op == FILEOP_WRITE ? disk.catalog : 0;
+}
+
+/* In the C library's place. */
+int fstatvfs(int fd, struct statvfs *fs)
+{
+    struct statfs is;
+
+    memset(fs, 0, sizeof(*fs));
+    if (fstatfs(fd, &is) < 0)
+        return -1;
+    fs->f_bsize = fs->f_frsize = (unsigned long)is.f_bsize;
+    fs->f_blocks = is.f_blocks;
+    fs->f_bavail = fs->f_bfree = disk.short_of_space ? 0 : is.f_bavail;
+    return 0;
 }
 
 static struct fileops table;
@@ -461,6 +478,38 @@ static void test_what_moves_goes_to_the_newest_pack(void **state)
     check_rebuild(w);
 }
 
+/* The power goes behind the record of a compaction, and takes the catalog's news of it; the disk is
+ * full when the repository is opened next. What was moved is kept: the record says that it counts.
+ */
+static void test_what_was_moved_is_not_given_back(void **state)
+{
+    struct world *w = *state;
+    struct model_tree tree = {.count = 0};
+    char before[128], a[160], b[160];
+
+    tree_set(&tree, "stays", 3, 8 * CHUNK);
+    tree_set(&tree, "goes", 5, 2 * LARGE);
+    must_save(w, "app", &tree);
+    tree.count = 1;
+    must_save(w, "app", &tree);
+    must_drop(w, (const uint64_t[]){1}, 1);
+    reopen(w); /* the catalog is in its file */
+    snprintf(before, sizeof(before), "%s/before", w->scratch->path);
+    copy_repo(w->path, before);
+    assert_int_equal(keep_up(w, true, false, DAY).packs_emptied, 1);
+    repo_close(w->repo);
+    w->repo = NULL;
+    snprintf(a, sizeof(a), "%s/catalog.db", before);
+    snprintf(b, sizeof(b), "%s/catalog.db", w->path);
+    assert_int_equal(rename(a, b), 0);
+    disk.short_of_space = true;
+    reopen(w);
+    disk.short_of_space = false;
+    check(w);
+    assert_int_equal(try_save(w, "other", "film", 7, 2 * LARGE), 0);
+    check_rebuild(w);
+}
+
 static void flip(const struct world *w, const char *pack, off_t off)
 {
     char path[256];
@@ -647,6 +696,7 @@ int main(void)
         cmocka_unit_test_setup_teardown(test_a_catalog_made_anew_while_packs_are_emptied, setup,
                                         teardown),
         cmocka_unit_test_setup_teardown(test_what_moves_goes_to_the_newest_pack, setup, teardown),
+        cmocka_unit_test_setup_teardown(test_what_was_moved_is_not_given_back, setup, teardown),
         cmocka_unit_test_setup_teardown(test_nothing_is_known_in_an_emptied_pack, setup, teardown),
         cmocka_unit_test_setup_teardown(test_nobody_sees_half_a_catalog, setup, teardown),
         cmocka_unit_test_setup_teardown(test_nobody_sees_what_was_broken_off, setup, teardown),
