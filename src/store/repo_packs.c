@@ -431,6 +431,14 @@ static bool is_blank(struct repo *r, const struct pack_file *f)
     return rc == 0 && zero;
 }
 
+/* A pack that broke ends there, though the catalog was not told so far. */
+static void end_at_own_fence(const struct repo *r, struct pack_row *row)
+{
+    for (size_t i = 0; i < r->lost_count; i++)
+        if (r->lost[i].pack_id == row->id && row->bytes > r->lost[i].len)
+            row->bytes = r->lost[i].len;
+}
+
 /* 1: a row of it; 0: a compaction took its place, and nobody needs it. */
 static int row_of_file(struct repo *r, struct catalog *c, const struct pack_file *f,
                        const struct problems *problems, struct pack_row *row, struct error *e)
@@ -482,6 +490,7 @@ static int row_of_file(struct repo *r, struct catalog *c, const struct pack_file
         tell(problems, f->id, "the pack is shorter than it was");
         row->bytes = size;
     }
+    end_at_own_fence(r, row);
     return 1;
 }
 

@@ -3,6 +3,7 @@
 #include "world_fixture.h"
 
 #include "fault_fixture.h"
+#include "snapshot/verify.h"
 #include "store/repo_private.h"
 
 #include <fcntl.h>
@@ -321,6 +322,28 @@ static void test_killed_before_a_fence(void **state)
     size_t known = snapshot_count(w->repo);
     check_rebuild(w);
     assert_int_equal(snapshot_count(w->repo), known);
+}
+
+/* What stands behind the end of a pack that broke is not there, also before the fence is. */
+static void test_verify_ends_at_a_fence_to_come(void **state)
+{
+    struct world *w = *state;
+    const struct verify_request q = {.repo = w->repo, .level = VERIFY_FULL, .workers = 1};
+    struct verify_result result;
+    struct error e = ERROR_INIT;
+
+    assert_int_equal(try_save(w, "app", "small", 2, 3000), 0);
+    for (unsigned i = 0; i < 2; i++) {
+        disk.failing_syncs = i == 0 ? 0x1 : 0x3;
+        assert_true(try_save(w, "app", "small", 4 + i, 3000) < 0);
+    }
+    assert_false(w->repo->refuse);
+    OK(verify_run(&q, &result, &e), e);
+    for (size_t i = 0; i < result.damaged_count; i++)
+        print_message("%s: %s\n", result.damaged[i].pack, result.damaged[i].reason);
+    assert_int_equal(result.errors, 0);
+    verify_result_release(&result);
+    check_rebuild(w);
 }
 
 /* Nothing of one is cut, and no commit has told the catalog of its fence: it ends there all the
@@ -690,6 +713,7 @@ int main(void)
         cmocka_unit_test_setup_teardown(test_read_anew_after_a_compaction, setup, teardown),
         cmocka_unit_test_setup_teardown(test_killed_after_a_fence, setup, teardown),
         cmocka_unit_test_setup_teardown(test_killed_before_a_fence, setup, teardown),
+        cmocka_unit_test_setup_teardown(test_verify_ends_at_a_fence_to_come, setup, teardown),
         cmocka_unit_test_setup_teardown(test_a_pack_is_cut_before_its_fence, setup, teardown),
         cmocka_unit_test_setup_teardown(test_a_fence_outlives_what_is_given_back, setup, teardown),
         cmocka_unit_test_setup_teardown(test_a_pack_being_emptied_is_not_written, setup, teardown),
