@@ -274,6 +274,13 @@ static int keep_what_the_log_names(struct keeps *k)
     return rc;
 }
 
+/* A checkpoint may stand for the commit. */
+static int visit_snapshot(void *ctx, const struct snapshot_row *s)
+{
+    keep_needs(ctx, s->commit.needs, s->commit.need_count);
+    return 0;
+}
+
 /* A block that is referenced is kept, whoever put it there; where it cannot be read, all of it. */
 static int keep_block(void *ctx, uint64_t pack_id, uint64_t offset)
 {
@@ -357,6 +364,8 @@ static int give_back(struct keeps *k, bool *any)
         rc = list_packs(k);
     if (rc == 0)
         rc = catalog_last_blocks(r->writer, keep_block, k, k->e);
+    if (rc == 0)
+        rc = catalog_snapshots(r->writer, 0, 1, UINT64_MAX, false, visit_snapshot, k, k->e);
     if (rc == 0)
         rc = keep_what_the_log_names(k);
     if (rc < 0)

@@ -200,6 +200,19 @@ static struct upkeep_result keep_up(struct world *w, bool pressed, bool all, uin
     return done;
 }
 
+static void verify(struct repo *r)
+{
+    const struct verify_request q = {.repo = r, .level = VERIFY_FULL, .workers = 1};
+    struct verify_result result;
+    struct error e = ERROR_INIT;
+
+    OK(verify_run(&q, &result, &e), e);
+    for (size_t i = 0; i < result.damaged_count; i++)
+        print_message("%s: %s\n", result.damaged[i].pack, result.damaged[i].reason);
+    assert_int_equal(result.errors, 0);
+    verify_result_release(&result);
+}
+
 static int try_save(struct world *w, const char *watch, const char *name, uint64_t seed,
                     uint64_t len)
 {
@@ -328,9 +341,6 @@ static void test_killed_before_a_fence(void **state)
 static void test_verify_ends_at_a_fence_to_come(void **state)
 {
     struct world *w = *state;
-    const struct verify_request q = {.repo = w->repo, .level = VERIFY_FULL, .workers = 1};
-    struct verify_result result;
-    struct error e = ERROR_INIT;
 
     assert_int_equal(try_save(w, "app", "small", 2, 3000), 0);
     for (unsigned i = 0; i < 2; i++) {
@@ -338,11 +348,7 @@ static void test_verify_ends_at_a_fence_to_come(void **state)
         assert_true(try_save(w, "app", "small", 4 + i, 3000) < 0);
     }
     assert_false(w->repo->refuse);
-    OK(verify_run(&q, &result, &e), e);
-    for (size_t i = 0; i < result.damaged_count; i++)
-        print_message("%s: %s\n", result.damaged[i].pack, result.damaged[i].reason);
-    assert_int_equal(result.errors, 0);
-    verify_result_release(&result);
+    verify(w->repo);
     check_rebuild(w);
 }
 
@@ -499,6 +505,36 @@ static void test_what_moves_goes_to_the_newest_pack(void **state)
     assert_null(disk.emptying);
     keep_up(w, false, true, DAY);
     check_rebuild(w);
+}
+
+/* A commit names all of a pack that is flushed, also what a save beside it was given up with. That
+ * stays when the commit is told by a checkpoint alone: else the pack would seem cut off. */
+static void test_what_a_folded_commit_names_stays(void **state)
+{
+    const struct model_tree none = {.count = 0};
+    struct world *w = *state;
+    struct model_tree kept = {.count = 0}, other = {.count = 0};
+    struct error e = ERROR_INIT;
+    struct txn *first, *second;
+    uint64_t number;
+
+    tree_set(&kept, "film", 1, LARGE);
+    tree_set(&other, "film", 3, LARGE);
+    OK(begin_save(w->repo, "app", &first, &e), e);
+    OK(put_changes(first, &none, &kept, &e), e);
+    OK(begin_save(w->repo, "other", &second, &e), e);
+    OK(put_changes(second, &none, &other, &e), e);
+    txn_abort(second);
+    OK(end_save(first, NULL, &kept, &number, &e), e);
+    model_add(&w->model, "app", number, &kept);
+    OK(begin_save(w->repo, "links", &first, &e), e);
+    put_links(first, 0, 100);
+    OK(end_save(first, NULL, &none, &number, &e), e);
+    assert_true(keep_up(w, false, true, 0).packs_removed > 0);
+    be_short(w);
+    verify(w->repo);
+    check_rebuild(w);
+    verify(w->repo);
 }
 
 /* The power goes behind the record of a compaction, and takes the catalog's news of it; the disk is
@@ -720,6 +756,7 @@ int main(void)
         cmocka_unit_test_setup_teardown(test_a_catalog_made_anew_while_packs_are_emptied, setup,
                                         teardown),
         cmocka_unit_test_setup_teardown(test_what_moves_goes_to_the_newest_pack, setup, teardown),
+        cmocka_unit_test_setup_teardown(test_what_a_folded_commit_names_stays, setup, teardown),
         cmocka_unit_test_setup_teardown(test_what_was_moved_is_not_given_back, setup, teardown),
         cmocka_unit_test_setup_teardown(test_nothing_is_known_in_an_emptied_pack, setup, teardown),
         cmocka_unit_test_setup_teardown(test_nobody_sees_half_a_catalog, setup, teardown),
