@@ -141,6 +141,8 @@ static int write_all(struct repo *r, struct archive_meta *m, struct archive_plac
 
     int rc = tar ? archive_tar_write(r, m, p->lock, stored, e)
                  : archive_folder_write(r, m, p, stored, e);
+    if (rc == 0) /* each is copied to be opened; so it is when the archive is read back */
+        rc = archive_room(m->order, p->lock, m->database_max, e);
     if (rc == 0)
         rc = archive_meta_databases(m, r, p->folder, e);
     if (rc == 0)

@@ -39,6 +39,7 @@ struct archive_order {
     const char *name;   /* a manual one: NAME; NULL: an automatic one, named by the time */
     enum archive_format format;
     unsigned level;          /* 1..12 */
+    uint64_t leave_free;     /* bytes of the folder's file system, to others; 0: none */
     const char *const *meta; /* "KEY=VALUE" for `app`, ended by NULL, or NULL */
     struct sqlite_helper *helper;
     unsigned workers;                  /* 0 = processors, at least 2, at most 4 */

@@ -136,7 +136,7 @@ static int visit_node(struct folder_job *j, const char *path, const struct node 
         return archive_meta_left_out(
             j->meta, path, n->reason ? n->reason : "it could not be read when it was saved", e);
     if (n->flags & NODE_SQLITE)
-        buffer_append(&j->meta->databases, path, strlen(path) + 1);
+        archive_meta_database(j->meta, path, n->size);
     return hash_file(j, path, n, e);
 }
 
@@ -163,13 +163,56 @@ static int open_tree(const struct archive_place *p, struct error *e)
     return safe_open(p->lock, ARCHIVE_TREE, O_RDONLY | O_DIRECTORY | O_NOFOLLOW, 0, e);
 }
 
+/* ---- how much it will be ---- */
+
+struct measure {
+    int64_t number;
+    uint64_t bytes;
+};
+
+static int add_data(void *ctx, uint64_t node, int64_t from, int64_t to, const void *meta,
+                    size_t len)
+{
+    struct error ignored = ERROR_INIT;
+    struct measure *m = ctx;
+    struct node n;
+
+    if (from > m->number || to <= m->number || node_decode(meta, len, &n, &ignored) != 0)
+        return 0;
+    for (uint32_t i = 0; n.type == NODE_FILE && i < n.extent_count; i++)
+        m->bytes += n.extents[i].len;
+    m->bytes += n.type == NODE_FILE && n.extent_count == 0 && n.ref_count > 0 ? n.size : 0;
+    node_release(&n);
+    return 0;
+}
+
+/* Holes take no room. */
+static int check_room(struct repo *r, const struct archive_meta *m, const struct archive_place *p,
+                      struct error *e)
+{
+    const struct snapshot_row *s = m->order->snapshot;
+    struct measure all = {.number = (int64_t)s->commit.number};
+    struct catalog *c;
+
+    if (m->order->leave_free == 0)
+        return 0;
+    int rc = repo_catalog_open(r, &c, e);
+    if (rc != 0)
+        return rc;
+    rc = catalog_nodes(c, s->watch_serial, add_data, &all, e);
+    repo_catalog_close(r, c);
+    return rc == 0 ? archive_room(m->order, p->lock, all.bytes, e) : rc;
+}
+
 int archive_folder_write(struct repo *r, struct archive_meta *m, struct archive_place *p,
                          uint64_t *stored, struct error *e)
 {
     const struct snapshot_row *s = m->order->snapshot;
     struct folder_job j = {.repo = r, .meta = m, .tree = -1};
 
-    int rc = restore_tree(r, m, p, e);
+    int rc = check_room(r, m, p, e);
+    if (rc == 0)
+        rc = restore_tree(r, m, p, e);
     if (rc == 0 && (j.tree = open_tree(p, e)) < 0)
         rc = j.tree;
     if (rc == 0)

@@ -134,6 +134,12 @@ static json_t *database_entry(const char *path, const char *detail)
     return o;
 }
 
+void archive_meta_database(struct archive_meta *m, const char *path, uint64_t size)
+{
+    buffer_append(&m->databases, path, strlen(path) + 1);
+    m->database_max = size > m->database_max ? size : m->database_max;
+}
+
 static int count_database(struct archive_meta *m, struct repo *r, const char *scratch,
                           const char *path, struct error *e)
 {

@@ -19,6 +19,7 @@
 #include <string.h>
 #include <sys/file.h>
 #include <sys/stat.h>
+#include <sys/statvfs.h>
 #include <unistd.h>
 
 #include "base/banned.h"
@@ -270,6 +271,24 @@ int archive_place_open(const struct archive_order *o, struct wall_time now, stru
         rc = make_temp(p, e);
     archive_folder_unlock(p->dir);
     return rc;
+}
+
+int archive_room(const struct archive_order *o, int fd, uint64_t bytes, struct error *e)
+{
+    char left[24], kept[24];
+    struct statvfs fs;
+
+    if (o->leave_free == 0 || fstatvfs(fd, &fs) != 0 || fs.f_blocks == 0)
+        return 0;
+    uint64_t available = (uint64_t)fs.f_bavail * fs.f_frsize;
+    if (available >= o->leave_free + bytes)
+        return 0;
+    text_size(available, left, sizeof(left));
+    text_size(o->leave_free, kept, sizeof(kept));
+    return error_set(
+        e, ERR_NOSPACE,
+        "only %s are free on the file system of '%s'; %s are left to others (min_free)", left,
+        o->folder, kept);
 }
 
 /* ---- putting in place ---- */

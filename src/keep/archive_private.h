@@ -52,6 +52,9 @@ int archive_place_publish(struct archive_place *p, struct error *e);
 /* Remove temporaries that have no final name, close. */
 void archive_place_close(struct archive_place *p);
 bool archive_name_taken(int dir, const char *name);
+/* 0, or ERR_NOSPACE: with so many bytes written more too little were left to others. fd: anything
+ * on that file system. */
+int archive_room(const struct archive_order *o, int fd, uint64_t bytes, struct error *e);
 /* Whoever changes names in such a folder, or replaces a NAME.json, holds its lock. */
 int archive_folder_lock(int dir, struct error *e);
 void archive_folder_unlock(int dir);
@@ -92,6 +95,7 @@ struct archive_meta { /* gathered while the archive is written */
     uint64_t files, bytes;
     struct buffer entries;   /* of files_backed_up, as they are written */
     struct buffer databases; /* paths, each with a NUL behind it */
+    uint64_t database_max;   /* bytes of the largest */
     struct buffer counted;   /* entries of `databases`, as they are written */
     struct archive_left_out *left_out;
     size_t left_out_count;
@@ -99,6 +103,7 @@ struct archive_meta { /* gathered while the archive is written */
     struct archive_tail tail;
 };
 void archive_meta_release(struct archive_meta *m);
+void archive_meta_database(struct archive_meta *m, const char *path, uint64_t size);
 void archive_meta_file(struct archive_meta *m, const char *path, uint64_t size,
                        const struct hash *sha256);
 int archive_meta_left_out(struct archive_meta *m, const char *path, const char *reason,

@@ -159,8 +159,10 @@ static void keep_spare(struct tar_job *j, struct piece *p)
  */
 static int write_piece(struct tar_job *j, const struct piece *p, struct error *e)
 {
-    int rc = file_write_all(j->fd, p->packed.data, p->packed.len, *j->offset, e);
+    int rc = archive_room(j->meta->order, j->fd, p->packed.len, e);
 
+    if (rc == 0)
+        rc = file_write_all(j->fd, p->packed.data, p->packed.len, *j->offset, e);
     if (rc == 0)
         sync_file_range(j->fd, (off_t)*j->offset, (off_t)p->packed.len, SYNC_FILE_RANGE_WRITE);
     *j->offset += p->packed.len;
@@ -494,7 +496,7 @@ static int visit_node(struct tar_job *j, const struct tree_entry *t, const struc
     if (!fresh)
         return add_link(j, t, n, e);
     if (n->type == NODE_FILE && (n->flags & NODE_SQLITE))
-        buffer_append(&j->meta->databases, t->path, strlen(t->path) + 1);
+        archive_meta_database(j->meta, t->path, n->size);
     return add_entry(j, t, n, NULL, e);
 }
 

@@ -1,10 +1,44 @@
 #include "service/archives.h"
 
 #include "keep/archive_report.h"
+#include "service/policy.h"
 
+#include <stdlib.h>
 #include <string.h>
+#include <sys/stat.h>
+#include <sys/statvfs.h>
 
 #include "base/banned.h"
+
+/* Of the nearest folder on the way to it that is there. */
+static bool device_of(const char *path, dev_t *dev)
+{
+    char *at = strdup(path);
+    char *slash = at;
+    struct stat st;
+    bool is = false;
+
+    while (at && slash && !(is = stat(*at ? at : "/", &st) == 0) && (slash = strrchr(at, '/')))
+        *slash = 0;
+    free(at);
+    *dev = is ? st.st_dev : 0;
+    return is;
+}
+
+/* What saves leave to others archives do too, where they stand on the same file system. */
+static uint64_t left_free(const struct config *c, const char *folder)
+{
+    struct statvfs fs;
+    unsigned percent;
+    uint64_t bytes;
+    dev_t here, there;
+
+    policy_left_free(c, &bytes, &percent);
+    if (!device_of(c->repository, &here) || !device_of(folder, &there) || here != there ||
+        statvfs(c->repository, &fs) != 0)
+        return 0;
+    return bytes ? bytes : (uint64_t)fs.f_blocks * fs.f_frsize / 100 * percent;
+}
 
 void archives_order(const struct config *c, const char *watch, struct archive_order *o)
 {
@@ -13,6 +47,7 @@ void archives_order(const struct config *c, const char *watch, struct archive_or
     o->folder = config_text(c, "archive", watch, "path");
     o->format = folder ? ARCHIVE_DIRECTORY : ARCHIVE_TAR_GZ;
     o->level = (unsigned)config_number(c, "archive", watch, "level");
+    o->leave_free = left_free(c, o->folder);
 }
 
 int archives_each(const struct config *c, const char *watch, archive_visit visit, void *ctx,

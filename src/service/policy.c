@@ -53,12 +53,20 @@ uint64_t policy_max_size(const struct config *c)
     return size_of(config_text(c, "retention", NULL, "max_size"));
 }
 
-void policy_min_free(const struct config *c, struct repo *r)
+void policy_left_free(const struct config *c, uint64_t *bytes, unsigned *percent)
 {
     size_t len = strlen(c->min_free);
+    bool share = len > 1 && c->min_free[len - 1] == '%';
 
-    if (len > 1 && c->min_free[len - 1] == '%')
-        repo_min_free(r, 0, (unsigned)strtoul(c->min_free, NULL, 10));
-    else
-        repo_min_free(r, size_of(c->min_free), 0);
+    *percent = share ? (unsigned)strtoul(c->min_free, NULL, 10) : 0;
+    *bytes = share ? 0 : size_of(c->min_free);
+}
+
+void policy_min_free(const struct config *c, struct repo *r)
+{
+    unsigned percent;
+    uint64_t bytes;
+
+    policy_left_free(c, &bytes, &percent);
+    repo_min_free(r, bytes, percent);
 }

@@ -12,6 +12,8 @@ int policy_of(const struct config *c, const char *watch, struct prune_policy *ou
 /* Of the repository, by the plain section; 0: off. */
 uint64_t policy_max_size(const struct config *c);
 
+/* How much space of the repository's file system is left to others: bytes, or hundredths of it. */
+void policy_left_free(const struct config *c, uint64_t *bytes, unsigned *percent);
 /* Tell the writer's handle how much space saves leave to others. */
 void policy_min_free(const struct config *c, struct repo *r);
 

@@ -3,6 +3,7 @@ and when space is short."""
 import json
 import os
 import random
+import sqlite3
 import subprocess
 import threading
 import time
@@ -442,6 +443,52 @@ def app_and_repository_on_one_disk(scratch):
         subprocess.run(["umount", "-l", at], check=True)
 
 
+def archives_leave_room(scratch):
+    """Archives that stand beside the repository leave to the app what saves leave to it."""
+    wk.need_root()
+    at = os.path.join(scratch, "disk")
+    os.mkdir(at)
+    if subprocess.run(["mount", "-t", "tmpfs", "-o", "size=%d" % (64 * MIB), "none", at]).returncode:
+        wk.skip("cannot mount a tmpfs here")
+    try:
+        root = os.path.join(at, "data")
+        os.mkdir(root)
+        wk.write(os.path.join(root, "f"), os.urandom(8 * MIB))
+        with open(os.path.join(root, "holes"), "wb") as f:
+            f.truncate(200 * MIB)
+        for how in ("tar.gz", "directory"):
+            conf = config(scratch, "[service]\nrepository = %s/%s\nmin_free = 25%%\n[watch data]\npath = %s\n"
+                          "[archive]\nformat = %s\n" % (at, how, root, how))
+            wk.wk("-c", conf, "init")
+            made = 0
+            while made < 8:
+                r = wk.wk("-c", conf, "archive", code=None)
+                st = os.statvfs(at)
+                assert st.f_bavail * st.f_frsize >= 16 * MIB, (how, made, r)
+                if r.code:
+                    break
+                made += 1
+            assert 0 < made < 8 and r.code == 13, (made, r)
+            assert "left to others (min_free)" in r.err and at in r.err, r
+            folder = os.path.join(at, how, "archives", "data", "automatic")
+            assert not [n for n in os.listdir(folder) if n.startswith(".")], os.listdir(folder)
+            wk.wk("-c", conf, "save")
+            wk.remove(os.path.join(at, how))
+        # A database is copied to be opened: that counts too.
+        db = sqlite3.connect(os.path.join(root, "app.db"))
+        db.execute("CREATE TABLE t(x)")
+        db.execute("INSERT INTO t VALUES (zeroblob(%d))" % (20 * MIB))
+        db.commit()
+        db.close()
+        wk.wk("-c", conf, "init")
+        assert "min_free" in wk.wk("-c", conf, "archive", code=13).err
+        conf = config(scratch, open(conf).read().replace("directory", "tar.gz"))
+        wk.wk("-c", conf, "init")
+        assert "min_free" in wk.wk("-c", conf, "archive", code=13).err
+    finally:
+        subprocess.run(["umount", "-l", at], check=True)
+
+
 def room_for_a_large_save(scratch):
     """History gives way to a save as far as that needs, however much more it is than min_free."""
     wk.need_root()
@@ -473,4 +520,4 @@ def room_for_a_large_save(scratch):
 
 wk.main(kept_and_dropped, archives_too, archives_that_cannot_be_removed, archives_where_names_may_be_replaced,
         archives_of_several_repositories, rules_that_are_refused, no_such_watch, through_the_service, encrypted, an_empty_mount_point, beside_everything,
-        app_and_repository_on_one_disk, room_for_a_large_save)
+        app_and_repository_on_one_disk, archives_leave_room, room_for_a_large_save)
