@@ -6,6 +6,7 @@
 
 #include <errno.h>
 #include <inttypes.h>
+#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/stat.h>
@@ -158,6 +159,21 @@ static int write_all(struct repo *r, struct archive_meta *m, struct archive_plac
     return rc;
 }
 
+/* Which of the disks it was that failed. */
+static int name_place(const struct archive_place *p, int rc, struct error *e)
+{
+    char what[sizeof(e->message)], quoted[300];
+    int sys = e->sys;
+
+    if (rc == 0 || sys == 0 || e->path[0] || strstr(e->message, p->folder))
+        return rc;
+    snprintf(what, sizeof(what), "%s", e->message);
+    error_set(e, rc, "cannot write an archive in '%s': %s",
+              text_escape(p->folder, quoted, sizeof(quoted)), what);
+    e->sys = sys;
+    return rc;
+}
+
 static void take_left_out(struct archive_meta *m, struct archive_result *result)
 {
     result->left_out = m->left_out;
@@ -209,7 +225,7 @@ static int write_under_lease(struct repo *r, const struct archive_order *o,
     m.name = p.name;
     m.inside = inside;
     if (rc == 0)
-        rc = write_all(r, &m, &p, &stored, e);
+        rc = name_place(&p, write_all(r, &m, &p, &stored, e), e);
     if (rc == 0) {
         rc = archive_place_publish(&p, e);
         if (p.published) {

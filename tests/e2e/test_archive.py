@@ -406,6 +406,27 @@ def what_is_refused(scratch):
     wk.wk("-c", conf, "archive")
 
 
+def a_full_disk(scratch):
+    """Told by the folder of the archives, and nothing is left there."""
+    wk.need_root()
+    full = os.path.join(scratch, "full")
+    root, conf = ready(scratch, path=full)
+    os.mkdir(root)
+    os.mkdir(full)
+    wk.write(os.path.join(root, "f"), os.urandom(2 << 20))
+    if subprocess.run(["mount", "-t", "tmpfs", "-o", "size=1m", "none", full]).returncode:
+        wk.skip("cannot mount a tmpfs here")
+    try:
+        for how in ("tar.gz", "directory"):
+            config(scratch, root, path=full, format=how)
+            r = wk.wk("-c", conf, "archive", code=13)
+            folder = os.path.join(full, "data", "automatic")
+            assert folder in r.err and "No space left" in r.err, r
+            assert os.listdir(folder) == [], os.listdir(folder)
+    finally:
+        subprocess.run(["umount", "-l", full], check=True)
+
+
 def damage_makes_no_archive(scratch):
     root, conf = ready(scratch)
     os.mkdir(root)
@@ -548,5 +569,5 @@ def left_by_a_kill(scratch):
 
 wk.main(odd_with_stock_tools, by_kind, more_than_one_window, longer_names_than_a_window,
         databases_that_need_their_app, odd_as_a_folder, own_metadata, names_and_places, archives_inside_the_watch,
-        what_is_refused, damage_makes_no_archive, damage_in_an_archive, hostile, through_the_service,
+        what_is_refused, a_full_disk, damage_makes_no_archive, damage_in_an_archive, hostile, through_the_service,
         left_by_a_kill)
