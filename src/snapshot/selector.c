@@ -66,6 +66,8 @@ struct query {
     int64_t until;        /* @TIME */
     uint64_t found;       /* number, 0 = none */
     uint64_t newest;      /* of those looked at */
+    uint64_t oldest;      /* of those that are too young for @TIME, 0 = none */
+    int64_t oldest_time;
 };
 
 /* The watch that latest, good and @TIME mean. */
@@ -136,10 +138,28 @@ static int visit_until(void *ctx, const struct snapshot_row *s)
 
     if (q->newest == 0)
         q->newest = s->commit.number;
-    if (s->commit.time.s > q->until)
+    if (s->commit.time.s > q->until) {
+        q->oldest = s->commit.number;
+        q->oldest_time = s->commit.time.s;
         return 0;
+    }
     q->found = s->commit.number;
     return 1;
+}
+
+/* Of all there are none fits. */
+static int none_fits(const struct query *q, struct error *e)
+{
+    char time[32];
+
+    if (q->oldest == 0)
+        return error_set(e, ERR_NOTFOUND, "no snapshot '%s' of watch '%s'; the newest is %" PRIu64,
+                         q->text, q->row.name, q->newest);
+    time_local(q->oldest_time, time, sizeof(time));
+    return error_set(e, ERR_NOTFOUND,
+                     "no snapshot of watch '%s' is as old as '%s'; the oldest is %" PRIu64
+                     ", of %s",
+                     q->row.name, q->text, q->oldest, time);
 }
 
 static int search(struct query *q, snapshot_visit visit, struct snapshot_row *row, struct error *e)
@@ -154,8 +174,7 @@ static int search(struct query *q, snapshot_visit visit, struct snapshot_row *ro
     else if (rc >= 0 && q->newest == 0)
         rc = error_set(e, ERR_NOTFOUND, "watch '%s' has no snapshot yet", q->row.name);
     else if (rc >= 0)
-        rc = error_set(e, ERR_NOTFOUND, "no snapshot '%s' of watch '%s'; the newest is %" PRIu64,
-                       q->text, q->row.name, q->newest);
+        rc = none_fits(q, e);
     watch_row_release(&q->row);
     return rc;
 }

@@ -233,6 +233,8 @@ static void selects_by_time(void **state)
     assert_string_equal(path, "a");
     free(path);
     assert_int_equal(select_in(f, "@2020-01-01", NULL, NULL), ERR_NOTFOUND);
+    assert_non_null(
+        strstr(last_error.message, "is as old as '@2020-01-01'; the oldest is 1, of 20"));
     assert_int_equal(select_in(f, "@whenever", NULL, NULL), ERR_USAGE);
     /* The clock is a label: order is by number. */
     int64_t c = (int64_t)commit_at(f, 1600000000, (struct commit){0});
