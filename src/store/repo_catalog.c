@@ -104,6 +104,8 @@ int repo_catalog_lend(struct repo *r, struct catalog **out, struct error *e)
 
     *out = NULL;
     pthread_mutex_lock(&r->pool_lock);
+    while (r->renewing)
+        pthread_cond_wait(&r->renewed, &r->pool_lock);
     if (r->half_made)
         rc = error_set(e, ERR_CATALOG, "catalog: it could not be made anew");
     else if (!(*out = pool_take(r)))
@@ -229,19 +231,44 @@ int repo_catalog_open_writer(struct repo *r, struct error *e)
 }
 
 /* Connections that are lent stay with the old file until they come back; the handle's own one
- * follows when it is asked for next. */
-static void retire_readers(struct repo *r)
+ * follows when it is asked for next. pool_lock is held. */
+static void end_generation(struct repo *r)
 {
     r->generation++;
     r->unsound = false;
     pool_drop_idle(r);
 }
 
+static void retire_readers(struct repo *r)
+{
+    pthread_mutex_lock(&r->pool_lock);
+    end_generation(r);
+    pthread_mutex_unlock(&r->pool_lock);
+}
+
+/* While it has a part of its rows only, who asks for a connection waits. */
+static void begin_renewal(struct repo *r)
+{
+    pthread_mutex_lock(&r->pool_lock);
+    r->renewing = true;
+    pthread_mutex_unlock(&r->pool_lock);
+}
+
+static void end_renewal(struct repo *r, int rc)
+{
+    pthread_mutex_lock(&r->pool_lock);
+    end_generation(r);
+    r->renewing = false;
+    r->half_made = rc < 0;
+    pthread_cond_broadcast(&r->renewed);
+    pthread_mutex_unlock(&r->pool_lock);
+}
+
 /* Whoever asks for a connection waits until the file is whole: before, it shows a state of the
  * past, without marks that were set since. */
 static int renew(struct repo *r, bool keep, struct error *e)
 {
-    pthread_mutex_lock(&r->pool_lock);
+    begin_renewal(r);
     if (r->writer)
         catalog_keep_wal(r->writer);
     int rc = repo_catalog_set_aside(r, keep, e);
@@ -249,9 +276,7 @@ static int renew(struct repo *r, bool keep, struct error *e)
         rc = repo_catalog_open_writer(r, e);
     if (rc == 0)
         rc = repo_replay(r, r->writer, true, e);
-    retire_readers(r);
-    r->half_made = rc < 0;
-    pthread_mutex_unlock(&r->pool_lock);
+    end_renewal(r, rc);
     r->catalog_stale = rc < 0;
     r->catalog_broken = rc == ERR_CATALOG;
     return rc;

@@ -413,6 +413,7 @@ static struct repo *new_repo(enum repo_mode mode, const struct repo_options *opt
     pthread_mutex_init(&r->write_lock, NULL);
     pthread_mutex_init(&r->packs_lock, NULL);
     pthread_cond_init(&r->flushed, NULL);
+    pthread_cond_init(&r->renewed, NULL);
     return r;
 }
 
@@ -534,6 +535,7 @@ void repo_close(struct repo *r)
     pthread_mutex_destroy(&r->write_lock);
     pthread_mutex_destroy(&r->packs_lock);
     pthread_cond_destroy(&r->flushed);
+    pthread_cond_destroy(&r->renewed);
     free(r->path);
     free(r);
 }
@@ -570,7 +572,7 @@ struct catalog *repo_catalog(struct repo *r)
     struct error ignored = ERROR_INIT;
 
     pthread_mutex_lock(&r->pool_lock);
-    if (r->catalog_generation != r->generation && !r->half_made) {
+    if (r->catalog_generation != r->generation && !r->renewing && !r->half_made) {
         catalog_reopen(r->catalog, &ignored); /* if not, its every use tells */
         r->catalog_generation = r->generation;
     }

@@ -102,10 +102,12 @@ struct repo {
     uint64_t unread_bytes; /* ... so many bytes of them */
     bool distrust;         /* opened without a look at catalog.db */
     bool unsound;          /* a connection met damage; under pool_lock */
-    bool half_made;        /* making catalog.db anew was broken off; under pool_lock */
     pthread_mutex_t pool_lock;
     struct pool_entry pool[POOL_MAX];
     unsigned generation; /* of catalog.db: connections of an older one are not lent again */
+    bool renewing;       /* it is being made anew, by whoever holds the write_lock */
+    bool half_made;      /* and that failed on its way: nothing is lent before it is mended */
+    pthread_cond_t renewed;
     struct lease *leases;
     size_t lease_count;
     struct loss *losses; /* found when the handle was opened; stands from then on */

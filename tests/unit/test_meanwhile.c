@@ -29,8 +29,6 @@ static struct {
     void (*at_read)(void);  /* once, where a pack is read and no lock is held */
     void (*emptying)(void); /* the same, while packs are being emptied, ... */
     bool moved;             /* ... and what was moved is read back */
-    const char *opened;     /* a file: */
-    void (*at_open)(void);  /* once, where it is opened */
     void (*at_flush)(void); /* once, where a full data pack is flushed */
 } disk;
 
@@ -107,13 +105,6 @@ static int disk_sync(int fd)
     return -1;
 }
 
-static int disk_openat(int dirfd, const char *name, int flags, mode_t mode)
-{
-    if (disk.at_open && strcmp(name, disk.opened) == 0)
-        once(&disk.at_open);
-    return fileops_system.openat(dirfd, name, flags, mode);
-}
-
 static int disk_gate(int op, const char *path)
 {
     return op == FILEOP_WRITE ? disk.catalog : 0;
@@ -142,7 +133,6 @@ static int setup(void **state)
     memset(&disk, 0, sizeof(disk));
     disk.repo = ((struct world *)*state)->repo;
     table = fileops_system;
-    table.openat = disk_openat;
     table.pread = disk_pread;
     table.pwrite = disk_pwrite;
     table.fdatasync = disk_sync;
@@ -600,14 +590,7 @@ static void test_nothing_is_known_in_an_emptied_pack(void **state)
     check_rebuild(w);
 }
 
-/* ---- a catalog that is being made anew ---- */
-
-static struct {
-    pthread_t thread;
-    atomic_long tid;
-    atomic_bool done;
-    size_t count; /* of snapshots */
-} looking;
+/* ---- the end of a save ---- */
 
 /* Of a thread. */
 static bool is_asleep(long tid)
@@ -622,92 +605,21 @@ static bool is_asleep(long tid)
     return asleep;
 }
 
-static void *look(void *unused)
-{
-    struct error e = ERROR_INIT;
-    struct catalog *c;
-
-    looking.tid = gettid();
-    OK(repo_catalog_open(disk.repo, &c, &e), e);
-    OK(catalog_snapshots(c, 0, 0, UINT64_MAX, false, count_snapshot, &looking.count, &e), e);
-    repo_catalog_close(disk.repo, c);
-    looking.done = true;
-    return NULL;
-}
-
-static void look_meanwhile(void)
-{
-    assert_int_equal(pthread_create(&looking.thread, NULL, look, NULL), 0);
-    for (unsigned asleep = 0; !looking.done && asleep < 100; sched_yield())
-        asleep = is_asleep(looking.tid) ? asleep + 1 : 0;
-}
-
-/* Nobody is shown a part of it. */
-static void test_nobody_sees_half_a_catalog(void **state)
-{
-    enum { SAVES = 70 }; /* more than go into one transaction */
-    struct world *w = *state;
-    struct error e = ERROR_INIT;
-    uint64_t number;
-    struct txn *t;
-
-    for (unsigned i = 0; i < SAVES; i++) {
-        OK(begin_save(w->repo, "app", &t, &e), e);
-        put_links(t, i, 1);
-        OK(end_save(t, NULL, &(struct model_tree){.count = 0}, &number, &e), e);
-    }
-    assert_int_equal(try_save(w, "other", "film", 1, LARGE), 0);
-    memset(&looking, 0, sizeof(looking));
-    reopen(w); /* no connection is at hand */
-    disk.opened = "1-data-0000000000000002.wkp";
-    disk.at_open = look_meanwhile;
-    OK(repo_rebuild(w->repo, &e), e);
-    assert_null(disk.at_open);
-    assert_int_equal(pthread_join(looking.thread, NULL), 0);
-    assert_int_equal(looking.count, SAVES + 1);
-    check(w);
-}
-
-/* Nor when making it was broken off: it is made anew once more before anything else. */
-static void fill_disk(void)
-{
-    disk.catalog = ENOSPC;
-}
-
-static void test_nobody_sees_what_was_broken_off(void **state)
-{
-    struct world *w = *state;
-    struct error e = ERROR_INIT;
-    struct catalog *c;
-
-    assert_int_equal(try_save(w, "other", "film", 1, LARGE), 0);
-    disk.opened = "1-data-0000000000000002.wkp";
-    disk.at_open = fill_disk;
-    assert_int_equal(repo_rebuild(w->repo, &e), ERR_NOSPACE);
-    assert_int_equal(repo_catalog_open(w->repo, &c, &e), ERR_CATALOG);
-    disk.catalog = 0;
-    assert_int_equal(try_save(w, "app", "small", 2, 3000), 0);
-    check_rebuild(w);
-}
-
-/* ---- the end of a save ---- */
-
 static struct {
     struct world *w;
     struct txn *large;
     struct model_tree tree;
     pthread_t thread;
     atomic_long tid;
+    uint64_t number;
 } ending;
 
 static void *end_large(void *unused)
 {
     struct error e = ERROR_INIT;
-    uint64_t number;
 
     ending.tid = gettid();
-    OK(end_save(ending.large, NULL, &ending.tree, &number, &e), e);
-    model_add(&ending.w->model, "large", number, &ending.tree);
+    OK(end_save(ending.large, NULL, &ending.tree, &ending.number, &e), e);
     return NULL;
 }
 
@@ -740,6 +652,7 @@ static void test_a_commit_waits_beside_another(void **state)
     assert_int_equal(try_save(w, "full", "film", 3, 2 * LARGE), 0);
     assert_null(disk.at_flush);
     assert_int_equal(pthread_join(ending.thread, NULL), 0);
+    model_add(&w->model, "large", ending.number, &ending.tree);
     check_rebuild(w);
 }
 
@@ -759,8 +672,6 @@ int main(void)
         cmocka_unit_test_setup_teardown(test_what_a_folded_commit_names_stays, setup, teardown),
         cmocka_unit_test_setup_teardown(test_what_was_moved_is_not_given_back, setup, teardown),
         cmocka_unit_test_setup_teardown(test_nothing_is_known_in_an_emptied_pack, setup, teardown),
-        cmocka_unit_test_setup_teardown(test_nobody_sees_half_a_catalog, setup, teardown),
-        cmocka_unit_test_setup_teardown(test_nobody_sees_what_was_broken_off, setup, teardown),
         cmocka_unit_test_setup_teardown(test_a_commit_waits_beside_another, setup, teardown),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);

@@ -1,0 +1,178 @@
+/* The catalog is made anew while other threads read through the same handle, and where that fails
+ * half way: nobody is given a part of it. */
+#include "world_fixture.h"
+
+#include "store/repo_private.h"
+
+#include <pthread.h>
+#include <stdatomic.h>
+
+#include "base/banned.h"
+
+static void make_history(struct world *w)
+{
+    struct model_tree tree = {.count = 0};
+
+    for (uint64_t i = 0; i < 12; i++) {
+        tree_set(&tree, "keys", 2 * i + 2, 3000);
+        must_save(w, "app", &tree);
+    }
+}
+
+/* ---- another thread ---- */
+
+static struct {
+    struct world *w;
+    atomic_int id;
+    atomic_bool ended;
+    size_t seen; /* snapshots */
+} other;
+
+static int count_seen(struct repo *r, size_t *seen, struct error *e)
+{
+    struct catalog *c;
+
+    *seen = 0;
+    int rc = repo_catalog_open(r, &c, e);
+    if (rc < 0)
+        return rc;
+    rc = catalog_snapshots(c, 0, 0, UINT64_MAX, false, count_snapshot, seen, e);
+    repo_catalog_close(r, c);
+    return rc;
+}
+
+static void *reads(void *unused)
+{
+    struct error e = ERROR_INIT;
+
+    other.id = gettid();
+    OK(count_seen(other.w->repo, &other.seen, &e), e);
+    other.ended = true;
+    return NULL;
+}
+
+/* True when the thread can do nothing before somebody else does something. */
+static bool waits(void)
+{
+    char path[64], line[512] = "";
+
+    if (other.ended)
+        return true;
+    if (other.id == 0)
+        return false;
+    snprintf(path, sizeof(path), "/proc/self/task/%d/stat", other.id);
+    FILE *f = fopen(path, "re");
+    if (!f)
+        return false;
+    bool read = fgets(line, sizeof(line), f) != NULL;
+    fclose(f);
+    const char *state = read ? strrchr(line, ')') : NULL;
+    return state && state[1] == ' ' && state[2] == 'S';
+}
+
+/* ---- at a write of the one that makes it ---- */
+
+static struct {
+    pthread_t maker, reader;
+    unsigned at, writes;
+    bool within, full; /* full: from that write on nothing can be written */
+} making;
+
+static int gate_making(int op, const char *path)
+{
+    if (op != FILEOP_WRITE || !making.within || !pthread_equal(pthread_self(), making.maker) ||
+        making.writes++ < making.at)
+        return 0;
+    if (making.full)
+        return ENOSPC;
+    if (making.writes == making.at + 1) {
+        assert_int_equal(pthread_create(&making.reader, NULL, reads, NULL), 0);
+        while (!waits())
+            usleep(1000);
+    }
+    return 0;
+}
+
+static bool rebuild(struct world *w, unsigned at, bool full, int *rc)
+{
+    struct fileops ops = fileops_system;
+    struct error e = ERROR_INIT;
+
+    other.w = w;
+    other.id = 0;
+    other.ended = false;
+    making.maker = pthread_self();
+    making.at = at;
+    making.writes = 0;
+    making.full = full;
+    ops.gate = gate_making;
+    fileops = &ops;
+    making.within = true;
+    *rc = repo_rebuild(w->repo, &e);
+    making.within = false;
+    bool reached = making.writes > at;
+    if (reached && !full)
+        assert_int_equal(pthread_join(making.reader, NULL), 0);
+    fileops = &fileops_system;
+    return reached;
+}
+
+static void test_a_thread_that_reads_meanwhile(void **state)
+{
+    struct world *w = *state;
+    int rc;
+
+    make_history(w);
+    for (unsigned at = 0; rebuild(w, at, false, &rc); at++) {
+        assert_int_equal(rc, 0);
+        assert_int_equal(other.seen, w->model.count);
+    }
+}
+
+static void test_it_fails_half_way(void **state)
+{
+    struct world *w = *state;
+    struct error e = ERROR_INIT;
+    size_t seen;
+    int rc;
+
+    make_history(w);
+    for (unsigned at = 0; rebuild(w, at, true, &rc); at++) {
+        bool tried = false;
+        assert_int_equal(rc, ERR_NOSPACE);
+        rc = count_seen(w->repo, &seen, &e);
+        assert_true(rc == ERR_CATALOG || (rc == 0 && seen == w->model.count));
+        assert_int_equal(snapshot_count(w->repo), w->model.count);
+        if (rc == ERR_CATALOG)
+            assert_true(repo_catalog_replaced(w->repo, rc, &tried));
+        check_model(w->repo, &w->model);
+        check_refs(w->repo);
+    }
+}
+
+/* A save has it caught up before anything else. */
+static void test_a_save_goes_on_half_way(void **state)
+{
+    struct world *w = *state;
+    struct model_tree tree = {.count = 0};
+    int rc;
+
+    make_history(w);
+    for (unsigned at = 0; at < 40 && rebuild(w, at, true, &rc); at += 3) {
+        tree_set(&tree, "keys", 100 + at, 2000);
+        must_save(w, "app", &tree);
+        check_model(w->repo, &w->model);
+        check_refs(w->repo);
+    }
+}
+
+int main(void)
+{
+    const struct CMUnitTest tests[] = {
+        cmocka_unit_test_setup_teardown(test_a_thread_that_reads_meanwhile, world_open, world_end),
+        cmocka_unit_test_setup_teardown(test_it_fails_half_way, world_open, world_end),
+        cmocka_unit_test_setup_teardown(test_a_save_goes_on_half_way, world_open, world_end),
+    };
+
+    return cmocka_run_group_tests(tests, NULL, NULL);
+}
