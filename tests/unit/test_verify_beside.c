@@ -4,6 +4,7 @@
 #include "fault_fixture.h"
 #include "world_fixture.h"
 
+#include "snapshot/restore_test.h"
 #include "snapshot/verify.h"
 #include "store/repo_private.h"
 
@@ -222,6 +223,27 @@ static int a_sample(struct repo *r, struct world *w, struct verify_result *resul
     return verify_sample(&part, 50, result, &round, e);
 }
 
+/* By bringing it back. */
+static int restored(struct repo *r, struct world *w, struct verify_result *result, struct error *e)
+{
+    uint64_t number = w->model.snapshots[w->model.count - 1].number;
+    struct restore_test test = {0};
+    struct snapshot_row row;
+    char folder[160];
+
+    snprintf(folder, sizeof(folder), "%s-test", w->path);
+    int rc = catalog_snapshot(repo_catalog(r), number, &row, e);
+    if (rc < 0)
+        return rc;
+    rc = restore_test_run(r, &row, folder, NULL, NULL, &test, e);
+    result->errors = test.errors;
+    if (rc == 0)
+        assert_int_equal(test.files, w->model.snapshots[3].tree.count);
+    restore_test_release(&test);
+    snapshot_row_release(&row);
+    return rc;
+}
+
 typedef int (*verification)(struct repo *r, struct world *w, struct verify_result *result,
                             struct error *e);
 
@@ -419,6 +441,7 @@ static void test_a_catalog_made_anew_is_no_damage(void **state)
     at_every_read(quick, AS_READER, make_history, rebuild_and_save);
     at_every_read(full, AS_READER | IS_RECORDED, make_history, rebuild_and_save);
     at_every_read(newest, AS_READER, make_history, rebuild_and_save);
+    at_every_read(restored, AS_READER, make_history, rebuild_and_save);
 }
 
 static void test_parts_beside_a_catalog_made_anew(void **state)
