@@ -165,7 +165,8 @@ static void without_catalog(struct repo *r)
         repo_notice(r, "catalog made anew from the packs: there was none");
 }
 
-/* What a save left that found the disk full goes before the catalog grows. */
+/* What a save left that found the disk full goes before the catalog grows; but for commits that it
+ * does not know yet: they may need what it takes for dead. */
 static void give_back_if_short(struct repo *r)
 {
     struct error ignored = ERROR_INIT;
@@ -187,14 +188,17 @@ static int open_catalog(struct repo *r, struct error *e)
         rc = repo_replay_needed(r, r->writer, &why);
     if (rc == ERR_CATALOG)
         keep_numbers(r);
-    if (rc >= 0) {
+    bool news = rc == 1;
+    if (rc == 0)
         give_back_if_short(r);
+    if (rc >= 0)
         rc = repo_replay(r, r->writer, true, &why);
-    }
     if (rc == 0) {
         repo_catalog_is_whole(r);
         rc = repo_forget_cut(r, &why);
     }
+    if (rc == 0 && news)
+        give_back_if_short(r);
     if (rc == ERR_CATALOG) {
         repo_losses_note(r);
         repo_notice(r, "catalog made anew from the packs: %s", why.message);

@@ -382,7 +382,7 @@ int repo_give_back(struct repo *r, struct error *e)
     bool any = false;
 
     if (r->txns || r->upkeeping || r->ending_count > 0 || !r->writer || r->refuse ||
-        somebody_reads(r))
+        r->catalog_stale || somebody_reads(r))
         return 0;
     int rc = give_back(&k, &any);
     free(k.list);

@@ -497,6 +497,17 @@ static void test_what_moves_goes_to_the_newest_pack(void **state)
     check_rebuild(w);
 }
 
+static void save_links(struct world *w)
+{
+    struct error e = ERROR_INIT;
+    uint64_t number;
+    struct txn *t;
+
+    OK(begin_save(w->repo, "links", &t, &e), e);
+    put_links(t, 0, 100);
+    OK(end_save(t, NULL, &(struct model_tree){.count = 0}, &number, &e), e);
+}
+
 /* A commit names all of a pack that is flushed, also what a save beside it was given up with. That
  * stays when the commit is told by a checkpoint alone: else the pack would seem cut off. */
 static void test_what_a_folded_commit_names_stays(void **state)
@@ -517,14 +528,43 @@ static void test_what_a_folded_commit_names_stays(void **state)
     txn_abort(second);
     OK(end_save(first, NULL, &kept, &number, &e), e);
     model_add(&w->model, "app", number, &kept);
-    OK(begin_save(w->repo, "links", &first, &e), e);
-    put_links(first, 0, 100);
-    OK(end_save(first, NULL, &none, &number, &e), e);
+    save_links(w);
     assert_true(keep_up(w, false, true, 0).packs_removed > 0);
     be_short(w);
     verify(w->repo);
     check_rebuild(w);
     verify(w->repo);
+}
+
+/* A save took what another snapshot needed for stored, and is acknowledged when that one is gone;
+ * the catalog, being full, did not learn of it. What it says is no ground to cut anything. */
+static void test_nothing_is_given_back_by_a_stale_catalog(void **state)
+{
+    const struct upkeep u = {.keep_s = DAY};
+    const struct model_tree none = {.count = 0};
+    struct world *w = *state;
+    struct model_tree tree = {.count = 0};
+    struct upkeep_result done;
+    struct error e = ERROR_INIT;
+    struct txn *t;
+    uint64_t number;
+
+    assert_int_equal(try_save(w, "app", "film", 1, LARGE), 0);
+    assert_int_equal(try_save(w, "other", "film", 3, LARGE), 0);
+    save_links(w);
+    must_save(w, "other", &none);
+    assert_true(keep_up(w, false, true, 0).packs_removed > 0);
+    OK(begin_save(w->repo, "late", &t, &e), e);
+    tree_set(&tree, "film", 3, LARGE);
+    OK(put_changes(t, &none, &tree, &e), e);
+    must_drop(w, (const uint64_t[]){2}, 1);
+    disk.catalog = ENOSPC;
+    OK(end_save(t, NULL, &tree, &number, &e), e);
+    model_add(&w->model, "late", number, &tree);
+    assert_int_equal(repo_upkeep(w->repo, &u, &done, &e), ERR_NOSPACE);
+    disk.catalog = 0;
+    OK(repo_idle(w->repo, &e), e);
+    check_rebuild(w);
 }
 
 /* The power goes behind the record of a compaction, and takes the catalog's news of it; the disk is
@@ -670,6 +710,8 @@ int main(void)
                                         teardown),
         cmocka_unit_test_setup_teardown(test_what_moves_goes_to_the_newest_pack, setup, teardown),
         cmocka_unit_test_setup_teardown(test_what_a_folded_commit_names_stays, setup, teardown),
+        cmocka_unit_test_setup_teardown(test_nothing_is_given_back_by_a_stale_catalog, setup,
+                                        teardown),
         cmocka_unit_test_setup_teardown(test_what_was_moved_is_not_given_back, setup, teardown),
         cmocka_unit_test_setup_teardown(test_nothing_is_known_in_an_emptied_pack, setup, teardown),
         cmocka_unit_test_setup_teardown(test_a_commit_waits_beside_another, setup, teardown),
