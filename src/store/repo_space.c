@@ -318,7 +318,8 @@ static int cut_file(struct repo *r, const struct pack_file *f, uint64_t end, str
     return rc;
 }
 
-/* The data pack being written, and all that is known of blocks that no commit names, is let go. */
+/* The data pack being written, and all that is known of blocks that no commit names, is let go; so
+ * is what was read in places that others may take. */
 static void let_go(struct repo *r)
 {
     for (size_t i = 0; i < r->unindexed_count; i++)
@@ -328,6 +329,8 @@ static void let_go(struct repo *r)
     pack_close(r->data);
     r->data = NULL;
     repo_rows_let_go(r);
+    if (r->writer_source)
+        chunk_source_forget(r->writer_source);
 }
 
 static int cut_files(struct keeps *k, bool *any)

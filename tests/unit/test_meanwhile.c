@@ -536,6 +536,29 @@ static void test_what_a_folded_commit_names_stays(void **state)
     verify(w->repo);
 }
 
+/* What was read where bytes were given back is not what is written there next. */
+static void test_written_again_where_it_was_cut(void **state)
+{
+    const struct model_tree none = {.count = 0};
+    struct world *w = *state;
+
+    world = w;
+    assert_int_equal(try_save(w, "app", "film", 1, LARGE), 0);
+    assert_int_equal(try_save(w, "other", "film", 3, LARGE), 0);
+    save_links(w);
+    must_save(w, "other", &none);
+    assert_true(keep_up(w, false, true, 0).packs_removed > 0);
+    must_drop(w, (const uint64_t[]){2}, 1); /* its list of chunks is read */
+    be_short(w);
+    catch_up();
+    assert_non_null(w->repo->data);
+    assert_int_equal(try_save(w, "other", "film", 7, LARGE), 0);
+    uint64_t number = w->model.snapshots[w->model.count - 1].number;
+    must_save(w, "other", &none);
+    must_drop(w, &number, 1);
+    check_rebuild(w);
+}
+
 /* A save took what another snapshot needed for stored, and is acknowledged when that one is gone;
  * the catalog, being full, did not learn of it. What it says is no ground to cut anything. */
 static void test_nothing_is_given_back_by_a_stale_catalog(void **state)
@@ -712,6 +735,7 @@ int main(void)
         cmocka_unit_test_setup_teardown(test_what_a_folded_commit_names_stays, setup, teardown),
         cmocka_unit_test_setup_teardown(test_nothing_is_given_back_by_a_stale_catalog, setup,
                                         teardown),
+        cmocka_unit_test_setup_teardown(test_written_again_where_it_was_cut, setup, teardown),
         cmocka_unit_test_setup_teardown(test_what_was_moved_is_not_given_back, setup, teardown),
         cmocka_unit_test_setup_teardown(test_nothing_is_known_in_an_emptied_pack, setup, teardown),
         cmocka_unit_test_setup_teardown(test_a_commit_waits_beside_another, setup, teardown),
