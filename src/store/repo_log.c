@@ -333,6 +333,12 @@ void repo_fences_flush(struct repo *r)
     if (b.bytes.len > 0)
         repo_batch_write(r, &b, true, &ignored);
     repo_batch_release(&b);
+    if (r->fence_count > 0 || r->catalog_stale)
+        return;
+    /* At once: who looks at the packs meanwhile would go behind the fence. */
+    int rc = repo_catalog_follow(r, &ignored);
+    if (rc < 0)
+        repo_catalog_failed(r, rc, true);
 }
 
 bool repo_log_full(const struct repo *r)

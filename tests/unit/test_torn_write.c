@@ -1,0 +1,115 @@
+/* What a power cut leaves of one write, page by page. */
+#include "fault_fixture.h"
+#include "snapshot/verify.h"
+#include "world_fixture.h"
+
+#include "base/banned.h"
+
+enum { PAGE = 4096, LOG = 1 };
+
+static void log_path(const struct world *w, char path[200])
+{
+    snprintf(path, 200, "%s/packs/0-log-%016x.wkp", w->path, LOG);
+}
+
+static off_t log_len(const struct world *w)
+{
+    char path[200];
+    struct stat st;
+
+    log_path(w, path);
+    assert_int_equal(stat(path, &st), 0);
+    return st.st_size;
+}
+
+static void note(struct world *w, size_t text_len)
+{
+    struct error e = ERROR_INIT;
+    char text[2 * PAGE + 1];
+    uint64_t number = 1;
+    const struct mark m = {
+        .type = MARK_NOTE, .count = 1, .snapshots = &number, .text = text, .time = {.s = 1}};
+
+    memset(text, 'n', text_len);
+    text[text_len] = '\0';
+    OK(repo_mark(w->repo, &m, &e), e);
+}
+
+/* So that the next write begins so many bytes before the end of a page. */
+static void fill_log_up_to(struct world *w, off_t before)
+{
+    const off_t from = log_len(w);
+
+    note(w, 8);
+    off_t least = log_len(w) - from;
+    off_t missing = (3 * PAGE - before - (log_len(w) + least) % PAGE) % PAGE;
+    note(w, 8 + (size_t)missing);
+    assert_int_equal(log_len(w) % PAGE, (PAGE - before) % PAGE);
+}
+
+static void verify_all(struct world *w)
+{
+    const struct verify_request q = {.repo = w->repo, .level = VERIFY_FULL, .workers = 1};
+    struct verify_result result;
+    struct error e = ERROR_INIT;
+
+    OK(verify_run(&q, &result, &e), e);
+    assert_int_equal(result.errors, 0);
+    verify_result_release(&result);
+}
+
+/* One page of a small save was not written, that in which it begins; its commit was. */
+static void tear_at(struct world *w, off_t before)
+{
+    static const uint8_t zeros[PAGE];
+    struct model_tree tree = {.count = 0};
+    struct error e = ERROR_INIT;
+    char path[200];
+
+    world_reopen(w, REPO_WRITE);
+    tree_set(&tree, "a", 1, 20001);
+    must_save(w, "app", &tree);
+    fill_log_up_to(w, before);
+    off_t from = log_len(w);
+    size_t acknowledged = w->model.count;
+    tree_set(&tree, "b", 3, 20003);
+    must_save(w, "app", &tree);
+    w->model.count = acknowledged;
+    repo_close(w->repo);
+    w->repo = NULL;
+    log_path(w, path);
+    int fd = open(path, O_WRONLY);
+    assert_int_equal(pwrite(fd, zeros, (size_t)before, from), before);
+    close(fd);
+    snprintf(path, sizeof(path), "%s/catalog.db", w->path);
+    assert_int_equal(unlink(path), 0);
+    OK(open_repo(w->path, REPO_WRITE, &w->notices, &w->repo, &e), e);
+    check_model(w->repo, &w->model);
+    assert_int_equal(check_all_listed(w->repo), acknowledged);
+    verify_all(w);
+    check_rebuilt_after_fault(w->repo, w->path);
+    verify_all(w);
+    must_save(w, "app", &tree);
+    check_model(w->repo, &w->model);
+}
+
+#define TORN(name, before)         \
+    static void name(void **state) \
+    {                              \
+        tear_at(*state, before);   \
+    }
+
+TORN(test_without_its_first_page, PAGE)
+TORN(test_without_some_of_its_first_page, 1104)
+
+#define T(f) cmocka_unit_test_setup_teardown(f, world_make, world_end)
+
+int main(void)
+{
+    const struct CMUnitTest tests[] = {
+        T(test_without_its_first_page),
+        T(test_without_some_of_its_first_page),
+    };
+
+    return cmocka_run_group_tests(tests, NULL, NULL);
+}
