@@ -164,17 +164,17 @@ static int take_data(struct replay *p)
 
 /* ---- a torn commit ---- */
 
-/* 1: there is one. */
+/* 1: there is one, or the first begins with what was there before the write and ends in zeros. */
 static int has_zero_sector(const struct pack *pack, uint64_t from, uint64_t to, struct error *e)
 {
     static const uint8_t zero[SECTOR];
     uint8_t sector[SECTOR];
 
-    for (uint64_t at = (from + SECTOR - 1) / SECTOR * SECTOR; at + SECTOR <= to; at += SECTOR) {
-        int rc = file_read_all(pack->fd, sector, SECTOR, at, e);
+    for (uint64_t at = from, end; (end = (at / SECTOR + 1) * SECTOR) <= to; at = end) {
+        int rc = file_read_all(pack->fd, sector, (size_t)(end - at), at, e);
         if (rc < 0)
             return rc;
-        if (memcmp(sector, zero, SECTOR) == 0)
+        if (memcmp(sector, zero, (size_t)(end - at)) == 0)
             return 1;
     }
     return 0;

@@ -101,14 +101,18 @@ static void tear_at(struct world *w, off_t before)
 
 TORN(test_without_its_first_page, PAGE)
 TORN(test_without_some_of_its_first_page, 1104)
+TORN(test_without_what_is_in_one_sector, 504)
+TORN(test_without_a_header, 40)
+TORN(test_without_eight_bytes, 8)
 
 #define T(f) cmocka_unit_test_setup_teardown(f, world_make, world_end)
 
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        T(test_without_its_first_page),
-        T(test_without_some_of_its_first_page),
+        T(test_without_its_first_page),        T(test_without_some_of_its_first_page),
+        T(test_without_what_is_in_one_sector), T(test_without_a_header),
+        T(test_without_eight_bytes),
     };
 
     return cmocka_run_group_tests(tests, NULL, NULL);
