@@ -59,9 +59,14 @@ static int visit_data(void *ctx, uint64_t from, uint64_t to, const struct record
                : 0;
 }
 
-static void tell_missing(struct replay *p, uint64_t pack_id, const char *why)
+/* One without a sound header that no commit needs is what a crash leaves of a pack that was being
+ * made. */
+static void tell_missing(struct replay *p, uint64_t pack_id, bool needed, const char *why)
 {
-    if (p->told_missing == pack_id)
+    struct pack_file f;
+
+    if (p->told_missing == pack_id ||
+        (!needed && repo_file_known(p->repo, pack_id, &f) && f.size <= PACK_HEADER_LEN))
         return;
     p->told_missing = pack_id;
     repo_notice(p->repo, "data pack %016" PRIx64 " cannot be read: %s", pack_id, why);
@@ -112,7 +117,7 @@ int replay_index_data(struct replay *p, uint64_t pack_id, uint64_t upto)
         return rc;
     }
     if (rc < 0) {
-        tell_missing(p, pack_id, why.message);
+        tell_missing(p, pack_id, !w.orphans || row.len > 0, why.message);
         if (!w.orphans && row.len == 0 && replay_ensure_write(p) == 0)
             catalog_pack_put(p->catalog, &row, p->e); /* so that verify can name it */
         return 0;

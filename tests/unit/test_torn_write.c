@@ -105,6 +105,26 @@ TORN(test_without_what_is_in_one_sector, 504)
 TORN(test_without_a_header, 40)
 TORN(test_without_eight_bytes, 8)
 
+/* A new pack whose header did not come to the disk is none, and no damage. */
+static void test_a_blank_data_pack(void **state)
+{
+    static const uint8_t zeros[128];
+    struct world *w = *state;
+    char path[200];
+
+    for (int i = 0; i < 2; i++) {
+        snprintf(path, sizeof(path), "%s/packs/1-data-%016x.wkp", w->path, 7 + i);
+        int fd = open(path, O_WRONLY | O_CREAT, 0600);
+        assert_int_equal(write(fd, zeros, i ? sizeof(zeros) : 0), i ? sizeof(zeros) : 0);
+        close(fd);
+    }
+    for (int i = 0; i < 2; i++) {
+        world_reopen(w, REPO_WRITE);
+        assert_string_equal(w->notices.all, "");
+        verify_all(w);
+    }
+}
+
 #define T(f) cmocka_unit_test_setup_teardown(f, world_make, world_end)
 
 int main(void)
@@ -112,7 +132,7 @@ int main(void)
     const struct CMUnitTest tests[] = {
         T(test_without_its_first_page),        T(test_without_some_of_its_first_page),
         T(test_without_what_is_in_one_sector), T(test_without_a_header),
-        T(test_without_eight_bytes),
+        T(test_without_eight_bytes),           T(test_a_blank_data_pack),
     };
 
     return cmocka_run_group_tests(tests, NULL, NULL);
