@@ -53,14 +53,20 @@ static bool has_news(struct replay *p, const struct pack_file *f)
     return row.fence == 0 && !row.sealed && !row.gone && f->size > row.len;
 }
 
+/* Whoever made the last packs may have been killed before their names were on the disk. */
 int replay_secure_tail(struct replay *p)
 {
+    struct repo *r = p->repo;
+    bool any = false;
     int rc = 0;
 
-    for (size_t i = 0; rc == 0 && i < p->repo->file_count; i++)
-        if (has_news(p, &p->repo->files[i]))
-            rc = secure_file(p->repo, &p->repo->files[i], p->e);
-    return rc;
+    for (size_t i = 0; rc == 0 && i < r->file_count; i++) {
+        if (!has_news(p, &r->files[i]))
+            continue;
+        any = true;
+        rc = secure_file(r, &r->files[i], p->e);
+    }
+    return rc == 0 && any ? SAFETY(TAIL_FLUSH, dir_sync(r->packs_fd, p->e)) : rc;
 }
 
 static int open_for_writing(struct repo *r, uint8_t kind, uint64_t id, uint64_t len,
