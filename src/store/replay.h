@@ -41,7 +41,7 @@ struct replay {
     uint64_t newest_end;       /* of its last record that counts */
     uint64_t gap_from, gap_to; /* damage since the last record that ended a write, 0 = none */
     bool torn;                 /* the newest log pack has bytes behind its end */
-    uint64_t cut;              /* where a torn commit's write has its first hole, 0 = none */
+    uint64_t cut;              /* where what was torn has its first hole, 0 = none */
     struct fence *fences;
     size_t fence_count;
     struct held_list *held;
@@ -108,9 +108,9 @@ bool replay_needs_met(struct replay *p, const struct pack_need *needs, uint32_t 
 int replay_burn(struct replay *p, uint64_t from);
 /* What the replay is about to believe is flushed and will be read from the disk. */
 int replay_secure_tail(struct replay *p);
-/* 1: the commit that ends at `end` is the last thing in the log, and its own write came out with
- * holes: power went before it was flushed. */
-int replay_commit_is_torn(struct replay *p, uint64_t end);
+/* 1: the record that ends at `end` is the last that was to be flushed, and what was to come to the
+ * disk with it has holes: power went before that. */
+int replay_write_is_torn(struct replay *p, uint64_t end);
 /* After the replay: the handle goes on where the log ends; what was torn is fenced off. */
 int replay_take_over(struct replay *p);
 

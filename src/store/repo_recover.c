@@ -168,7 +168,7 @@ static int take_data(struct replay *p)
     return rc;
 }
 
-/* ---- a torn commit ---- */
+/* ---- a torn write ---- */
 
 /* 1: there is one, or the first begins with what was there before the write and ends in zeros. */
 static int has_zero_sector(const struct pack *pack, uint64_t from, uint64_t to, struct error *e)
@@ -192,7 +192,7 @@ static int visit_any_end(void *ctx, uint64_t from, uint64_t to, const struct rec
     return h && h->type != RECORD_BLOCK && h->type != RECORD_FILE_LIST ? REPLAY_STOP : 0;
 }
 
-int replay_commit_is_torn(struct replay *p, uint64_t end)
+int replay_write_is_torn(struct replay *p, uint64_t end)
 {
     if (p->gap_from == 0 || !p->newest)
         return 0;

@@ -10,8 +10,9 @@
  * - whole records behind the catalog's position: flushed, read again from the disk, folded in. They
  *   may be of a save that was never acknowledged; it exists from now on.
  * - a tail that does not parse: a fence in a new log pack ends the old one before it.
- * - a commit at the very end whose own write has holes of zeros before it (the disk wrote its pages
- *   out of order when power went): never acknowledged, fenced off as well.
+ * - a commit, or mark, at the very end with holes of zeros before it, in its own write or lists
+ * that were to be flushed with it (the disk wrote pages out of order when power went): never
+ *   acknowledged, fenced off as well.
  * A list or block that is damaged elsewhere costs what it holds: the commit is listed, and its
  * state sum tells that it is not whole. */
 #include "store/replay.h"
@@ -523,7 +524,7 @@ static int visit_log(void *ctx, uint64_t from, uint64_t to, const struct record_
         p->gap_from = 0; /* folded before: what stands before it was flushed */
         return 0;
     }
-    int rc = h->type == RECORD_COMMIT ? replay_commit_is_torn(p, to) : 0;
+    int rc = replay_write_is_torn(p, to);
     if (rc == 1) {
         p->cut = p->gap_from;
         return REPLAY_STOP;
@@ -571,7 +572,7 @@ static int walk_log(struct replay *p, uint64_t id, uint64_t from)
     else if (rc == 0 && p->newest && tail < p->pack->len)
         rc = replay_burn(p, tail);
     if (rc == 0 && p->newest && p->gap_from && p->gap_from < tail) {
-        p->cut = p->gap_from; /* no commit stands behind the hole: never acknowledged */
+        p->cut = p->gap_from; /* nothing that was flushed stands behind the hole */
         rc = REPLAY_STOP;
     }
     if (p->newest) {

@@ -1,6 +1,7 @@
 /* What a power cut leaves of one write, page by page. */
 #include "fault_fixture.h"
 #include "snapshot/verify.h"
+#include "store/repo_private.h"
 #include "world_fixture.h"
 
 #include "base/banned.h"
@@ -58,12 +59,26 @@ static void verify_all(struct world *w)
     verify_result_release(&result);
 }
 
+/* The catalog is lost too, so that all of it is read. */
+static void check_left(struct world *w)
+{
+    struct error e = ERROR_INIT;
+    char path[200];
+
+    snprintf(path, sizeof(path), "%s/catalog.db", w->path);
+    assert_int_equal(unlink(path), 0);
+    OK(open_repo(w->path, REPO_WRITE, &w->notices, &w->repo, &e), e);
+    check_model(w->repo, &w->model);
+    verify_all(w);
+    check_rebuilt_after_fault(w->repo, w->path);
+    verify_all(w);
+}
+
 /* One page of a small save was not written, that in which it begins; its commit was. */
 static void tear_at(struct world *w, off_t before)
 {
     static const uint8_t zeros[PAGE];
     struct model_tree tree = {.count = 0};
-    struct error e = ERROR_INIT;
     char path[200];
 
     world_reopen(w, REPO_WRITE);
@@ -81,14 +96,8 @@ static void tear_at(struct world *w, off_t before)
     int fd = open(path, O_WRONLY);
     assert_int_equal(pwrite(fd, zeros, (size_t)before, from), before);
     close(fd);
-    snprintf(path, sizeof(path), "%s/catalog.db", w->path);
-    assert_int_equal(unlink(path), 0);
-    OK(open_repo(w->path, REPO_WRITE, &w->notices, &w->repo, &e), e);
-    check_model(w->repo, &w->model);
+    check_left(w);
     assert_int_equal(check_all_listed(w->repo), acknowledged);
-    verify_all(w);
-    check_rebuilt_after_fault(w->repo, w->path);
-    verify_all(w);
     must_save(w, "app", &tree);
     check_model(w->repo, &w->model);
 }
@@ -104,6 +113,44 @@ TORN(test_without_some_of_its_first_page, 1104)
 TORN(test_without_what_is_in_one_sector, 504)
 TORN(test_without_a_header, 40)
 TORN(test_without_eight_bytes, 8)
+
+/* A list of a save that is open is flushed with the next record, whose page comes to the disk when
+ * its own does not. */
+static void test_a_list_that_a_mark_was_to_flush(void **state)
+{
+    const struct node root = {.type = NODE_FOLDER, .mode = 0755};
+    static const uint8_t zeros[PAGE];
+    struct model_tree tree = {.count = 0};
+    const off_t list = 88;
+    struct world *w = *state;
+    struct error e = ERROR_INIT;
+    struct txn *t;
+    char path[200], left[100];
+
+    world_reopen(w, REPO_WRITE);
+    tree_set(&tree, "a", 1, 20001);
+    must_save(w, "app", &tree);
+    fill_log_up_to(w, list);
+    const off_t from = log_len(w);
+    OK(begin_save(w->repo, "long", &t, &e), e);
+    OK(txn_node_put(t, NODE_ROOT, &root, &e), e);
+    pthread_mutex_lock(&w->repo->write_lock);
+    OK(txn_spill_ops(t, &e), e);
+    pthread_mutex_unlock(&w->repo->write_lock);
+    assert_int_equal(log_len(w), from + list);
+    note(w, 8);
+    snprintf(left, sizeof(left), "%s/left", w->scratch->path);
+    copy_repo(w->path, left);
+    txn_abort(t);
+    repo_close(w->repo);
+    w->repo = NULL;
+    memcpy(w->path, left, sizeof(left));
+    log_path(w, path);
+    int fd = open(path, O_WRONLY);
+    assert_int_equal(pwrite(fd, zeros, (size_t)list, from), list);
+    close(fd);
+    check_left(w);
+}
 
 /* A new pack whose header did not come to the disk is none, and no damage. */
 static void test_a_blank_data_pack(void **state)
@@ -130,9 +177,13 @@ static void test_a_blank_data_pack(void **state)
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        T(test_without_its_first_page),        T(test_without_some_of_its_first_page),
-        T(test_without_what_is_in_one_sector), T(test_without_a_header),
-        T(test_without_eight_bytes),           T(test_a_blank_data_pack),
+        T(test_without_its_first_page),
+        T(test_without_some_of_its_first_page),
+        T(test_without_what_is_in_one_sector),
+        T(test_without_a_header),
+        T(test_without_eight_bytes),
+        T(test_a_list_that_a_mark_was_to_flush),
+        T(test_a_blank_data_pack),
     };
 
     return cmocka_run_group_tests(tests, NULL, NULL);
