@@ -176,6 +176,7 @@ static struct {
     struct world *w;
     struct txn *large;
     struct model_tree tree;
+    uint64_t number;
     pthread_t thread;
     atomic_long tid;
     uint64_t number;
