@@ -1,6 +1,8 @@
 /* Watches, snapshots, caches, marks and notes as they stand. */
 #include "store/catalog_private.h"
 
+#include "store/record.h"
+
 #include <stdlib.h>
 #include <string.h>
 
@@ -439,6 +441,13 @@ int catalog_pack(struct catalog *c, uint64_t id, struct catalog_pack *p, struct 
     cat_pack_from(s, p);
     sqlite3_reset(s);
     return 0;
+}
+
+uint64_t catalog_pack_end(const struct catalog_pack *p)
+{
+    bool cut = p->kind == PACK_DATA && p->len < p->fence;
+
+    return p->fence && !cut ? p->fence : p->len;
 }
 
 int catalog_pack_put(struct catalog *c, const struct catalog_pack *p, struct error *e)

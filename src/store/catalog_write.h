@@ -122,6 +122,9 @@ struct catalog_pack {
     struct hash sha256; /* of the bytes before the seal, zeros: not computed */
     int64_t gone; /* when a compaction took its place, 0: it lives. The file may still be there */
 };
+/* How many of its bytes count. Of a data pack less may be left than its fence says: what nothing
+ * needs is cut off for room, also where a fence told of it before. */
+uint64_t catalog_pack_end(const struct catalog_pack *p);
 int catalog_pack_put(struct catalog *c, const struct catalog_pack *p, struct error *e);
 int catalog_pack(struct catalog *c, uint64_t id, struct catalog_pack *p,
                  struct error *e); /* ERR_NOTFOUND. Reading too */

@@ -369,9 +369,7 @@ static int replace_readers(struct repo *r)
     struct error e = ERROR_INIT;
     bool other = repo_catalog_moved(r) && !r->catalog_changed;
 
-    pthread_mutex_lock(&r->pool_lock);
     retire_readers(r);
-    pthread_mutex_unlock(&r->pool_lock);
     chunk_source_close(r->memory_source);
     catalog_close(r->catalog);
     r->memory_source = NULL;

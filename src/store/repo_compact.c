@@ -96,7 +96,7 @@ static int add_pack(struct compacting *k, const struct catalog_pack *row)
     list[k->pack_count++] = (struct old_pack){
         .id = row->id,
         .kind = row->kind,
-        .end = row->fence ? row->fence : row->len,
+        .end = catalog_pack_end(row),
     };
     return 0;
 }

@@ -62,9 +62,7 @@ static int note_packs(struct repo *r, struct error *e)
     if (rc < 0)
         return rc;
     for (size_t i = 0; rc == 0 && i < count; i++)
-        rc = rows[i].gone ? 0
-                          : add_loss(r, rows[i].id, rows[i].kind,
-                                     rows[i].fence ? rows[i].fence : rows[i].len);
+        rc = rows[i].gone ? 0 : add_loss(r, rows[i].id, rows[i].kind, catalog_pack_end(&rows[i]));
     free(rows);
     return rc;
 }

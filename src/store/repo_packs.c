@@ -458,7 +458,7 @@ static int row_of_file(struct repo *r, struct catalog *c, const struct pack_file
     struct error why = ERROR_INIT;
     if (pack_open(r->packs_fd, f->kind, f->id, r->id, false, &p, &why) < 0) {
         if (why.code != ERR_DAMAGED && why.code != ERR_NOTFOUND) {
-            row->bytes = rc < 0 ? f->size : known.fence ? known.fence : known.len;
+            row->bytes = rc < 0 ? f->size : catalog_pack_end(&known);
             return 1; /* whoever opens it is told why not */
         }
         bool expected = (rc == 0 && (known.len > 0 || known.fence > PACK_HEADER_LEN)) ||
@@ -469,11 +469,8 @@ static int row_of_file(struct repo *r, struct catalog *c, const struct pack_file
         return 1;
     }
     row->sealed = rc == 0 && known.sealed;
-    /* A data pack may have been cut before its fence. */
-    if (rc == 0 && known.fence && (f->kind == PACK_LOG || known.fence < known.len))
-        row->bytes = known.fence;
-    else if (rc == 0 && (f->kind == PACK_DATA || known.sealed))
-        row->bytes = known.len;
+    if (rc == 0 && (f->kind == PACK_DATA || known.sealed || known.fence))
+        row->bytes = catalog_pack_end(&known);
     else if ((rc = walked_end(r, f, &position, &row->bytes, &why)) < 0) {
         if (rc != ERR_DAMAGED && rc != ERR_NOTFOUND) {
             pack_close(p);

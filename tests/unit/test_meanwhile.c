@@ -179,7 +179,6 @@ static struct {
     uint64_t number;
     pthread_t thread;
     atomic_long tid;
-    uint64_t number;
 } ending;
 
 static void *end_large(void *unused)

@@ -2,6 +2,10 @@
  * And before that: what is left to others. */
 #include "world_fixture.h"
 
+#include "snapshot/verify.h"
+#include "store/repo_private.h"
+
+#include <dirent.h>
 #include <fcntl.h>
 #include <sys/statvfs.h>
 
@@ -264,6 +268,91 @@ static void test_not_beneath_another_save(void **state)
     repo_close(r);
 }
 
+static void must_be_sound(const struct world *w)
+{
+    struct verify_result result;
+    struct error e = ERROR_INIT;
+    struct repo *r;
+
+    OK(open_repo(w->path, REPO_READ, NULL, &r, &e), e);
+    const struct verify_request q = {.repo = r, .level = VERIFY_FULL};
+    OK(verify_run(&q, &result, &e), e);
+    for (size_t i = 0; i < result.damaged_count; i++)
+        print_error("%s: %s\n", result.damaged[i].pack, result.damaged[i].reason);
+    assert_int_equal(result.errors, 0);
+    verify_result_release(&result);
+    repo_close(r);
+}
+
+static off_t size_of_packs(const struct world *w)
+{
+    char path[256], folder[160];
+    struct dirent *entry;
+    struct stat st;
+    off_t sum = 0;
+
+    snprintf(folder, sizeof(folder), "%s/packs", w->path);
+    DIR *dir = opendir(folder);
+    assert_non_null(dir);
+    while ((entry = readdir(dir))) {
+        snprintf(path, sizeof(path), "%s/%.64s", folder, entry->d_name);
+        sum += stat(path, &st) == 0 && S_ISREG(st.st_mode) ? st.st_size : 0;
+    }
+    closedir(dir);
+    return sum;
+}
+
+/* A write breaks a pack of which a part was flushed. What nothing needs of it is cut, before its
+ * fence is written or afterwards: the fence then speaks of bytes that nobody misses. */
+static void break_a_pack(struct world *w, bool fenced_before)
+{
+    struct error e = ERROR_INIT;
+    struct repo *r = with_two_saves(w);
+    struct model_tree was = *last_tree(&w->model, "app"), more = was;
+    struct txn *t, *open = NULL;
+
+    off_t before = size_of_packs(w);
+    tree_set(&more, "flushed", 11, LARGE);
+    OK(begin_save(r, "app", &t, &e), e);
+    OK(put_changes(t, &was, &more, &e), e);
+    pthread_mutex_lock(&r->write_lock);
+    OK(repo_data_settle(r, &e), e);
+    pthread_mutex_unlock(&r->write_lock);
+    was = more;
+    tree_set(&more, "refused", 13, LARGE);
+    if (fenced_before)
+        OK(begin_save(r, "other", &open, &e), e); /* nothing is cut while it is open */
+    disk.full = true;
+    assert_int_equal(put_changes(t, &was, &more, &e), ERR_NOSPACE);
+    disk.full = false;
+    txn_abort(t);
+    assert_int_equal(size_of_packs(w) < before + 10000, !fenced_before);
+    more = *last_tree(&w->model, "app");
+    tree_set(&more, "small", 14, 4000);
+    OK(save(r, &w->model, "app", &more, &e), e);
+    if (fenced_before)
+        txn_abort(open);
+    OK(repo_idle(r, &e), e);
+    assert_true(size_of_packs(w) < before + 10000);
+    must_be_sound(w);
+    OK(repo_rebuild(r, &e), e);
+    must_be_sound(w);
+    repo_close(r);
+    r = open_with_reserve(w);
+    must_be_sound(w);
+    repo_close(r);
+}
+
+static void test_a_broken_pack_is_cut(void **state)
+{
+    break_a_pack(*state, false);
+}
+
+static void test_a_fenced_pack_is_cut(void **state)
+{
+    break_a_pack(*state, true);
+}
+
 /* Whatever flushes fail, one after the other: what was acknowledged stays, and the same handle
  * saves again as soon as the disk does. */
 static void test_a_fence_that_cannot_be_flushed(void **state)
@@ -458,6 +547,8 @@ int main(void)
         cmocka_unit_test_setup_teardown(test_a_rebuild_at_the_last_byte, setup, teardown),
         cmocka_unit_test_setup_teardown(test_a_save_that_does_not_fit, setup, teardown),
         cmocka_unit_test_setup_teardown(test_not_beneath_another_save, setup, teardown),
+        cmocka_unit_test_setup_teardown(test_a_broken_pack_is_cut, setup, teardown),
+        cmocka_unit_test_setup_teardown(test_a_fenced_pack_is_cut, setup, teardown),
         cmocka_unit_test_setup_teardown(test_a_fence_that_cannot_be_flushed, setup, teardown),
         cmocka_unit_test_setup_teardown(test_upkeep_leaves_others_a_quarter, setup, teardown),
         cmocka_unit_test_setup_teardown(test_a_catalog_caught_up_meanwhile, setup, teardown),
