@@ -352,10 +352,14 @@ static int cut_files(struct keeps *k, bool *any)
     return rc;
 }
 
-/* A cut pack that a reader elsewhere still looks at would seem damaged to it. */
-static bool somebody_reads(const struct repo *r)
+/* A cut pack that somebody still looks at would seem damaged to them. */
+static bool somebody_reads(struct repo *r)
 {
-    return r->lock_fd >= 0 && lock_held(r->lock_fd, LOCK_LEASE_BASE, 0, true);
+    pthread_mutex_lock(&r->pool_lock);
+    bool leased = r->lease_count > 0;
+    pthread_mutex_unlock(&r->pool_lock);
+    return leased || (r->lock_fd >= 0 && (lock_held(r->lock_fd, LOCK_LEASE_BASE, 0, true) ||
+                                          lock_held(r->lock_fd, LOCK_PACKS, 1, true)));
 }
 
 static int give_back(struct keeps *k, bool *any)

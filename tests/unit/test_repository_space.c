@@ -353,6 +353,33 @@ static void test_a_fenced_pack_is_cut(void **state)
     break_a_pack(*state, true);
 }
 
+/* One that reads packs without a lease, as a sample does, knows how long they were. */
+static void test_nothing_is_cut_beneath_a_reader(void **state)
+{
+    struct world *w = *state;
+    struct error e = ERROR_INIT;
+    struct repo *r = with_two_saves(w), *reader;
+    struct model_tree was = *last_tree(&w->model, "app"), more = was;
+    uint64_t number;
+    struct txn *t;
+
+    off_t before = size_of_packs(w);
+    tree_set(&more, "too-big", 11, LARGE);
+    OK(begin_save(r, "app", &t, &e), e);
+    OK(put_changes(t, &was, &more, &e), e);
+    off_t put = size_of_packs(w);
+    OK(open_repo(w->path, REPO_READ, NULL, &reader, &e), e);
+    disk.full = true;
+    assert_int_equal(end_save(t, NULL, &more, &number, &e), ERR_NOSPACE);
+    disk.full = false;
+    assert_true(put > before + LARGE / 2 && size_of_packs(w) >= put);
+    repo_close(reader);
+    OK(repo_idle(r, &e), e);
+    assert_true(size_of_packs(w) < before + 10000);
+    repo_close(r);
+    must_be_sound(w);
+}
+
 /* Whatever flushes fail, one after the other: what was acknowledged stays, and the same handle
  * saves again as soon as the disk does. */
 static void test_a_fence_that_cannot_be_flushed(void **state)
@@ -549,6 +576,7 @@ int main(void)
         cmocka_unit_test_setup_teardown(test_not_beneath_another_save, setup, teardown),
         cmocka_unit_test_setup_teardown(test_a_broken_pack_is_cut, setup, teardown),
         cmocka_unit_test_setup_teardown(test_a_fenced_pack_is_cut, setup, teardown),
+        cmocka_unit_test_setup_teardown(test_nothing_is_cut_beneath_a_reader, setup, teardown),
         cmocka_unit_test_setup_teardown(test_a_fence_that_cannot_be_flushed, setup, teardown),
         cmocka_unit_test_setup_teardown(test_upkeep_leaves_others_a_quarter, setup, teardown),
         cmocka_unit_test_setup_teardown(test_a_catalog_caught_up_meanwhile, setup, teardown),
