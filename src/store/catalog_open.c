@@ -452,6 +452,17 @@ static bool is_gone(const struct catalog *c)
     return gone;
 }
 
+/* Its WAL and shared memory are opened by their names with the first read: those of a file that has
+ * taken its place are not to be touched with the old one. */
+static bool has_moved(struct catalog *c)
+{
+    int moved = 0;
+
+    return c->mode != CATALOG_MEMORY &&
+           sqlite3_file_control(c->db, "main", SQLITE_FCNTL_HAS_MOVED, &moved) == SQLITE_OK &&
+           moved;
+}
+
 static int connect_to(struct catalog *c, bool writing, struct error *e)
 {
     int flags = SQLITE_OPEN_URI | SQLITE_OPEN_NOMUTEX;
@@ -466,6 +477,8 @@ static int connect_to(struct catalog *c, bool writing, struct error *e)
         return error_set(e, ERR_CATALOG, "catalog: it is not there");
     if (rc != SQLITE_OK)
         return cat_error(c, c->db ? sqlite3_extended_errcode(c->db) : rc, "open", e);
+    if (has_moved(c))
+        return error_set(e, ERR_CATALOG, "catalog: it was made anew meanwhile");
     sqlite3_extended_result_codes(c->db, 1);
     sqlite3_busy_timeout(c->db, BUSY_MS);
     sqlite3_db_config(c->db, SQLITE_DBCONFIG_ENABLE_TRIGGER, 0, NULL);
@@ -756,17 +769,6 @@ int catalog_reopen(struct catalog *c, struct error *e)
 bool catalog_failed(const struct catalog *c)
 {
     return c->failed;
-}
-
-int catalog_check(struct catalog *c, struct error *e)
-{
-    sqlite3_stmt *s = cat_prepare(c, "PRAGMA quick_check(1)", e);
-    int rc = s ? cat_step(c, s, e) : e->code;
-
-    if (rc == 1 && strcmp((const char *)sqlite3_column_text(s, 0), "ok") != 0)
-        rc = error_set(e, ERR_CATALOG, "catalog: %s", (const char *)sqlite3_column_text(s, 0));
-    sqlite3_finalize(s);
-    return rc < 0 ? rc : 0;
 }
 
 void catalog_keep_wal(struct catalog *c)

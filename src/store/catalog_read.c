@@ -485,3 +485,16 @@ int catalog_packs(struct catalog *c, struct catalog_pack **rows, size_t *count, 
     *rows = list;
     return 0;
 }
+
+/* ---- whether it reads whole ---- */
+
+int catalog_check(struct catalog *c, struct error *e)
+{
+    sqlite3_stmt *s = cat_prepare(c, "PRAGMA quick_check(1)", e);
+    int rc = s ? cat_step(c, s, e) : e->code;
+
+    if (rc == 1 && strcmp((const char *)sqlite3_column_text(s, 0), "ok") != 0)
+        rc = error_set(e, ERR_CATALOG, "catalog: %s", (const char *)sqlite3_column_text(s, 0));
+    sqlite3_finalize(s);
+    return rc < 0 ? rc : 0;
+}
