@@ -467,9 +467,9 @@ static uint64_t pack_bytes(const struct verify_job *j, uint64_t pack_id)
 }
 
 /* A catalog made anew takes a pack for as long as it is; the commits know better. What a compaction
- * emptied counts no more, whether its file is there still or not; what was fenced was never
- * acknowledged. */
-static int check_needs(struct verify_job *j, struct error *e)
+ * emptied counts no more, whether its file is there still or not. What was fenced was never
+ * acknowledged; but when content is missing, also the end of a pack that was cut short. */
+static int check_needs(struct verify_job *j, bool fenced, struct error *e)
 {
     struct catalog *c;
 
@@ -484,7 +484,7 @@ static int check_needs(struct verify_job *j, struct error *e)
         if (bytes >= n->len || has_fault(j, n->pack_id))
             continue;
         rc = catalog_pack(c, n->pack_id, &row, e);
-        if (rc == 0 && row.fence == 0 && row.gone == 0) {
+        if (rc == 0 && (row.fence != 0) == fenced && row.gone == 0) {
             snprintf(reason, sizeof(reason),
                      "the pack has %" PRIu64 " bytes of the %" PRIu64 " that snapshots need", bytes,
                      n->len);
@@ -504,7 +504,7 @@ static int list_packs(struct verify_job *j, struct error *e)
     int rc = repo_packs(j->req->repo, &j->packs, &j->pack_count,
                         some ? ignore_problem : verify_pack_problem, j, e);
     if (rc == 0 && !some)
-        rc = check_needs(j, e);
+        rc = check_needs(j, false, e);
     for (size_t i = 0; rc == 0 && i < j->fault_count; i++) {
         struct verify_fault *f = &j->faults[i];
         f->log = f->pack_id != 0 && pack_kind(j, f->pack_id) == PACK_LOG;
@@ -699,6 +699,8 @@ static int check(struct verify_job *j, struct error *e)
             rc = verify_audit_nodes(j, false, e);
     } else if (rc == 0) {
         rc = verify_all(j, e);
+        if (rc == 0 && j->has_absent)
+            rc = check_needs(j, true, e);
     }
     if (rc == 0)
         rc = tell_rest(j, e);

@@ -79,7 +79,16 @@ static int open_for_writing(struct repo *r, uint8_t kind, uint64_t id, uint64_t 
     return rc;
 }
 
-/* Packs behind the end of the log that hold something, but no record. */
+static bool has_data_pack(const struct repo *r, uint64_t id)
+{
+    for (size_t i = 0; i < r->file_count; i++)
+        if (r->files[i].kind == PACK_DATA && r->files[i].id == id)
+            return true;
+    return false;
+}
+
+/* Packs behind the end of the log that hold something, but no record. A data pack under the name of
+ * one is no log; a fence would end the pack that has this id. */
 static int fence_followers(struct replay *p)
 {
     struct repo *r = p->repo;
@@ -87,7 +96,7 @@ static int fence_followers(struct replay *p)
 
     for (size_t i = 0; rc == 0 && i < r->file_count; i++)
         if (r->files[i].kind == PACK_LOG && r->files[i].id > p->newest_log &&
-            r->files[i].size > PACK_HEADER_LEN)
+            r->files[i].size > PACK_HEADER_LEN && !has_data_pack(r, r->files[i].id))
             rc = repo_fence_add(r, r->files[i].id, PACK_HEADER_LEN, p->e);
     return rc;
 }

@@ -198,6 +198,9 @@ def doubled(scratch):
                 others_are_whole(made, repo, (), made.numbers)
                 os.remove(made.path(name, repo))
                 assert wk.wk("-r", repo, "--json", "verify", "--full").summary["errors"] == 0
+                wk.wk("-r", repo, "rebuild")
+                assert wk.wk("-r", repo, "--json", "verify", "--full").summary["errors"] == 0
+                others_are_whole(made, repo, (), made.numbers)
 
 
 wk.main(missing, truncated, foreign, swapped, doubled)
