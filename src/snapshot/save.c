@@ -128,13 +128,13 @@ static int compare_rules(struct save *s, const char *rules, struct error *e)
     return 0;
 }
 
-/* Damage was found in the last snapshot, and somebody asks for a save: what is still in the folder
- * is read, though it looks as before, and what was lost of it is stored again. */
+/* Damage was found in the last snapshot: what is still in the folder is read once, though it looks
+ * as before, and what was lost of it is stored again. */
 static int compare_soundness(struct save *s, uint64_t last, struct error *e)
 {
     struct snapshot_row row;
 
-    if (s->fresh || s->req->kind != SNAPSHOT_MANUAL)
+    if (s->fresh)
         return 0;
     int rc = catalog_snapshot(s->cat, last, &row, e);
     if (rc != 0)

@@ -102,6 +102,33 @@ def lost_chunk_is_stored_again(scratch):
                                         .json["problems"]}
 
 
+def stored_again_by_the_service(scratch):
+    """Its next save, of whatever changed, reads all that stands there; the one after that does not."""
+    root = os.path.join(scratch, "data")
+    os.mkdir(root)
+    wk.write(os.path.join(root, "large"), os.urandom(2 << 20))
+    wk.write(os.path.join(root, "small"), "0")
+    s = wk.Service(scratch, {"data": {"path": root, "settle": "1ms"}})
+    name = [n for n in wk.packs(s.repo) if "data" in n][0]
+    with open(os.path.join(s.repo, "packs", name), "r+b") as f:
+        f.seek(1 << 20)
+        f.write(b"damage")
+    s.cli("verify", "--full", code=4)
+    before = len(s.snapshots())
+
+    def saved(n):
+        wk.write(os.path.join(root, "small"), str(n))
+        wk.until(lambda: len(s.snapshots()) == before + n, "snapshot %d" % n)
+    saved(1)
+    stored = s.snapshots()[-1]["stored_bytes"]
+    assert stored > 1 << 16, stored  # what was lost of it
+    wk.same(wk.tree(root), wk.restored(s.repo, "latest", scratch))
+    assert not any(d["path"] for d in s.cli("--json", "verify", code=None).summary["damaged"])
+    assert not any(x["damaged"] for x in s.snapshots())
+    saved(2)
+    s.stop()
+
+
 def a_pack_brought_back(scratch):
     """What was found damaged is whole again, from a copy of the repository: `status` tells the way."""
     root, repo, states = make(scratch)
@@ -171,4 +198,5 @@ def disk_does_not_answer(scratch):
     assert "ddrescue" not in r.err, r
 
 
-wk.main(flipped, lost_chunk_is_stored_again, a_pack_brought_back, disk_does_not_answer)
+wk.main(flipped, lost_chunk_is_stored_again, stored_again_by_the_service,
+        a_pack_brought_back, disk_does_not_answer)
