@@ -421,7 +421,7 @@ static void acknowledge(struct save *s)
     s->txn->spilled_count = 0;
     if (r->catalog_stale)
         repo_catalog_mend(r, &why); /* the next save tries again */
-    if (repo_log_overfull(r) && repo_log_seal(r, NULL, &why) == 0)
+    if (!r->catalog_stale && repo_log_overfull(r) && repo_log_seal(r, NULL, &why) == 0)
         repo_catalog_follow(r, &why);
 }
 

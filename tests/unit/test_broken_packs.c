@@ -233,6 +233,33 @@ static void test_nothing_is_given_back_by_a_stale_catalog(void **state)
     check_rebuild(w);
 }
 
+static unsigned log_syncs;
+
+/* The catalog takes writes again once the commit was flushed, and read again to be caught up. */
+static int sync_and_mend(int fd)
+{
+    if (leads_to(fd, "/0-log-") && ++log_syncs > 2)
+        disk.catalog = 0;
+    return disk_sync(fd);
+}
+
+/* A log that is too full ends behind a commit of which the catalog, being full, did not learn: its
+ * position does not move past that one. */
+static void test_a_log_ends_behind_an_unknown_commit(void **state)
+{
+    struct world *w = *state;
+
+    w->repo->pack_full = 1;
+    log_syncs = 0;
+    table.fdatasync = sync_and_mend;
+    disk.catalog = ENOSPC;
+    assert_int_equal(try_save(w, "app", "small", 4, 3000), 0);
+    assert_true(log_syncs >= 2);
+    disk.catalog = 0;
+    assert_int_equal(try_save(w, "other", "small", 6, 3000), 0);
+    check_rebuild(w);
+}
+
 /* The power goes behind the record of a compaction, and takes the catalog's news of it; the disk is
  * full when the repository is opened next. What was moved is kept: the record says that it counts.
  */
@@ -278,6 +305,7 @@ int main(void)
         cmocka_unit_test_setup_teardown(test_written_again_where_it_was_cut, setup, teardown),
         cmocka_unit_test_setup_teardown(test_nothing_is_given_back_by_a_stale_catalog, setup,
                                         teardown),
+        cmocka_unit_test_setup_teardown(test_a_log_ends_behind_an_unknown_commit, setup, teardown),
         cmocka_unit_test_setup_teardown(test_what_was_moved_is_not_given_back, setup, teardown),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
