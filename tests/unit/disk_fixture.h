@@ -7,13 +7,12 @@
 
 #include "fault_fixture.h"
 #include "snapshot/verify.h"
-#include "store/repo_private.h"
+#include "threads_fixture.h"
 
 #include <fcntl.h>
 #include <sys/statfs.h>
 #include <sys/statvfs.h>
 
-#define LARGE (SMALL_SAVE_MAX + 20000u)
 #define DAY 86400u
 
 static struct {
@@ -39,19 +38,6 @@ static inline bool leads_to(int fd, const char *what)
     return strstr(path, what) != NULL;
 }
 
-static inline bool nothing_is_locked(void)
-{
-    pthread_mutex_t *const locks[] = {&disk.repo->write_lock, &disk.repo->pool_lock,
-                                      &disk.repo->packs_lock};
-    size_t taken = 0;
-
-    while (taken < 3 && pthread_mutex_trylock(locks[taken]) == 0)
-        taken++;
-    for (size_t i = taken; i > 0; i--)
-        pthread_mutex_unlock(locks[i - 1]);
-    return taken == 3;
-}
-
 static inline bool is_written(int fd)
 {
     char name[40] = "none";
@@ -71,9 +57,9 @@ static inline void once(void (**what)(void))
 
 static inline ssize_t disk_pread(int fd, void *p, size_t n, off_t off)
 {
-    if (disk.at_read && n > PACK_HEADER_LEN && nothing_is_locked())
+    if (disk.at_read && n > PACK_HEADER_LEN && nothing_is_locked(disk.repo))
         once(&disk.at_read);
-    if (disk.emptying && disk.repo->doomed_count > 0 && nothing_is_locked() &&
+    if (disk.emptying && disk.repo->doomed_count > 0 && nothing_is_locked(disk.repo) &&
         (!disk.moved || is_written(fd)))
         once(&disk.emptying);
     return fileops_system.pread(fd, p, n, off);

@@ -5,7 +5,7 @@
 
 #include "fault_fixture.h"
 #include "snapshot/verify.h"
-#include "store/repo_private.h"
+#include "threads_fixture.h"
 
 enum { WATCHES = 4, CONTENTS = 14 };
 static const char *const watches[WATCHES] = {"a", "b", "c", "d"};
@@ -242,18 +242,6 @@ static inline void save_beside(void)
     }
 }
 
-static inline bool nothing_is_locked(void)
-{
-    pthread_mutex_t *const locks[] = {&g.repo->write_lock, &g.repo->pool_lock, &g.repo->packs_lock};
-    size_t taken = 0;
-
-    while (taken < 3 && pthread_mutex_trylock(locks[taken]) == 0)
-        taken++;
-    for (size_t i = taken; i > 0; i--)
-        pthread_mutex_unlock(locks[i - 1]);
-    return taken == 3;
-}
-
 static pthread_t this_thread;
 
 /* Threads of what is asked come by here too: they change nothing. */
@@ -264,7 +252,7 @@ static inline bool is_here(void)
 
 static inline void between(unsigned seldom)
 {
-    if (!g.repo || g.between || any(seldom) != 0 || !nothing_is_locked())
+    if (!g.repo || g.between || any(seldom) != 0 || !nothing_is_locked(g.repo))
         return;
     g.between = true;
     for (unsigned n = 1 + any(4); n > 0; n--)
@@ -283,12 +271,6 @@ static inline int gate_between(int op, const char *path)
 {
     if (is_here() && g.within && op == FILEOP_READ)
         between(30);
-    return 0;
-}
-
-/* Nothing here depends on what the disk has got. */
-static inline int no_sync(int fd)
-{
     return 0;
 }
 

@@ -1,8 +1,7 @@
 /* The catalog is made anew while other threads read through the same handle, and where that fails
  * half way: nobody is given a part of it. */
+#include "threads_fixture.h"
 #include "world_fixture.h"
-
-#include "store/repo_private.h"
 
 #include <pthread.h>
 #include <stdatomic.h>
@@ -54,20 +53,7 @@ static void *reads(void *unused)
 /* True when the thread can do nothing before somebody else does something. */
 static bool waits(void)
 {
-    char path[64], line[512] = "";
-
-    if (other.ended)
-        return true;
-    if (other.id == 0)
-        return false;
-    snprintf(path, sizeof(path), "/proc/self/task/%d/stat", other.id);
-    FILE *f = fopen(path, "re");
-    if (!f)
-        return false;
-    bool read = fgets(line, sizeof(line), f) != NULL;
-    fclose(f);
-    const char *state = read ? strrchr(line, ')') : NULL;
-    return state && state[1] == ' ' && state[2] == 'S';
+    return other.ended || is_asleep(other.id);
 }
 
 /* ---- at a write of the one that makes it ---- */

@@ -159,26 +159,13 @@ static void test_nothing_is_known_in_an_emptied_pack(void **state)
 
 /* ---- the end of a save ---- */
 
-/* Of a thread. */
-static bool is_asleep(long tid)
-{
-    char path[64], text[256];
-
-    snprintf(path, sizeof(path), "/proc/self/task/%ld/stat", tid);
-    FILE *f = tid ? fopen(path, "re") : NULL;
-    bool asleep = f && fgets(text, sizeof(text), f) && strstr(text, ") S ");
-    if (f)
-        fclose(f);
-    return asleep;
-}
-
 static struct {
     struct world *w;
     struct txn *large;
     struct model_tree tree;
     uint64_t number;
     pthread_t thread;
-    atomic_long tid;
+    atomic_int tid;
 } ending;
 
 static void *end_large(void *unused)
@@ -196,7 +183,7 @@ static void end_meanwhile(void)
 {
     assert_int_equal(pthread_create(&ending.thread, NULL, end_large, NULL), 0);
     for (unsigned asleep = 0; asleep < 100; sched_yield())
-        asleep = is_asleep(ending.tid) && nothing_is_locked() ? asleep + 1 : 0;
+        asleep = is_asleep(ending.tid) && nothing_is_locked(disk.repo) ? asleep + 1 : 0;
     disk.catalog = ENOSPC;
     assert_int_equal(try_save(ending.w, "small", "small", 8, 3000), 0);
     assert_true(disk.repo->catalog_stale);

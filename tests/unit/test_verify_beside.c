@@ -3,11 +3,11 @@
  * answer is the one of a verification that was left alone. Of many reads it is every one at first,
  * then fewer and fewer. */
 #include "fault_fixture.h"
+#include "threads_fixture.h"
 #include "world_fixture.h"
 
 #include "snapshot/restore_test.h"
 #include "snapshot/verify.h"
-#include "store/repo_private.h"
 
 #include <pthread.h>
 
@@ -21,18 +21,6 @@ static struct {
     unsigned reads;
     bool within;
 } beside;
-
-static bool nothing_is_locked(struct repo *r)
-{
-    pthread_mutex_t *const locks[] = {&r->write_lock, &r->pool_lock, &r->packs_lock};
-    size_t taken = 0;
-
-    while (taken < 3 && pthread_mutex_trylock(locks[taken]) == 0)
-        taken++;
-    for (size_t i = taken; i > 0; i--)
-        pthread_mutex_unlock(locks[i - 1]);
-    return taken == 3;
-}
 
 static void at_a_read(void)
 {
@@ -116,12 +104,6 @@ static int gate_beside(int op, const char *path)
         at_a_read();
     if (op == FILEOP_WRITE)
         stop_at_a_write();
-    return 0;
-}
-
-/* Nothing here depends on what the disk has got. */
-static int no_sync(int fd)
-{
     return 0;
 }
 
