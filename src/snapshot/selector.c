@@ -147,7 +147,6 @@ static int visit_until(void *ctx, const struct snapshot_row *s)
     return 1;
 }
 
-/* Of all there are none fits. */
 static int none_fits(const struct query *q, struct error *e)
 {
     char time[32];

@@ -1,5 +1,5 @@
-/* repo_private.h - what the files of the repository share; nobody else includes it, but for the
- * test that moves the bounds of large saves.
+/* repo_private.h - what the files of the repository share; nobody else includes it, but for tests
+ * that move its bounds, look at its locks or take a step of it alone.
  *
  * repo_init.c    making a repository, the format file
  * repo_open.c    lock, opening and closing
@@ -237,8 +237,8 @@ uint64_t repo_upkeep_room(struct repo *r);
 /* Bytes at which a pack ends: on a small file system earlier, so that one that is mostly dead can
  * be emptied into what little room there is. */
 uint64_t repo_pack_full(const struct repo *r);
-/* Cut data packs behind what is needed of them. Does nothing while a save or a reader is open, a
- * lease is held, or the catalog is behind the packs. */
+/* Cut data packs behind what is needed of them. Does nothing while a save, upkeep or a reader is
+ * under way, a lease is held, or the catalog is behind the packs. */
 int repo_give_back(struct repo *r, struct error *e);
 /* Places in data packs that are shorter than the catalog believes are forgotten. */
 int repo_forget_cut(struct repo *r, struct error *e);

@@ -179,7 +179,7 @@ static int take_data(struct replay *p)
 
 /* ---- a torn write ---- */
 
-/* 1: there is one, or the first begins with what was there before the write and ends in zeros. */
+/* 1: there is one. The first may begin with what was written before: the rest of it counts. */
 static int has_zero_sector(const struct pack *pack, uint64_t from, uint64_t to, struct error *e)
 {
     static const uint8_t zero[SECTOR];

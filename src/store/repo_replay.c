@@ -10,9 +10,9 @@
  * - whole records behind the catalog's position: flushed, read again from the disk, folded in. They
  *   may be of a save that was never acknowledged; it exists from now on.
  * - a tail that does not parse: a fence in a new log pack ends the old one before it.
- * - a commit, or mark, at the very end with holes of zeros before it, in its own write or lists
- * that were to be flushed with it (the disk wrote pages out of order when power went): never
- *   acknowledged, fenced off as well.
+ * - a commit, a mark or the like at the very end with holes of zeros before it, in its own write or
+ *   in lists that were to be flushed with it (the disk wrote pages out of order when power went):
+ *   never acknowledged, fenced off as well.
  * A list or block that is damaged elsewhere costs what it holds: the commit is listed, and its
  * state sum tells that it is not whole. */
 #include "store/replay.h"

@@ -519,5 +519,6 @@ def room_for_a_large_save(scratch):
 
 
 wk.main(kept_and_dropped, archives_too, archives_that_cannot_be_removed, archives_where_names_may_be_replaced,
-        archives_of_several_repositories, rules_that_are_refused, no_such_watch, through_the_service, encrypted, an_empty_mount_point, beside_everything,
-        app_and_repository_on_one_disk, archives_leave_room, room_for_a_large_save)
+        archives_of_several_repositories, rules_that_are_refused, no_such_watch, through_the_service, encrypted,
+        an_empty_mount_point, beside_everything, app_and_repository_on_one_disk, archives_leave_room,
+        room_for_a_large_save)
