@@ -275,7 +275,7 @@ int archive_place_open(const struct archive_order *o, struct wall_time now, stru
 
 int archive_room(const struct archive_order *o, int fd, uint64_t bytes, struct error *e)
 {
-    char left[24], kept[24];
+    char left[24], kept[24], quoted[300];
     struct statvfs fs;
 
     if (o->leave_free == 0 || fstatvfs(fd, &fs) != 0 || fs.f_blocks == 0)
@@ -288,7 +288,7 @@ int archive_room(const struct archive_order *o, int fd, uint64_t bytes, struct e
     return error_set(
         e, ERR_NOSPACE,
         "only %s are free on the file system of '%s'; %s are left to others (min_free)", left,
-        o->folder, kept);
+        text_escape(o->folder, quoted, sizeof(quoted)), kept);
 }
 
 /* ---- putting in place ---- */
