@@ -895,13 +895,15 @@ static void a_helper_at_work_is_heard(void **state)
     bool ok = false;
 
     sqlite3 *db = make_bank("DELETE", 4096, 0);
-    sql(db, "CREATE TABLE long(x, y); CREATE INDEX long_y ON long(y);"
-            "WITH RECURSIVE n(i) AS (VALUES(1) UNION ALL SELECT i + 1 FROM n WHERE i < 1000000)"
-            "INSERT INTO long SELECT i, i * 7919 % 1000003 FROM n");
+    sql(db, "CREATE TABLE long(x, y); CREATE INDEX long_y ON long(y)");
+    for (unsigned n = 0; helper_process_beats() == before; n++) { /* until it takes long enough */
+        assert_true(n < 8);
+        sql(db, "WITH RECURSIVE n(i) AS (VALUES(1) UNION ALL SELECT i + 1 FROM n WHERE i < 1000000)"
+                "INSERT INTO long SELECT i, i * 7919 % 1000003 FROM n");
+        assert_int_equal(sqlite_check(helper, db_path, &ok, detail, &e), 0);
+        assert_true(ok);
+    }
     sqlite3_close(db);
-    assert_int_equal(sqlite_check(helper, db_path, &ok, detail, &e), 0);
-    assert_true(ok);
-    assert_true(helper_process_beats() > before);
     before = helper_process_beats();
     sqlite_helper_grace(helper, 1200);
     assert_int_equal(kill(sqlite_helper_pid(helper), SIGSTOP), 0);
