@@ -1,6 +1,7 @@
 /* How far each pack was read back and found sound: a watermark, so that verifying a new snapshot
- * costs what was stored since. Packs only grow, and their ids are never used again; hence what
- * stands below a mark was read, whichever snapshot needs it. A pack with a fault has no mark.
+ * costs what was stored since. Packs only grow, marks are lowered where one is cut, and ids are
+ * never used again; hence what stands below a mark was read, whichever snapshot needs it. A pack
+ * with a fault has no mark.
  *
  * The marks are a note in the catalog, {u64 pack, u64 bytes} each in order of ids: a cache. Without
  * it everything is read. */
@@ -13,8 +14,8 @@
 
 #include "base/banned.h"
 
-static const char note_key[] = "verified";
-enum { MARK_LEN = 16 };
+static const char note_key[] = CATALOG_VERIFIED;
+enum { MARK_LEN = CATALOG_READ_LEN };
 
 int verify_marks_load(struct verify_job *j, struct error *e)
 {

@@ -15,8 +15,8 @@
 
 #include "base/banned.h"
 
-static const char position_key[] = "verify position", bad_key[] = "verify bad";
-enum { POSITION_LEN = 32, MARKED_AT_ONCE = 10000, BAD_LEN = 16 };
+static const char position_key[] = "verify position", bad_key[] = CATALOG_VERIFY_BAD;
+enum { POSITION_LEN = 32, MARKED_AT_ONCE = 10000, BAD_LEN = CATALOG_READ_LEN };
 
 static int no_memory(struct error *e)
 {

@@ -153,6 +153,11 @@ int catalog_marks(struct catalog *c, mark_visit visit, void *ctx, struct error *
 
 /* Verify's position and the like: small named values, caches only. */
 int catalog_note_get(struct catalog *c, const char *key, struct buffer *value, struct error *e);
+/* Notes of how far packs were read, {u64 pack, u64 bytes} each: a pack that is cut is lowered in
+ * them, since what it gets later was not read. */
+#define CATALOG_VERIFIED "verified"
+#define CATALOG_VERIFY_BAD "verify bad"
+enum { CATALOG_READ_LEN = 16 };
 
 /* A reading transaction on this connection: everything read between is one state. */
 int catalog_read_begin(struct catalog *c, struct error *e);

@@ -10,6 +10,8 @@
 #include "store/catalog_private.h"
 #include "store/chunk_list.h"
 
+#include "base/bytes.h"
+
 #include <assert.h>
 #include <stdlib.h>
 #include <string.h>
@@ -345,6 +347,31 @@ static int release_bases(struct catalog *c, uint64_t id, uint64_t end, struct er
     return rc == 0 ? cat_flush_chunks(c, e) : rc;
 }
 
+/* What was said of bytes that are gone is not said of others that come in their place. */
+static int lower_note(struct catalog *c, const char *key, uint64_t id, uint64_t end,
+                      struct error *e)
+{
+    struct buffer note = BUFFER_INIT;
+    bool lowered = false;
+
+    int rc = catalog_note_get(c, key, &note, e);
+    if (rc == ERR_NOTFOUND) {
+        error_clear(e);
+        return 0;
+    }
+    for (size_t at = 0; rc == 0 && at + CATALOG_READ_LEN <= note.len; at += CATALOG_READ_LEN) {
+        uint8_t *p = note.data + at;
+        if (load_u64(p) != id || load_u64(p + 8) <= end)
+            continue;
+        store_u64(p + 8, end);
+        lowered = true;
+    }
+    if (lowered)
+        rc = catalog_note_put(c, key, note.data, note.len, e);
+    buffer_release(&note);
+    return rc;
+}
+
 int catalog_pack_cut(struct catalog *c, const struct catalog_pack *row, uint64_t end,
                      struct error *e)
 {
@@ -362,8 +389,11 @@ int catalog_pack_cut(struct catalog *c, const struct catalog_pack *row, uint64_t
     if (rc < 0)
         return rc;
     c->chunk_count -= (uint64_t)sqlite3_changes(c->db);
-    if (live > 0)
-        return 0;
+    rc = lower_note(c, CATALOG_VERIFIED, row->id, end, e);
+    if (rc == 0)
+        rc = lower_note(c, CATALOG_VERIFY_BAD, row->id, end, e);
+    if (rc < 0 || live > 0)
+        return rc;
     cut.len = end;
     cut.sealed = false;
     return catalog_pack_put(c, &cut, e);

@@ -134,8 +134,9 @@ int catalog_packs(struct catalog *c, struct catalog_pack **rows, size_t *count, 
  * of chunks could not be read. A non-zero return of visit stops and is returned. */
 typedef int (*block_visit)(void *ctx, uint64_t pack_id, uint64_t offset);
 int catalog_last_blocks(struct catalog *c, block_visit visit, void *ctx, struct error *e);
-/* The pack ends at `end` now: chunks behind it that nothing references are
- * forgotten; while others stand there its row is left, since that is damage. */
+/* The pack ends at `end` now: chunks behind it that nothing references are forgotten, and the notes
+ * of bytes that were verified tell of none behind it; while other chunks stand there its row is
+ * left, since that is damage. */
 int catalog_pack_cut(struct catalog *c, const struct catalog_pack *row, uint64_t end,
                      struct error *e);
 /* A compaction took the pack's place at that time: its deltas, and chunks that nothing needs, go;

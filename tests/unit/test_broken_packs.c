@@ -202,6 +202,63 @@ static void test_written_again_where_it_was_cut(void **state)
     check_rebuild(w);
 }
 
+/* Where the newest data pack ends; what stands shortly before that is spoilt when it is asked. */
+static off_t end_of_data(struct world *w, bool spoil)
+{
+    char path[256];
+    struct stat st;
+    uint8_t byte;
+
+    for (uint64_t id = w->repo->next_pack; id > 0; id--) {
+        snprintf(path, sizeof(path), "%s/packs/1-data-%016" PRIx64 ".wkp", w->path, id);
+        if (stat(path, &st) == 0)
+            break;
+    }
+    int fd = open(path, O_RDWR);
+    assert_true(fd >= 0);
+    assert_int_equal(pread(fd, &byte, 1, st.st_size - 1000), 1);
+    byte ^= 1;
+    if (spoil)
+        assert_int_equal(pwrite(fd, &byte, 1, st.st_size - 1000), 1);
+    close(fd);
+    return st.st_size;
+}
+
+static uint64_t damage_in_news(struct world *w)
+{
+    const struct verify_part part = {.repo = w->repo, .record_in = w->repo};
+    struct verify_result result;
+    struct error e = ERROR_INIT;
+    bool all;
+
+    OK(verify_new(&part, UINT64_MAX, &result, &all, &e), e);
+    uint64_t errors = result.errors;
+    verify_result_release(&result);
+    return errors;
+}
+
+/* Bytes were verified, and given back: what is written there later is new. */
+static void test_what_comes_after_a_cut_is_verified(void **state)
+{
+    const struct model_tree none = {.count = 0};
+    struct world *w = *state;
+
+    assert_int_equal(try_save(w, "app", "film", 1, LARGE), 0);
+    assert_int_equal(try_save(w, "other", "film", 3, LARGE), 0);
+    save_links(w);
+    must_save(w, "other", &none);
+    assert_true(keep_up(w, false, true, 0).packs_removed > 0);
+    assert_int_equal(damage_in_news(w), 0);
+    off_t verified = end_of_data(w, false);
+    must_drop(w, (const uint64_t[]){2}, 1);
+    be_short(w);
+    assert_true(end_of_data(w, false) < verified);
+    reopen(w);
+    assert_int_equal(try_save(w, "other", "film", 7, LARGE), 0);
+    end_of_data(w, true);
+    assert_true(damage_in_news(w) > 0);
+}
+
 /* A save took what another snapshot needed for stored, and is acknowledged when that one is gone;
  * the catalog, being full, did not learn of it. What it says is no ground to cut anything. */
 static void test_nothing_is_given_back_by_a_stale_catalog(void **state)
@@ -303,6 +360,7 @@ int main(void)
         cmocka_unit_test_setup_teardown(test_a_fence_outlives_what_is_given_back, setup, teardown),
         cmocka_unit_test_setup_teardown(test_what_a_folded_commit_names_stays, setup, teardown),
         cmocka_unit_test_setup_teardown(test_written_again_where_it_was_cut, setup, teardown),
+        cmocka_unit_test_setup_teardown(test_what_comes_after_a_cut_is_verified, setup, teardown),
         cmocka_unit_test_setup_teardown(test_nothing_is_given_back_by_a_stale_catalog, setup,
                                         teardown),
         cmocka_unit_test_setup_teardown(test_a_log_ends_behind_an_unknown_commit, setup, teardown),
