@@ -68,8 +68,10 @@ static inline bool replay_is_lost(int rc)
     return rc == ERR_DAMAGED || rc == ERR_NOTFOUND;
 }
 
-/* All fences of the log, found before anything is believed. */
+/* All fences that log packs begin with, found before anything is believed. */
 int replay_find_fences(struct replay *p);
+/* One more, that a record or a checkpoint tells. */
+int replay_add_fence(struct replay *p, const struct fence *f);
 /* Where the pack's bytes end to count (UINT64_MAX: no fence). */
 uint64_t replay_fence_of(const struct replay *p, uint64_t pack_id);
 /* A log pack at or behind the catalog's position. */

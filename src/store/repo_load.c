@@ -206,8 +206,10 @@ static int check_pack_row(struct replay *p, const struct row *row)
         return REPLAY_STOP;
     if (row->pack_kind == PACK_DATA && row->pack_gone == 0)
         return replay_needs_met(p, &need, 1) ? 0 : ERR_NOTFOUND;
-    if (row->pack_gone == 0)
-        return 0;
+    if (row->pack_gone == 0) { /* the pack that begins with a log's fence may have gone */
+        const struct fence f = {.pack_id = row->pack_id, .len = row->pack_fence};
+        return row->pack_kind == PACK_LOG && f.len > 0 ? replay_add_fence(p, &f) : 0;
+    }
     uint64_t *list = realloc(p->gone, (p->gone_count + 1) * sizeof(*list));
     if (!list)
         return repo_no_memory(p->e);

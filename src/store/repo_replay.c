@@ -73,7 +73,7 @@ static int end_batch(struct replay *p, bool last)
 
 /* ---- fences ---- */
 
-static int add_fence(struct replay *p, const struct fence *f)
+int replay_add_fence(struct replay *p, const struct fence *f)
 {
     struct fence *list = realloc(p->fences, (p->fence_count + 1) * sizeof(*list));
 
@@ -107,7 +107,7 @@ static int visit_leading_fence(void *ctx, uint64_t from, uint64_t to, const stru
     p->has_records = true;
     if (h->type != RECORD_FENCE || fence_decode(body, h->body_len, &f, &ignored) < 0)
         return REPLAY_STOP;
-    return add_fence(p, &f);
+    return replay_add_fence(p, &f);
 }
 
 /* Of packs that this handle goes on writing only what it flushed counts: what a flush that fails
@@ -118,11 +118,11 @@ static int add_own_fences(struct replay *p)
     int rc = 0;
 
     for (size_t i = 0; rc == 0 && i < r->lost_count; i++)
-        rc = add_fence(p, &r->lost[i]);
+        rc = replay_add_fence(p, &r->lost[i]);
     for (size_t i = 0; rc == 0 && i < r->ending_count; i++)
-        rc = add_fence(p, &r->ending[i]);
+        rc = replay_add_fence(p, &r->ending[i]);
     if (rc == 0 && r->data)
-        rc = add_fence(p, &(struct fence){.pack_id = r->data->id, .len = r->data->flushed});
+        rc = replay_add_fence(p, &(struct fence){.pack_id = r->data->id, .len = r->data->flushed});
     return rc;
 }
 
@@ -424,7 +424,7 @@ static int fold_fence(struct replay *p, const struct record_header *h, const uin
 
     if (fence_decode(body, h->body_len, &f, &ignored) < 0)
         return 0;
-    int rc = add_fence(p, &f);
+    int rc = replay_add_fence(p, &f);
     if (rc == 0)
         rc = catalog_pack(p->catalog, f.pack_id, &row, p->e);
     if (rc == ERR_NOTFOUND) {
@@ -694,7 +694,7 @@ int repo_replay(struct repo *r, struct catalog *c, bool recovering, struct error
         /* Blocks behind the hole were indexed: undo that, and look again only up to the hole. */
         const struct fence cut = {.pack_id = p.newest_log, .len = p.cut};
         start_again(&p);
-        rc = add_fence(&p, &cut);
+        rc = replay_add_fence(&p, &cut);
         if (rc == 0)
             rc = replay_once(&p);
     }

@@ -4,6 +4,8 @@
 #include "store/repo_private.h"
 #include "world_fixture.h"
 
+#include <sys/statvfs.h>
+
 #include "base/banned.h"
 
 enum { PAGE = 4096, LOG = 1 };
@@ -152,6 +154,57 @@ static void test_a_list_that_a_mark_was_to_flush(void **state)
     check_left(w);
 }
 
+static bool has_log(const struct world *w, unsigned id)
+{
+    char path[200];
+
+    snprintf(path, sizeof(path), "%s/packs/0-log-%016x.wkp", w->path, id);
+    return access(path, F_OK) == 0;
+}
+
+/* So that upkeep moves no more than that at a time. */
+static void leave_room_for(struct world *w, uint64_t bytes)
+{
+    struct statvfs fs;
+
+    assert_int_equal(statvfs(w->path, &fs), 0);
+    w->repo->pack_full = bytes;
+    repo_min_free(w->repo, 2 * (uint64_t)fs.f_bavail * fs.f_frsize, 0);
+}
+
+/* The pack whose fence says so has gone; a checkpoint says it since. */
+static void test_a_torn_tail_told_by_a_checkpoint(void **state)
+{
+    static const uint8_t zeros[88];
+    const struct upkeep all = {.all = true, .pressed = true};
+    struct model_tree tree = {.count = 0};
+    struct upkeep_result done;
+    struct world *w = *state;
+    struct error e = ERROR_INIT;
+    char path[200];
+
+    world_reopen(w, REPO_WRITE);
+    tree_set(&tree, "a", 1, 20001);
+    must_save(w, "app", &tree);
+    repo_close(w->repo);
+    w->repo = NULL;
+    log_path(w, path);
+    int fd = open(path, O_WRONLY | O_APPEND);
+    assert_int_equal(write(fd, zeros, sizeof(zeros)), sizeof(zeros));
+    close(fd);
+    world_reopen(w, REPO_WRITE);
+    assert_true(has_log(w, LOG + 1));
+    note(w, 8);
+    leave_room_for(w, 4096); /* what stands in the first pack is more */
+    OK(repo_upkeep(w->repo, &all, &done, &e), e);
+    assert_true(has_log(w, LOG) && !has_log(w, LOG + 1));
+    repo_close(w->repo);
+    w->repo = NULL;
+    w->notices = (struct notices){0};
+    check_left(w);
+    assert_null(strstr(w->notices.all, "damaged"));
+}
+
 /* A new pack whose header did not come to the disk is none, and no damage. */
 static void test_a_blank_data_pack(void **state)
 {
@@ -183,6 +236,7 @@ int main(void)
         T(test_without_a_header),
         T(test_without_eight_bytes),
         T(test_a_list_that_a_mark_was_to_flush),
+        T(test_a_torn_tail_told_by_a_checkpoint),
         T(test_a_blank_data_pack),
     };
 
