@@ -1,8 +1,10 @@
 """Bad input: the exit code of the contract, a clear message, nothing lost."""
+import fcntl
 import os
 import shutil
 import socket
 import subprocess
+import termios
 
 import wk
 
@@ -222,10 +224,21 @@ def configuration_from_a_pipe(scratch):
     os.mkfifo(pipe)
     for command in (["config", "check"], ["run"], ["-r", repo, "list"]):
         clear(wk.wk("-c", pipe, *command, code=2, timeout=wk.PATIENCE), "'%s' gives nothing" % pipe)
-    late = subprocess.Popen(["sh", "-c", 'sleep 0.3; printf "[service]\n"; sleep 0.3; '
-                             'printf "repository = %s\n"' % repo], stdout=subprocess.PIPE)
-    assert repo in wk.wk("-c", "/dev/stdin", "config", "show", stdin=late.stdout).out
-    late.wait()
+    # A slow writer is waited for: each part comes when the one before is read and nothing else is done.
+    out, into = os.pipe()
+    p = subprocess.Popen([wk.BIN, "-c", "/dev/stdin", "config", "show"], stdin=out, stdout=subprocess.PIPE,
+                         text=True, env=wk.environment())
+
+    def waits():
+        unread = fcntl.ioctl(out, termios.FIONREAD, bytes(4))
+        return not any(unread) and open("/proc/%d/stat" % p.pid).read().rsplit(")", 1)[1].split()[0] == "S"
+    for part in ("[service]\n", "repository = %s\n" % repo):
+        wk.until(waits, "it waits for more")
+        os.write(into, part.encode())
+    wk.until(waits, "it has read all")
+    os.close(into)
+    os.close(out)
+    assert repo in p.communicate(timeout=wk.PATIENCE)[0] and p.returncode == 0
 
 
 def two_at_once(scratch):

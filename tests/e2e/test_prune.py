@@ -381,12 +381,8 @@ def beside_everything(scratch):
 
 def app_and_repository_on_one_disk(scratch):
     """The app never finds the disk full because of us: saves stop before, and go on by themselves."""
-    wk.need_root()
     at = os.path.join(scratch, "disk")
-    os.mkdir(at)
-    if subprocess.run(["mount", "-t", "tmpfs", "-o", "size=%d" % (100 * MIB), "none", at]).returncode:
-        wk.skip("cannot mount a tmpfs here")
-    try:
+    with wk.small_disk(at, 100 * MIB):
         root = os.path.join(at, "data")
         os.mkdir(root)
         s = wk.Service(scratch, {"data": {"path": root, "settle": "5ms"}},
@@ -439,18 +435,12 @@ def app_and_repository_on_one_disk(scratch):
         largest = max(len(p) for p in wk.packs(s.repo).values())
         assert largest < 8 * MIB, largest  # so that one can be emptied into what little room there is
         assert wk.wk("-r", s.repo, "--json", "verify").summary["errors"] == 0
-    finally:
-        subprocess.run(["umount", "-l", at], check=True)
 
 
 def archives_leave_room(scratch):
     """Archives that stand beside the repository leave to the app what saves leave to it."""
-    wk.need_root()
     at = os.path.join(scratch, "disk")
-    os.mkdir(at)
-    if subprocess.run(["mount", "-t", "tmpfs", "-o", "size=%d" % (64 * MIB), "none", at]).returncode:
-        wk.skip("cannot mount a tmpfs here")
-    try:
+    with wk.small_disk(at, 64 * MIB):
         root = os.path.join(at, "data")
         os.mkdir(root)
         wk.write(os.path.join(root, "f"), os.urandom(8 * MIB))
@@ -485,19 +475,13 @@ def archives_leave_room(scratch):
         conf = config(scratch, open(conf).read().replace("directory", "tar.gz"))
         wk.wk("-c", conf, "init")
         assert "min_free" in wk.wk("-c", conf, "archive", code=13).err
-    finally:
-        subprocess.run(["umount", "-l", at], check=True)
 
 
 def room_for_a_large_save(scratch):
     """History gives way to a save as far as that needs, however much more it is than min_free."""
-    wk.need_root()
     at, root = os.path.join(scratch, "disk"), os.path.join(scratch, "data")
-    os.mkdir(at)
     os.mkdir(root)
-    if subprocess.run(["mount", "-t", "tmpfs", "-o", "size=%d" % (100 * MIB), "none", at]).returncode:
-        wk.skip("cannot mount a tmpfs here")
-    try:
+    with wk.small_disk(at, 100 * MIB):
         s = wk.Service(scratch, {"data": {"path": root, "settle": "5ms"}},
                        repo=os.path.join(at, "repo"), service={"min_free": "20%"})
         for i in range(100):
@@ -514,8 +498,6 @@ def room_for_a_large_save(scratch):
         wk.same(state, wk.restored(s.repo, "latest", scratch))
         assert len(ids(s.repo)) >= 3
         s.stop()
-    finally:
-        subprocess.run(["umount", "-l", at], check=True)
 
 
 wk.main(kept_and_dropped, archives_too, archives_that_cannot_be_removed, archives_where_names_may_be_replaced,

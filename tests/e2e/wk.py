@@ -3,6 +3,7 @@
 Every test works in a scratch folder of its own, which is removed when it passes and kept (and
 named) when it fails. Standard library only.
 """
+import contextlib
 import atexit
 import datetime
 import hashlib
@@ -62,6 +63,19 @@ def skip(reason):
 def need_root():
     if os.geteuid() != 0:
         skip("needs root")
+
+
+@contextlib.contextmanager
+def small_disk(at, size):
+    """A file system of its own in a new folder."""
+    need_root()
+    os.mkdir(at)
+    if subprocess.run(["mount", "-t", "tmpfs", "-o", "size=%d" % size, "none", at]).returncode:
+        skip("cannot mount a tmpfs here")
+    try:
+        yield
+    finally:
+        subprocess.run(["umount", "-l", at], check=True)
 
 
 def environment(**more):

@@ -180,17 +180,25 @@ static void test_what_a_folded_commit_names_stays(void **state)
     verify(w->repo);
 }
 
-/* What was read where bytes were given back is not what is written there next. */
-static void test_written_again_where_it_was_cut(void **state)
+/* Snapshots 1 and 2 are large, and nothing but them needs the end of the data pack. */
+static void make_what_may_be_cut(struct world *w)
 {
     const struct model_tree none = {.count = 0};
-    struct world *w = *state;
 
     assert_int_equal(try_save(w, "app", "film", 1, LARGE), 0);
     assert_int_equal(try_save(w, "other", "film", 3, LARGE), 0);
     save_links(w);
     must_save(w, "other", &none);
     assert_true(keep_up(w, false, true, 0).packs_removed > 0);
+}
+
+/* What was read where bytes were given back is not what is written there next. */
+static void test_written_again_where_it_was_cut(void **state)
+{
+    const struct model_tree none = {.count = 0};
+    struct world *w = *state;
+
+    make_what_may_be_cut(w);
     must_drop(w, (const uint64_t[]){2}, 1); /* its list of chunks is read */
     be_short(w);
     catch_up(w);
@@ -240,14 +248,9 @@ static uint64_t damage_in_news(struct world *w)
 /* Bytes were verified, and given back: what is written there later is new. */
 static void test_what_comes_after_a_cut_is_verified(void **state)
 {
-    const struct model_tree none = {.count = 0};
     struct world *w = *state;
 
-    assert_int_equal(try_save(w, "app", "film", 1, LARGE), 0);
-    assert_int_equal(try_save(w, "other", "film", 3, LARGE), 0);
-    save_links(w);
-    must_save(w, "other", &none);
-    assert_true(keep_up(w, false, true, 0).packs_removed > 0);
+    make_what_may_be_cut(w);
     assert_int_equal(damage_in_news(w), 0);
     off_t verified = end_of_data(w, false);
     must_drop(w, (const uint64_t[]){2}, 1);
@@ -272,11 +275,7 @@ static void test_nothing_is_given_back_by_a_stale_catalog(void **state)
     struct txn *t;
     uint64_t number;
 
-    assert_int_equal(try_save(w, "app", "film", 1, LARGE), 0);
-    assert_int_equal(try_save(w, "other", "film", 3, LARGE), 0);
-    save_links(w);
-    must_save(w, "other", &none);
-    assert_true(keep_up(w, false, true, 0).packs_removed > 0);
+    make_what_may_be_cut(w);
     OK(begin_save(w->repo, "late", &t, &e), e);
     tree_set(&tree, "film", 3, LARGE);
     OK(put_changes(t, &none, &tree, &e), e);

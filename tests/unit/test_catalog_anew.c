@@ -74,7 +74,7 @@ static int gate_making(int op, const char *path)
     if (making.writes == making.at + 1) {
         assert_int_equal(pthread_create(&making.reader, NULL, reads, NULL), 0);
         while (!waits())
-            usleep(1000);
+            sched_yield();
     }
     return 0;
 }
