@@ -300,19 +300,20 @@ int cat_node_refs(struct catalog *c, const void *meta, size_t len, int sign, str
 
 /* ---- packs that are cut ---- */
 
-int catalog_last_blocks(struct catalog *c, block_visit visit, void *ctx, struct error *e)
+int catalog_last_blocks(struct catalog *c, uint64_t pack_id, block_visit visit, void *ctx,
+                        struct error *e)
 {
+    const char *sql = "SELECT pack,max(offset) FROM chunks WHERE refs>0 AND pack>0 "
+                      "AND (?1=0 OR pack=?1) GROUP BY pack";
+
     int rc = cat_state_load(c, e);
 
     if (rc == 0 && c->uncounted > 0)
         rc = error_set(e, ERR_FAILED, "what is needed of the packs is not known");
-    sqlite3_stmt *s =
-        rc < 0 ? NULL
-               : cat_prepare(
-                     c, "SELECT pack,max(offset) FROM chunks WHERE refs>0 AND pack>0 GROUP BY pack",
-                     e);
+    sqlite3_stmt *s = rc < 0 ? NULL : cat_prepare(c, sql, e);
     if (!s)
         return e->code;
+    sqlite3_bind_int64(s, 1, (int64_t)pack_id);
     while ((rc = cat_step(c, s, e)) == 1) {
         rc = visit(ctx, (uint64_t)sqlite3_column_int64(s, 0), (uint64_t)sqlite3_column_int64(s, 1));
         if (rc != 0)

@@ -130,10 +130,12 @@ int catalog_pack(struct catalog *c, uint64_t id, struct catalog_pack *p,
                  struct error *e); /* ERR_NOTFOUND. Reading too */
 /* All by id; *rows malloc'ed. Reading too. */
 int catalog_packs(struct catalog *c, struct catalog_pack **rows, size_t *count, struct error *e);
-/* The last block of each pack in which a chunk is referenced. ERR_FAILED: not known, since a list
- * of chunks could not be read. A non-zero return of visit stops and is returned. */
+/* The last block of that pack, 0: of each pack, in which a chunk is referenced. ERR_FAILED: not
+ * known, since a list of chunks could not be read. A non-zero return of visit stops and is
+ * returned. Reading too. */
 typedef int (*block_visit)(void *ctx, uint64_t pack_id, uint64_t offset);
-int catalog_last_blocks(struct catalog *c, block_visit visit, void *ctx, struct error *e);
+int catalog_last_blocks(struct catalog *c, uint64_t pack_id, block_visit visit, void *ctx,
+                        struct error *e);
 /* The pack ends at `end` now: chunks behind it that nothing references are forgotten, and the notes
  * of bytes that were verified tell of none behind it; while other chunks stand there its row is
  * left, since that is damage. */

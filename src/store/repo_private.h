@@ -240,6 +240,9 @@ uint64_t repo_pack_full(const struct repo *r);
 /* Cut data packs behind what is needed of them. Does nothing while a save, upkeep or a reader is
  * under way, a lease is held, or the catalog is behind the packs. */
 int repo_give_back(struct repo *r, struct error *e);
+/* Whether the last block in that data pack of which something is referenced cannot be read whole,
+ * or that is not known. Readers too. */
+bool repo_needs_more(struct repo *r, struct catalog *c, uint64_t pack_id);
 /* Places in data packs that are shorter than the catalog believes are forgotten. */
 int repo_forget_cut(struct repo *r, struct error *e);
 

@@ -281,24 +281,51 @@ static int visit_snapshot(void *ctx, const struct snapshot_row *s)
     return 0;
 }
 
-/* A block that is referenced is kept, whoever put it there; where it cannot be read, all of it. */
-static int keep_block(void *ctx, uint64_t pack_id, uint64_t offset)
+/* Where the block ends; where it cannot be read, behind all there is. */
+static uint64_t block_end(struct repo *r, uint64_t pack_id, uint64_t offset)
 {
     struct error ignored = ERROR_INIT;
     struct buffer body = BUFFER_INIT;
-    struct keeps *k = ctx;
     struct record_header h;
     struct pack *p = NULL;
 
-    if (!keep_of(k, pack_id))
-        return 0;
-    int rc = repo_pack_get(k->repo, pack_id, &p, &ignored);
+    int rc = repo_pack_get(r, pack_id, &p, &ignored);
     if (rc == 0)
         rc = pack_read(p, offset, &h, &body, &ignored);
-    keep_up_to(k, pack_id, rc == 0 ? offset + record_span(h.body_len) : UINT64_MAX);
-    repo_pack_put(k->repo, p);
+    repo_pack_put(r, p);
     buffer_release(&body);
+    return rc == 0 ? offset + record_span(h.body_len) : UINT64_MAX;
+}
+
+/* A block that is referenced is kept, whoever put it there. */
+static int keep_block(void *ctx, uint64_t pack_id, uint64_t offset)
+{
+    struct keeps *k = ctx;
+
+    if (keep_of(k, pack_id))
+        keep_up_to(k, pack_id, block_end(k->repo, pack_id, offset));
     return 0;
+}
+
+struct lack {
+    struct repo *repo;
+    bool found;
+};
+
+static int look_for_lack(void *ctx, uint64_t pack_id, uint64_t offset)
+{
+    struct lack *l = ctx;
+
+    l->found = block_end(l->repo, pack_id, offset) == UINT64_MAX;
+    return 0;
+}
+
+bool repo_needs_more(struct repo *r, struct catalog *c, uint64_t pack_id)
+{
+    struct error ignored = ERROR_INIT;
+    struct lack l = {.repo = r};
+
+    return catalog_last_blocks(c, pack_id, look_for_lack, &l, &ignored) < 0 || l.found;
 }
 
 /* ---- cutting ---- */
@@ -370,7 +397,7 @@ static int give_back(struct keeps *k, bool *any)
     if (rc == 0)
         rc = list_packs(k);
     if (rc == 0)
-        rc = catalog_last_blocks(r->writer, keep_block, k, k->e);
+        rc = catalog_last_blocks(r->writer, 0, keep_block, k, k->e);
     if (rc == 0)
         rc = catalog_snapshots(r->writer, 0, 1, UINT64_MAX, false, visit_snapshot, k, k->e);
     if (rc == 0)

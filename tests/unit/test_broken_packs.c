@@ -232,6 +232,27 @@ static off_t end_of_data(struct world *w, bool spoil)
     return st.st_size;
 }
 
+/* The catalog cannot be told of it, as the disk is full: to a reader the pack is no damage, since
+ * nothing that anybody needs is gone. */
+static void test_a_cut_that_the_catalog_does_not_know(void **state)
+{
+    struct world *w = *state;
+    struct error e = ERROR_INIT;
+    struct repo *reader;
+
+    make_what_may_be_cut(w);
+    off_t before = end_of_data(w, false);
+    must_drop(w, (const uint64_t[]){2}, 1);
+    disk.catalog = ENOSPC;
+    be_short(w);
+    assert_true(end_of_data(w, false) < before);
+    OK(open_repo(w->path, REPO_READ, NULL, &reader, &e), e);
+    verify(reader);
+    repo_close(reader);
+    disk.catalog = 0;
+    check_rebuild(w);
+}
+
 static uint64_t damage_in_news(struct world *w)
 {
     const struct verify_part part = {.repo = w->repo, .record_in = w->repo};
@@ -359,6 +380,7 @@ int main(void)
         cmocka_unit_test_setup_teardown(test_a_fence_outlives_what_is_given_back, setup, teardown),
         cmocka_unit_test_setup_teardown(test_what_a_folded_commit_names_stays, setup, teardown),
         cmocka_unit_test_setup_teardown(test_written_again_where_it_was_cut, setup, teardown),
+        cmocka_unit_test_setup_teardown(test_a_cut_that_the_catalog_does_not_know, setup, teardown),
         cmocka_unit_test_setup_teardown(test_what_comes_after_a_cut_is_verified, setup, teardown),
         cmocka_unit_test_setup_teardown(test_nothing_is_given_back_by_a_stale_catalog, setup,
                                         teardown),
