@@ -21,7 +21,7 @@
 
 #include <cmocka.h>
 
-enum { WAIT_MS = 30000, LINES = 3, BIG = 200000, HUGE_TEXT = 65 * 1024 * 1024 };
+enum { WAIT_MS = 120000, LINES = 3, BIG = 200000, HUGE_TEXT = 65 * 1024 * 1024 };
 
 struct fixture {
     struct scratch *scratch;

@@ -20,7 +20,7 @@
 
 #include <cmocka.h>
 
-enum { SEEN_MAX = 100000, WAIT_MS = 20000 };
+enum { SEEN_MAX = 100000, WAIT_MS = 120000 };
 
 struct seen {
     char *path, *to; /* to: of a rename */
@@ -673,27 +673,32 @@ static void without_an_instance_everything_is_polled(void **state)
     in_own_namespace(*state, with_no_instance);
 }
 
+static void touch_mode(const struct fixture *f, const char *path)
+{
+    char full[512];
+
+    snprintf(full, sizeof(full), "%s/%s", f->root_path, path);
+    assert_int_equal(chmod(full, 0600), 0);
+}
+
 static void after_an_overflow_everything_is_told_and_nothing_is_stale(void **state)
 {
-    static const char limit[] = "/proc/sys/fs/inotify/max_queued_events";
     struct fixture *f = *state;
-    char was[32] = "";
-    int fd = open(limit, O_RDWR | O_CLOEXEC);
+    char limit[32] = "";
+    int fd = open("/proc/sys/fs/inotify/max_queued_events", O_RDONLY | O_CLOEXEC);
 
-    if (fd < 0)
-        skip();
-    assert_true(read(fd, was, sizeof(was) - 1) > 0);
-    act("cd %s; mkdir -p a/b c", f->root_path);
-    assert_int_equal(pwrite(fd, "16", 2, 0), 2);
-    start(f);
-    assert_int_equal(pwrite(fd, was, strlen(was), 0), (ssize_t)strlen(was));
+    assert_true(fd >= 0);
+    assert_true(read(fd, limit, sizeof(limit) - 1) > 0);
     close(fd);
+    act("cd %s; mkdir -p a/b c; touch f1 f2", f->root_path);
+    start(f);
     catch_up(f);
     forget_seen(f);
+    /* As many as the queue takes: the limit is everybody's, so it is not made less for this. */
+    for (long i = 0; i <= atol(limit); i++)
+        touch_mode(f, i % 2 ? "f1" : "f2");
     /* Lost: the renames, the removal and the new folder. */
-    act("cd %s; for i in 1 2 3 4 5 6 7 8 9 10 11 12 13 14 15 16 17 18 19; do echo x >f$i; done;"
-        "mv a z; rmdir c; mkdir -p new/deep",
-        f->root_path);
+    act("cd %s; mv a z; rmdir c; mkdir -p new/deep", f->root_path);
     catch_up(f);
     assert_true(watch_tree_overflows(f->tree) > 0);
     assert_true(how_of(f, "") & WATCH_TREE);
