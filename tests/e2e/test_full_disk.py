@@ -100,13 +100,17 @@ def killed_while_full(scratch):
         wk.wk("-r", disk.repo, "save", root, "--name", "before")
         state = wk.tree(root)
         wk.write(os.path.join(root, "big"), os.urandom(40 * MIB))
-        p = subprocess.Popen([wk.BIN, "-r", disk.repo, "save", root], stdin=subprocess.DEVNULL,
-                             stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
-                             env=wk.environment())
-        wk.until(lambda: disk.free() <= 8 * MIB or p.poll() is not None, "a disk nearly full",
-                 pace=0)
-        p.send_signal(signal.SIGKILL)
-        p.wait()
+
+        def killed_with_all_it_wrote():
+            """Not after it has found the disk full and given all back."""
+            p = subprocess.Popen([wk.BIN, "-r", disk.repo, "save", root], stdin=subprocess.DEVNULL,
+                                 stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
+                                 env=wk.environment())
+            wk.until(lambda: disk.free() <= 8 * MIB or p.poll() is not None, "a disk nearly full",
+                     pace=0)
+            p.send_signal(signal.SIGKILL)
+            return p.wait() == -signal.SIGKILL and disk.free() <= 8 * MIB
+        wk.until(killed_with_all_it_wrote, "a kill while the disk is nearly full")
         os.remove(os.path.join(root, "big"))
         wk.write(disk.ballast, bytes(max(0, disk.free() - 128 * 1024)))
         wk.write(os.path.join(root, "more"), os.urandom(2 * MIB))
