@@ -88,7 +88,7 @@ def given_up_until_the_next(scratch):
     os.rename(os.path.join(scratch, "two"), os.path.join(scratch, "three"))
     wk.until(lambda: len(s.told()) >= 2, "both to be told")
     assert sorted(t["watch"] for t in s.told()) == ["bot", "two"], s.told()
-    assert "alert-failed" not in s.codes(), s.status()
+    wk.until(lambda: "alert-failed" not in s.codes(), "its failure to be over")
     s.stop()
 
 
@@ -134,13 +134,13 @@ def cannot_be_started(scratch):
 
 
 def quick(s):
-    """Saves are not held up."""
+    """Saves are not held up, which would be for the 30 s that the program has."""
     for i in range(10):
         wk.replace(os.path.join(s.root, "a.json"), '{"n": %d}' % i)
         begun = time.monotonic()
         assert s.save("bot")["exit"] == 0
         took = time.monotonic() - begun
-        assert took < wk.PATIENCE / 12, took
+        assert took < 20, took
 
 
 def space_is_told(scratch):
@@ -226,21 +226,17 @@ def told_failure(s):
 
 
 def waits(service):
-    wk.until(lambda: list(children(service)), "the program to be at work")
+    wk.until(lambda: wk.children(service.pid()), "the program to be at work")
     quick(service)
     return wk.until(lambda: told_failure(service), "the time-out", 90, pace=0.3)[0]
 
 
-def children(s):
-    """Of the service."""
-    for task in os.listdir("/proc/%d/task" % s.pid()):
-        with open("/proc/%d/task/%s/children" % (s.pid(), task)) as f:
-            yield from f.read().split()
-
-
-def all_ended(pids):
-    return not any(os.path.exists("/proc/%s/status" % p) and
-                   "\nState:\tZ" not in open("/proc/%s/status" % p).read() for p in pids)
+def ended(pid):
+    try:
+        with open("/proc/%s/status" % pid) as f:
+            return "\nState:\tZ" in f.read()
+    except OSError:
+        return True
 
 
 def holds_up_nothing(scratch):
@@ -264,12 +260,12 @@ def holds_up_nothing(scratch):
                                program(frozen + ".d", "echo x > %s/file\n" % frozen))
         for s in (hanging, unread):
             assert "did not end within 30 s and was killed" in waits(s), told_failure(s)
-        wk.until(lambda: all_ended(open(pids).read().split()), "its processes to be gone")
+        wk.until(lambda: all(map(ended, open(pids).read().split())), "its processes to be gone")
         waits(writing)  # which tells that for a second only, until it tries again
         assert "did not end within 30 s and cannot be killed" in writing.log_text()
         wk.until(lambda: "cannot be killed yet" in told_failure(writing)[0], "the next try",
                  pace=0.3)
-        assert len(list(children(writing))) == 1
+        assert len(wk.children(writing.pid())) == 1
         for s in (hanging, unread, writing):
             s.stop()
     finally:

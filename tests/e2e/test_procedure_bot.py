@@ -54,13 +54,13 @@ def a_folder_a_day(scratch):
             s.cli("archive", "bot", "--name", "before-update", "--meta", "release=2.0")
         s.night()
         found = s.archives("automatic")[-1]
-        assert re.fullmatch(r"backup_2031-03-%02d_03-00-0\d" % day, found["name"]), found
+        assert re.fullmatch(r"backup_2031-03-%02d_03-00-\d\d" % day, found["name"]), found
         folder = os.path.join(place, "bot", "automatic", found["name"])
         assert found["path"] == folder and found["format"] == "directory" and found["verified"]
         assert coins(folder) == day, "the folder of that day has that day's state"
         with open(os.path.join(folder, "metadata.json")) as f:
             meta = json.load(f)
-        assert meta["backup_date"].startswith("2031-03-%02d 03:00:0" % day), meta
+        assert meta["backup_date"].startswith("2031-03-%02d 03:00:" % day), meta
         assert meta["file_count"] == 2 and meta["watch"] == "bot" and meta["zone"] == "+00:00"
         assert sorted(x["path"] for x in meta["files_backed_up"]) == ["guilds/10.json",
                                                                       "users.json"]

@@ -40,7 +40,7 @@ def every_six_hours(scratch):
         s.at("%02d:00:01" % ((18 + 6 * i) % 24), "archive")
         wk.until(lambda: s.done("prune") > pruned, "the prune after it")
         made.append(s.archives("automatic")[-1]["name"])
-        assert re.match(r"backup_2031-03-0\d_%02d-00-0" % ((18 + 6 * i) % 24), made[-1]), made
+        assert re.match(r"backup_2031-03-0\d_%02d-00-" % ((18 + 6 * i) % 24), made[-1]), made
         left = [x["name"] for x in s.archives()]
         assert left[-3:] == made[-3:] and len(left) <= 6, (left, made)
         # The newest of each of the last three days is never among those that go.

@@ -4,6 +4,7 @@ import json
 import os
 import signal
 import socket
+import threading
 import time
 
 import wk
@@ -89,13 +90,17 @@ def the_service_manager_hears_of_it(scratch):
     os.mkdir(root)
     wk.write(os.path.join(root, "a"), "1")
     manager = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
-    manager.settimeout(wk.PATIENCE)
     manager.bind(os.path.join(scratch, "notify"))
     heard = []
 
-    def hear(what):
-        while what not in heard:
+    def listen():
+        """All the time: a socket that is full takes nothing more."""
+        while True:
             heard.extend(manager.recv(4096).decode().splitlines())
+    threading.Thread(target=listen, daemon=True).start()
+
+    def hear(what):
+        wk.until(lambda: what in heard, what)
         heard.clear()
     env = wk.environment(STATE_DIRECTORY=os.path.join(scratch, "state"), WATCHDOG_USEC="400000",
                          NOTIFY_SOCKET=os.path.join(scratch, "notify"))
