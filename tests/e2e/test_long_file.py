@@ -15,6 +15,7 @@ def make(scratch):
     with open(os.path.join(root, "plain"), "wb") as f:
         for i in range(400):
             f.write(b"%08d" % i + piece[8:])
+    piece = os.urandom(256 << 10)  # they have no content in common that could be damaged in both
     with open(os.path.join(root, "sparse"), "wb") as f:
         for i in range(100):
             f.seek(i * 3 * MIB + 5000)

@@ -47,7 +47,7 @@ def printed(text, word):
 def demo(scratch):
     p, text = start(scratch)
     wk.until(lambda: len(re.findall(r"snapshot \d+", text())) >= 4 or
-             (p.poll() is not None and text()), "four snapshots of the demo app", 300)
+             (p.poll() is not None and text()), "four snapshots of the demo app", 600)
     assert p.poll() is None, text()
     listed = shell(printed(text(), "list"))
     assert len(listed.strip().split("\n")) >= 4, listed
@@ -71,7 +71,7 @@ def folder(scratch):
     wk.write(os.path.join(data, "a.json"), "1")
     p, text = start(scratch, data)
     wk.until(lambda: re.search(r"snapshot \d+", text()) or p.poll() is not None,
-             "the first snapshot", 300)
+             "the first snapshot", 600)
     seen = len(re.findall(r"snapshot \d+", text()))
     wk.replace(os.path.join(data, "a.json"), "2")
     wk.until(lambda: len(re.findall(r"snapshot \d+", text())) > seen, "the change's snapshot")

@@ -77,11 +77,7 @@ def test_a_save_that_was_asked_for(scratch):
 
 def helper_runs(s):
     """The service has started the deaf helper, which it does for the first database."""
-    for task in os.listdir("/proc/%d/task" % s.pid()):
-        with open("/proc/%d/task/%s/children" % (s.pid(), task)) as f:
-            if f.read().split():
-                return True
-    return False
+    return wk.children(s.pid())
 
 
 wk.main(test_first_saves_of_other_watches, test_a_save_that_was_asked_for)

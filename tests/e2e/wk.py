@@ -24,6 +24,9 @@ BIN = os.environ.get("WK_BIN") or sys.exit("WK_BIN is not set; run through ctest
 SANITIZED = bool(os.environ.get("WK_SANITIZE"))
 PATIENCE = 180 if SANITIZED else 60
 
+# Whoever starts the tests may ignore these, as nohup does; the programs would inherit that.
+signal.signal(signal.SIGHUP, signal.SIG_DFL)
+signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 def _open_to_all():
@@ -290,6 +293,18 @@ class Service:
     def log_text(self):
         with open(self.log, errors="replace") as f:
             return f.read()
+
+
+# ---- processes ----
+
+def children(pid):
+    """The processes that any thread of this one has started."""
+    out = []
+    for task in os.listdir("/proc/%d/task" % pid):
+        with contextlib.suppress(OSError):  # it has ended meanwhile
+            with open("/proc/%d/task/%s/children" % (pid, task)) as f:
+                out += map(int, f.read().split())
+    return out
 
 
 # ---- trees ----
