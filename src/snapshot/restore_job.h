@@ -189,6 +189,7 @@ struct restore_subject {
 /* What may not be set makes a warning; an error says that the target fails. */
 int restore_metadata(struct restore_job *j, const struct restore_subject *s, const struct node *n,
                      struct error *e);
+bool restore_has_xattr(const struct node *n, const char *name);
 /* Anything but a file or folder: 0, or an errno. */
 int restore_make_special(const struct node *n, int dir, const char *name);
 /* Warnings of what was saved with a flaw. */

@@ -13,15 +13,6 @@
 
 #include "base/banned.h"
 
-static bool has_xattr(const struct node *n, const char *name)
-{
-    for (uint32_t i = 0; i < n->xattr_count; i++) {
-        if (strcmp(n->xattrs[i].name, name) == 0)
-            return true;
-    }
-    return false;
-}
-
 static bool is_acl(const char *name)
 {
     return strncmp(name, "system.posix_acl_", strlen("system.posix_acl_")) == 0;
@@ -55,7 +46,8 @@ static int drop_xattrs(int fd, const struct node *old, const struct node *n, str
 {
     for (uint32_t i = 0; i < old->xattr_count; i++) {
         const char *name = old->xattrs[i].name;
-        if (!has_xattr(n, name) && fileops->remove_xattr(fd, name) != 0 && restore_fatal(errno))
+        if (!restore_has_xattr(n, name) && fileops->remove_xattr(fd, name) != 0 &&
+            restore_fatal(errno))
             return error_sys(e, errno, "cannot set its metadata");
     }
     return 0;

@@ -5,6 +5,7 @@
 #include "snapshot/restore_job.h"
 
 #include "base/text.h"
+#include "capture/file_read.h"
 #include "io/fileops.h"
 #include "io/safe_path.h"
 
@@ -333,18 +334,43 @@ void *restore_work(void *job)
 
 /* ---- folders, at the end ---- */
 
+bool restore_has_xattr(const struct node *n, const char *name)
+{
+    for (uint32_t i = 0; i < n->xattr_count; i++) {
+        if (strcmp(n->xattrs[i].name, name) == 0)
+            return true;
+    }
+    return false;
+}
+
 /* A folder that stood there before keeps nothing of its own that decides who may do what. */
-static void drop_stale_xattrs(int fd, const struct node *n)
+static void drop_stale_acls(int fd, const struct node *n)
 {
     static const char *const acls[] = {"system.posix_acl_access", "system.posix_acl_default"};
 
     for (size_t i = 0; i < sizeof(acls) / sizeof(acls[0]); i++) {
-        bool wanted = false;
-        for (uint32_t k = 0; k < n->xattr_count; k++)
-            wanted = wanted || strcmp(n->xattrs[k].name, acls[i]) == 0;
-        if (!wanted)
+        if (!restore_has_xattr(n, acls[i]))
             fileops->remove_xattr(fd, acls[i]); /* mostly there is none */
     }
+}
+
+/* In place what stood there is saved: a folder gets the attributes that it had, and no other. */
+static int drop_other_xattrs(int fd, const struct node *n, struct error *e)
+{
+    struct error ignored = ERROR_INIT;
+    struct node_xattr *there = NULL;
+    uint32_t count = 0;
+    int rc = 0;
+
+    xattrs_read(fd, -1, "", &there, &count, &ignored); /* as many as can be had */
+    for (uint32_t i = 0; i < count && rc == 0; i++) {
+        const char *name = there[i].name;
+        if (!restore_has_xattr(n, name) && fileops->remove_xattr(fd, name) != 0 &&
+            restore_fatal(errno))
+            rc = error_sys(e, errno, "cannot set the metadata of a folder");
+    }
+    xattrs_free(there);
+    return rc;
 }
 
 static int set_folder(struct restore_worker *w, const struct restore_folder *f, int root,
@@ -366,9 +392,12 @@ static int set_folder(struct restore_worker *w, const struct restore_folder *f, 
         close(fd); /* what lies on another file system is not restored in place */
     } else if (fd >= 0) {
         struct restore_subject s = {.fd = fd, .path = (const char *)w->path.data};
-        if (merged)
-            drop_stale_xattrs(fd, &n);
-        rc = restore_metadata(w->job, &s, &n, e);
+        if (w->job->live)
+            rc = drop_other_xattrs(fd, &n, e);
+        else if (merged)
+            drop_stale_acls(fd, &n);
+        if (rc == 0)
+            rc = restore_metadata(w->job, &s, &n, e);
         restore_tell_flags(w->job, &n, s.path);
         close(fd);
     }

@@ -259,6 +259,7 @@ def metadata_alone(scratch):
     acl = subprocess.run(["setfacl", "-m", "u:1234:rw,g:1235:r", os.path.join(root, "listed")],
                          capture_output=True).returncode == 0
     os.setxattr(os.path.join(root, "plain"), "user.old", b"1")
+    os.mkdir(os.path.join(root, "folder"))
     if mine:
         os.setxattr(os.path.join(root, "capable"), "security.capability",
                     b"\x01\0\0\x02\0\x04" + b"\0" * 14)
@@ -273,6 +274,7 @@ def metadata_alone(scratch):
     os.chmod(os.path.join(root, "listed"), 0o604)
     os.removexattr(os.path.join(root, "plain"), "user.old")
     os.setxattr(os.path.join(root, "plain"), "user.new", b"2")
+    os.setxattr(os.path.join(root, "folder"), "user.new", b"2")
     os.utime(os.path.join(root, "plain"), (1000, 1000))
     if mine:
         os.removexattr(os.path.join(root, "capable"), "security.capability")
@@ -286,7 +288,7 @@ def metadata_alone(scratch):
             wk.wk("-r", repo, "--json", "restore", "1", "--in-place", code=5).lines[:-1]}
     assert ("metadata", "listed") in told and ("metadata", "given") in told, told
     r = wk.wk("-r", repo, "--json", "restore", "1", "--in-place", "--confirm")
-    assert (r.summary["metadata"], r.summary["replaced"], r.summary["files"]) == (5, 0, 0), r
+    assert (r.summary["metadata"], r.summary["replaced"], r.summary["files"]) == (6, 0, 0), r
     wk.same(first, wk.tree(root), "restored")
     assert rows(path) == list(range(20)) and os.path.exists(path + "-wal"), "side files stay"
     wk.wk("-r", repo, "undo", "--confirm")
