@@ -103,6 +103,7 @@ struct archive_meta { /* gathered while the archive is written */
     struct archive_tail tail;
 };
 void archive_meta_release(struct archive_meta *m);
+/* Both in the order of the archive's entries. */
 void archive_meta_database(struct archive_meta *m, const char *path, uint64_t size);
 void archive_meta_file(struct archive_meta *m, const char *path, uint64_t size,
                        const struct hash *sha256);

@@ -133,8 +133,11 @@ static int note_item(struct tar_job *j, struct piece *p, struct piece_item *item
     }
     if (rc == 0 && item->hashed)
         rc = node_brief_decode(p->bytes.data + item->meta, item->meta_len, &b, e);
-    if (rc == 0 && item->hashed)
+    if (rc == 0 && item->hashed) {
         archive_meta_file(j->meta, piece_path(p, item), b.size, &item->sha256);
+        if (b.flags & NODE_SQLITE)
+            archive_meta_database(j->meta, piece_path(p, item), b.size);
+    }
     return rc == 0 ? 0 : archive_named(e, piece_path(p, item));
 }
 
@@ -495,8 +498,6 @@ static int visit_node(struct tar_job *j, const struct tree_entry *t, const struc
         return no_memory(e);
     if (!fresh)
         return add_link(j, t, n, e);
-    if (n->type == NODE_FILE && (n->flags & NODE_SQLITE))
-        archive_meta_database(j->meta, t->path, n->size);
     return add_entry(j, t, n, NULL, e);
 }
 

@@ -227,6 +227,24 @@ def databases_that_need_their_app(scratch):
     wk.same(wk.tree(root), wk.tree(back))
 
 
+def databases_of_several_kinds(scratch):
+    """Members stand by kind, and so not in the order of names: the databases among them are found all
+    the same when the archive is read back."""
+    root, conf = ready(scratch)
+    os.mkdir(root)
+    for i, name in enumerate(("a.sqlite", "b.db", "c.sqlite", "d", "e.db")):
+        database(os.path.join(root, name), 10 * i)
+    item, = archived(conf)
+    assert item["verified"] and not item["damaged"], item
+    told = wk.wk("-c", conf, "--json", "show", item["name"]).json["databases"]
+    assert sorted(d["path"] for d in told) == sorted(os.listdir(root)), told
+    with tarfile.open(item["path"]) as t:
+        names = [m.name.split("/", 1)[-1] for m in t.getmembers() if m.isfile()]
+    assert names != sorted(names), names
+    assert [d["path"] for d in told] == [n for n in names if n != "metadata.json"], told
+    assert wk.wk("-c", conf, "--json", "verify", item["name"]).summary["databases"] == len(told)
+
+
 def more_than_one_window(scratch):
     """So many that they are gathered several times, more than are made into one piece: each comes
     once, behind its folder, with what it holds."""
@@ -568,6 +586,6 @@ def left_by_a_kill(scratch):
 
 
 wk.main(odd_with_stock_tools, by_kind, more_than_one_window, longer_names_than_a_window,
-        databases_that_need_their_app, odd_as_a_folder, own_metadata, names_and_places, archives_inside_the_watch,
-        what_is_refused, a_full_disk, damage_makes_no_archive, damage_in_an_archive, hostile, through_the_service,
+        databases_that_need_their_app, databases_of_several_kinds, odd_as_a_folder, own_metadata,
+        names_and_places, archives_inside_the_watch, what_is_refused, a_full_disk, damage_makes_no_archive, damage_in_an_archive, hostile, through_the_service,
         left_by_a_kill)
