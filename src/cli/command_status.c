@@ -155,6 +155,17 @@ static int status_config(struct cli *cli, struct error *e)
     return 0;
 }
 
+/* A service that ends while it is asked has not answered: there is none then, or another. */
+static int ask_service(struct cli *cli, json_t *request, json_t **doc, struct error *e)
+{
+    int rc = reach_document(cli, request, doc, e);
+
+    if (rc != ERR_FAILED)
+        return rc;
+    error_clear(e);
+    return reach_document(cli, request, doc, e);
+}
+
 static int run(struct cli *cli, struct error *e)
 {
     json_t *request = json_pack("{s:s}", "command", "status");
@@ -164,7 +175,7 @@ static int run(struct cli *cli, struct error *e)
     if (cli->wait_ms > ANSWER_MAX_MS)
         cli->wait_ms = ANSWER_MAX_MS;
     if (rc == 0)
-        rc = request ? reach_document(cli, request, &doc, e)
+        rc = request ? ask_service(cli, request, &doc, e)
                      : error_sys(e, ENOMEM, "cannot ask the service");
     json_decref(request);
     if (rc == ERR_NOTFOUND || rc == ERR_BUSY) {

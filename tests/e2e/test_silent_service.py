@@ -4,6 +4,7 @@ import json
 import os
 import signal
 import socket
+import subprocess
 import threading
 import time
 
@@ -24,6 +25,11 @@ def start(scratch):
     os.mkdir(root)
     wk.write(os.path.join(root, "a"), "1")
     return root, wk.Service(scratch, {"data": {"path": root, "settle": "50ms"}})
+
+
+def waits_for_an_answer(pid):
+    with open("/proc/%d/wchan" % pid) as f:
+        return "unix_stream" in f.read()
 
 
 def who_asks_is_told(scratch):
@@ -62,6 +68,23 @@ def status_tells(scratch):
         assert "does not answer" in s.cli("--wait", "1s", "status", code=7).out
         s.cli("status", code=7, timeout=wk.PATIENCE)
     wk.until(lambda: s.cli("status", code=None).code == 0, "the service to answer again")
+    s.stop()
+
+
+def ends_while_it_is_asked(scratch):
+    """Then it does not run, and `status` says how things stand all the same."""
+    root, s = start(scratch)
+    with stopped(s):
+        asking = subprocess.Popen([wk.BIN, "-c", s.conf, "--json", "status"], text=True,
+                                  stdout=subprocess.PIPE, stderr=subprocess.PIPE,
+                                  env=wk.environment())
+        wk.until(lambda: waits_for_an_answer(asking.pid), "the command to wait for its answer")
+        s.kill()
+        out, err = asking.communicate(timeout=wk.PATIENCE)
+        s.start()
+    assert asking.returncode == 8 and not err, (asking.returncode, out, err)
+    told = json.loads(out)
+    assert not told["service"]["running"] and told["watches"][0]["snapshots"] == 1, told
     s.stop()
 
 
@@ -116,4 +139,5 @@ def the_service_manager_hears_of_it(scratch):
     hear("STOPPING=1")
 
 
-wk.main(the_service_manager_hears_of_it, who_asks_is_told, reading_goes_on, status_tells, a_long_save_is_not_cut_off)
+wk.main(the_service_manager_hears_of_it, who_asks_is_told, reading_goes_on, status_tells,
+        ends_while_it_is_asked, a_long_save_is_not_cut_off)
