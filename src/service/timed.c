@@ -18,6 +18,12 @@ struct timed_jobs {
     struct alarm *alarm;
     uv_fs_event_t *zone; /* of /etc, for a change of /etc/localtime; may be NULL */
     bool held;           /* a job that is due could not run */
+    struct service *service;
+    struct job reading; /* of what was done last */
+    bool is_reading, read_again;
+    struct timed_pasts past; /* the reading's, as are these */
+    struct error read_error;
+    int read_rc;
 };
 
 /* ---- clocks ---- */
@@ -145,78 +151,73 @@ static void moved(void *ctx, const struct timed *t)
 
 /* ---- what was done last ---- */
 
-struct known {
-    struct service *service;
-    struct catalog *catalog;
-};
-
-static int take_mark(void *ctx, uint64_t sequence, const struct mark *m)
+static bool is_of(const struct timed *t, const char *watch)
 {
-    static const uint8_t none[WATCH_ID_LEN];
-    struct known *k = ctx;
-    struct schedule *schedule = k->service->timed->schedule;
-    struct watch_row w = {0};
-    struct error ignored = ERROR_INIT;
-    const char *blank = m->text ? strchr(m->text, ' ') : NULL;
-    bool all = memcmp(m->watch_id, none, sizeof(none)) == 0;
-
-    if (m->type != MARK_STATE || !blank ||
-        (!all && catalog_watch_by_id(k->catalog, m->watch_id, &w, &ignored) != 0))
-        return 0;
-    for (int kind = 0; kind < TIMED_KINDS; kind++) {
-        const char *word = timed_word((enum timed_kind)kind);
-        struct timed *t = schedule_find(schedule, (enum timed_kind)kind, all ? NULL : w.name);
-        if (t && strlen(word) == (size_t)(blank - m->text) &&
-            strncmp(m->text, word, strlen(word)) == 0)
-            schedule_known(schedule, t, blank + 1);
-    }
-    watch_row_release(&w);
-    return 0;
+    return !t->watch || strcmp(t->watch, watch) == 0;
 }
 
-static int take_time(void *ctx, const struct snapshot_row *row)
+static void take_past(struct service *s, const struct timed_past *p)
 {
-    *(int64_t *)ctx = row->commit.time.s;
-    return 1; /* the first is enough */
-}
-
-/* A job that has left no state could have run since there is something that it works on. */
-static int known_by_first(struct known *k, const struct watch_row *w, struct error *e)
-{
-    struct schedule *schedule = k->service->timed->schedule;
+    struct schedule *schedule = s->timed->schedule;
     struct timed *t;
-    int64_t first = 0;
 
-    int rc = catalog_snapshots(k->catalog, w->serial, 1, UINT64_MAX, false, take_time, &first, e);
-    if (rc <= 0)
-        return rc;
-    for (t = schedule_first(schedule); t; t = LIST_NEXT(t, link)) {
-        if (!t->watch || strcmp(t->watch, w->name) == 0)
-            schedule_known_since(schedule, t, first);
+    if (p->state) {
+        t = schedule_find(schedule, p->kind, p->watch);
+        if (t)
+            schedule_known(schedule, t, p->state);
+        return;
     }
-    return 0;
+    for (t = schedule_first(schedule); t; t = LIST_NEXT(t, link)) {
+        if (is_of(t, p->watch))
+            schedule_known_since(schedule, t, p->first);
+    }
 }
 
-static int read_known(struct service *s, struct error *e)
+static void run_reading(struct job *job)
 {
-    struct known k = {.service = s};
-    struct watch_row *rows = NULL;
-    size_t count = 0;
-    int rc = repo_catalog_open(s->repo, &k.catalog, e);
+    struct timed_jobs *t =
+        (struct timed_jobs *)((char *)job - offsetof(struct timed_jobs, reading));
+    struct service *s = t->service;
 
-    if (rc != 0)
-        return rc;
-    rc = catalog_marks(k.catalog, take_mark, &k, e);
-    if (rc == 0)
-        rc = catalog_watches(k.catalog, &rows, &count, e);
-    for (size_t i = 0; i < count; i++) {
-        if (rc == 0)
-            rc = known_by_first(&k, &rows[i], e);
-        watch_row_release(&rows[i]);
-    }
-    free(rows);
-    repo_catalog_close(s->repo, k.catalog);
-    return rc;
+    pthread_rwlock_rdlock(&s->store_lock);
+    t->read_rc = timed_past_read(s->repo, &t->past, &t->read_error);
+    pthread_rwlock_unlock(&s->store_lock);
+}
+
+static void read_past(struct service *s);
+
+static void on_read(struct job *job)
+{
+    struct timed_jobs *t =
+        (struct timed_jobs *)((char *)job - offsetof(struct timed_jobs, reading));
+    struct service *s = t->service;
+
+    t->is_reading = false;
+    if (t->read_rc != 0)
+        log_warn("when the timed jobs ran last cannot be read: %s", t->read_error.message);
+    for (size_t i = 0; t->read_rc == 0 && i < t->past.count; i++)
+        take_past(s, &t->past.list[i]);
+    timed_past_release(&t->past);
+    if (t->read_again && !s->stopping)
+        read_past(s);
+    if (!s->stopping)
+        timed_look(s);
+    service_stop_on(s);
+    service_rearm(s);
+}
+
+/* By a worker: whoever makes the catalog anew has those who ask for it wait. */
+static void read_past(struct service *s)
+{
+    struct timed_jobs *t = s->timed;
+
+    t->read_again = t->is_reading;
+    if (t->is_reading)
+        return;
+    t->is_reading = true;
+    t->read_error = (struct error)ERROR_INIT;
+    t->reading = (struct job){.rank = JOB_ARCHIVE, .run = run_reading, .done = on_read};
+    jobs_push(s->jobs, &t->reading);
 }
 
 void timed_saved(struct service *s, const char *watch)
@@ -225,8 +226,12 @@ void timed_saved(struct service *s, const char *watch)
     bool look = s->timed->held;
 
     for (t = schedule_first(s->timed->schedule); t; t = LIST_NEXT(t, link)) {
-        if (t->known || (t->watch && strcmp(t->watch, watch) != 0))
+        if (t->known || !is_of(t, watch))
             continue;
+        if (s->timed->is_reading) { /* it may have run before, which counts more */
+            s->timed->read_again = true;
+            continue;
+        }
         schedule_known_since(s->timed->schedule, t, clock_wall().s);
         look = true;
     }
@@ -279,7 +284,6 @@ static void drop_old(struct service *s)
 void timed_configure(struct service *s)
 {
     const struct config *c = s->config;
-    struct error e = ERROR_INIT;
 
     schedule_retries(s->timed->schedule, (unsigned)config_number(c, "retry", NULL, "attempts"),
                      config_number(c, "retry", NULL, "delay"));
@@ -290,8 +294,7 @@ void timed_configure(struct service *s)
         set_rule(s, TIMED_PRUNE, watch, timed_rule(c, TIMED_PRUNE, watch));
     }
     set_rule(s, TIMED_VERIFY, NULL, timed_rule(c, TIMED_VERIFY, NULL));
-    if (read_known(s, &e) != 0)
-        log_warn("when the timed jobs ran last cannot be read: %s", e.message);
+    read_past(s);
 }
 
 /* ---- the loop ---- */
@@ -353,6 +356,8 @@ int timed_open(struct service *s, struct error *e)
     struct timed_jobs *t = calloc(1, sizeof(*t));
 
     s->timed = t;
+    if (t)
+        t->service = s;
     if (!t || !(t->schedule = schedule_new(&clock, &calls)))
         return error_sys(e, ENOMEM, "cannot set up the timed jobs");
     int rc = alarm_open(&s->loop, ALARM_WALL, on_wall, s, &t->alarm, e);
@@ -373,6 +378,7 @@ void timed_close(struct service *s)
     if (t->zone)
         uv_close((uv_handle_t *)t->zone, free_handle);
     schedule_free(t->schedule);
+    timed_past_release(&t->past);
     free(t);
     s->timed = NULL;
 }

@@ -2,7 +2,7 @@
  * repository (used in src/service only).
  *
  * A job's state is a mark in the packs (MARK_STATE), written by the job when its work is done; each
- * failed run is an event there. The loop thread's, but for timed_work. */
+ * failed run is an event there. The loop thread's, but for what workers do. */
 #ifndef WK_SERVICE_TIMED_H
 #define WK_SERVICE_TIMED_H
 
@@ -13,7 +13,7 @@
 
 struct timed_jobs;
 
-/* After the keepers: reads what was done last. */
+/* What was done last is read by a worker from now on; until it is known no job runs. */
 int timed_open(struct service *s, struct error *e);
 void timed_close(struct service *s); /* no job at work */
 /* When that job runs by these settings, "off": never; of verification watch is NULL. Any thread. */
@@ -32,6 +32,22 @@ void timed_settled(struct service *s, enum timed_kind kind, const char *watch);
 struct wall_time timed_next(struct service *s, enum timed_kind kind, const char *watch);
 /* Problems of jobs that have failed for good. */
 void timed_status(struct service *s, json_t *doc);
+
+/* ---- timed_past.c: in the worker ---- */
+
+struct timed_past { /* one thing that the packs know */
+    char *watch;    /* NULL: of all */
+    char *state;    /* of that kind of job, as timed_state said; NULL: it is the time ... */
+    enum timed_kind kind;
+    int64_t first; /* ... of the watch's first snapshot that is kept */
+};
+struct timed_pasts {
+    struct timed_past *list;
+    size_t count;
+};
+/* *out is zeroed; the states come first. */
+int timed_past_read(struct repo *repo, struct timed_pasts *out, struct error *e);
+void timed_past_release(struct timed_pasts *p);
 
 /* ---- timed_work.c: in the worker ---- */
 

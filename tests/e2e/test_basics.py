@@ -195,16 +195,7 @@ def interrupted_save_goes_on_in_the_service(scratch):
         os.kill(s.pid(), signal.SIGSTOP)
         p = subprocess.Popen([wk.BIN, "-c", s.conf, *flags, "save", "data"], env=wk.environment(),
                              stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
-
-        def waits():
-            """It sleeps with a socket open: the request is sent, the answer is to come."""
-            of = "/proc/%d/" % p.pid
-            try:
-                return open(of + "stat").read().rpartition(")")[2].split()[0] == "S" and any(
-                    os.readlink(of + "fd/" + fd).startswith("socket:") for fd in os.listdir(of + "fd"))
-            except OSError:  # one that it has closed meanwhile
-                return False
-        wk.until(waits, "the command to wait")
+        wk.until(lambda: wk.waits_on_socket(p.pid), "the command to wait")
         p.send_signal(signal.SIGINT)
         out, err = p.communicate(timeout=wk.PATIENCE)
         os.kill(s.pid(), signal.SIGCONT)

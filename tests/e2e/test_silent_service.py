@@ -27,11 +27,6 @@ def start(scratch):
     return root, wk.Service(scratch, {"data": {"path": root, "settle": "50ms"}})
 
 
-def waits_for_an_answer(pid):
-    with open("/proc/%d/wchan" % pid) as f:
-        return "unix_stream" in f.read()
-
-
 def who_asks_is_told(scratch):
     root, s = start(scratch)
     with stopped(s):
@@ -78,7 +73,7 @@ def ends_while_it_is_asked(scratch):
         asking = subprocess.Popen([wk.BIN, "-c", s.conf, "--json", "status"], text=True,
                                   stdout=subprocess.PIPE, stderr=subprocess.PIPE,
                                   env=wk.environment())
-        wk.until(lambda: waits_for_an_answer(asking.pid), "the command to wait for its answer")
+        wk.until(lambda: wk.waits_on_socket(asking.pid), "the command to wait for its answer")
         s.kill()
         out, err = asking.communicate(timeout=wk.PATIENCE)
         s.start()
@@ -139,5 +134,22 @@ def the_service_manager_hears_of_it(scratch):
     hear("STOPPING=1")
 
 
-wk.main(the_service_manager_hears_of_it, who_asks_is_told, reading_goes_on, status_tells,
-        ends_while_it_is_asked, a_long_save_is_not_cut_off)
+def a_reload_waits_for_no_catalog(scratch):
+    """While the catalog is made anew, which may take long, the service goes on hearing."""
+    root = os.path.join(scratch, "data")
+    os.mkdir(root)
+    s = wk.Service(scratch, {"data": {"path": root, "settle": "50ms"}},
+                   wrapper=["strace", "-f", "-qq", "-o", "/dev/null", "-P", "catalog.db", "-e",
+                            "inject=unlinkat:delay_exit=10000000"])
+    catalog = os.path.join(s.repo, "catalog.db")
+    rebuild = subprocess.Popen([wk.BIN, "-c", s.conf, "rebuild"], env=wk.environment())
+    wk.until(lambda: not os.path.exists(catalog), "the catalog to be made anew")
+    s.set("archive", at="03:00", path=os.path.join(scratch, "archives"))
+    assert rebuild.poll() is None, "the reload has waited for it, or it was too quick to show that"
+    assert rebuild.wait(wk.PATIENCE) == 0
+    wk.until(lambda: s.status()["watches"][0]["next_archive"], "the new job to be known")
+    s.stop()
+
+
+wk.main(a_reload_waits_for_no_catalog, the_service_manager_hears_of_it, who_asks_is_told,
+        reading_goes_on, status_tells, ends_while_it_is_asked, a_long_save_is_not_cut_off)

@@ -309,6 +309,18 @@ def children(pid):
     return out
 
 
+def waits_on_socket(pid):
+    """It sleeps with a socket open: the request is sent, the answer is to come."""
+    of = "/proc/%d/" % pid
+    try:
+        with open(of + "stat") as f:
+            asleep = f.read().rpartition(")")[2].split()[0] == "S"
+        return asleep and any(os.readlink(of + "fd/" + fd).startswith("socket:")
+                              for fd in os.listdir(of + "fd"))
+    except OSError:  # one that it has closed meanwhile
+        return False
+
+
 # ---- trees ----
 
 def _digest(path):
