@@ -175,6 +175,26 @@ static void give_back_if_short(struct repo *r)
         repo_give_back(r, &ignored);
 }
 
+/* One that cannot be had is in the way of a rebuild only, which sets it aside: nobody else knows
+ * whether somebody is about to mend it. */
+static int open_file_of_writer(struct repo *r, struct error *e)
+{
+    char quoted[300];
+
+    if (r->distrust || r->catalog_broken)
+        return error_set(e, ERR_CATALOG, "it failed");
+    int rc = repo_catalog_open_writer(r, e);
+    const struct error why = *e;
+    if (rc != ERR_DENIED)
+        return rc;
+    if (r->past_unread)
+        return error_set(e, ERR_CATALOG, "%s", why.message);
+    return error_set(e, rc,
+                     "%s: let the repository's owner read and write '%s/" CATALOG_FILE "', or have "
+                     "it made anew: watchkeep rebuild",
+                     why.message, text_escape(r->path, quoted, sizeof(quoted)));
+}
+
 static int open_catalog(struct repo *r, struct error *e)
 {
     struct error why = ERROR_INIT;
@@ -182,8 +202,7 @@ static int open_catalog(struct repo *r, struct error *e)
 
     if (fstatat(r->dirfd, CATALOG_FILE, &st, AT_SYMLINK_NOFOLLOW) < 0 && errno == ENOENT)
         without_catalog(r);
-    int rc = r->distrust || r->catalog_broken ? error_set(&why, ERR_CATALOG, "it failed")
-                                              : repo_catalog_open_writer(r, &why);
+    int rc = open_file_of_writer(r, &why);
     if (rc == 0)
         rc = repo_replay_needed(r, r->writer, &why);
     if (rc == ERR_CATALOG)

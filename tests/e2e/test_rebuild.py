@@ -96,6 +96,28 @@ def catalog_comes_back(scratch):
     assert wk.wk("-r", repo, "--json", "save", "data").summary["snapshot"] > last
 
 
+def one_that_cannot_be_opened(scratch):
+    """Who needs the catalog names it and what to do; that it can be read and written is not guessed
+    at, but `rebuild` puts it out of the way."""
+    repo = os.path.join(scratch, "repo")
+    root, states = make(scratch, repo)
+    before = views(repo)
+    catalog = os.path.join(repo, "catalog.db")
+    os.rename(catalog, catalog + ".away")
+    os.mkdir(catalog)  # which stops root too
+    wk.write(os.path.join(catalog, "kept"), "somebody's")
+    wk.write(os.path.join(root, "more"), "more")
+    r = wk.wk("-r", repo, "save", "data", code=12)
+    assert catalog in r.err and "watchkeep rebuild" in r.err, r
+    assert os.path.isdir(catalog)
+    wk.wk("-r", repo, "rebuild")
+    assert views(repo) == before
+    check(repo, {"n3": states["n3"]}, scratch)
+    wk.wk("-r", repo, "save", "data")
+    aside = [n for n in os.listdir(repo) if n.startswith("catalog.db.damaged-")]
+    assert len(aside) == 1 and os.listdir(os.path.join(repo, aside[0])) == ["kept"], aside
+
+
 def readers_need_nothing(scratch):
     wk.need_root()
     repo = os.path.join(scratch, "repo")
@@ -170,4 +192,4 @@ def copied_while_saving(scratch):
     s.stop()
 
 
-wk.main(catalog_comes_back, readers_need_nothing, copied_while_saving)
+wk.main(catalog_comes_back, one_that_cannot_be_opened, readers_need_nothing, copied_while_saving)
