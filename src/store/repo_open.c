@@ -166,13 +166,16 @@ static void without_catalog(struct repo *r)
 }
 
 /* What a save left that found the disk full goes before the catalog grows; but for commits that it
- * does not know yet: they may need what it takes for dead. */
+ * does not know yet: they may need what it takes for dead. While somebody reads it waits for idle
+ * time. */
 static void give_back_if_short(struct repo *r)
 {
     struct error ignored = ERROR_INIT;
 
-    if (repo_space_is_short(r))
-        repo_give_back(r, &ignored);
+    if (!repo_space_is_short(r))
+        return;
+    r->short_of_space = true;
+    repo_give_back(r, &ignored);
 }
 
 /* One that cannot be had is in the way of a rebuild only, which sets it aside: nobody else knows

@@ -127,7 +127,8 @@ struct repo {
     bool catalog_broken; /* it failed us: that file is not used again */
     bool refuse;         /* a fence could not be flushed */
     bool keeps_reserve, reserve_given;
-    bool short_of_space; /* a save failed for it, and left bytes that nothing needs */
+    bool short_of_space; /* something failed for it, or the open found little: what nothing needs
+                            is given back */
     struct pack *log, *data;
     struct fence *ending; /* full data packs on their way to the disk; how much of each is there */
     size_t ending_count;

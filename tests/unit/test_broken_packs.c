@@ -232,6 +232,29 @@ static off_t end_of_data(struct world *w, bool spoil)
     return st.st_size;
 }
 
+/* A repository that is opened while the disk is full and somebody reads: as soon as nobody does any
+ * more the bytes are given back, before a save has to fail for them. */
+static void test_given_back_when_the_reader_has_gone(void **state)
+{
+    struct world *w = *state;
+    struct error e = ERROR_INIT;
+    struct repo *reader;
+
+    make_what_may_be_cut(w);
+    off_t before = end_of_data(w, false);
+    must_drop(w, (const uint64_t[]){2}, 1);
+    OK(open_repo(w->path, REPO_READ, NULL, &reader, &e), e);
+    disk.short_of_space = true;
+    reopen(w);
+    OK(repo_idle(w->repo, &e), e);
+    assert_int_equal(end_of_data(w, false), before);
+    repo_close(reader);
+    OK(repo_idle(w->repo, &e), e);
+    assert_true(end_of_data(w, false) < before);
+    disk.short_of_space = false;
+    check_rebuild(w);
+}
+
 /* The catalog cannot be told of it, as the disk is full: to a reader the pack is no damage, since
  * nothing that anybody needs is gone. */
 static void test_a_cut_that_the_catalog_does_not_know(void **state)
@@ -380,6 +403,7 @@ int main(void)
         cmocka_unit_test_setup_teardown(test_a_fence_outlives_what_is_given_back, setup, teardown),
         cmocka_unit_test_setup_teardown(test_what_a_folded_commit_names_stays, setup, teardown),
         cmocka_unit_test_setup_teardown(test_written_again_where_it_was_cut, setup, teardown),
+        cmocka_unit_test_setup_teardown(test_given_back_when_the_reader_has_gone, setup, teardown),
         cmocka_unit_test_setup_teardown(test_a_cut_that_the_catalog_does_not_know, setup, teardown),
         cmocka_unit_test_setup_teardown(test_what_comes_after_a_cut_is_verified, setup, teardown),
         cmocka_unit_test_setup_teardown(test_nothing_is_given_back_by_a_stale_catalog, setup,
