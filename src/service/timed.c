@@ -90,6 +90,7 @@ static struct timed_run *new_run(struct service *s, const struct timed *t)
     run->service = s;
     run->kind = t->kind;
     run->config = s->config;
+    run->slot = t->slot;
     run->attempt = t->attempt;
     run->last = schedule_last_attempt(s->timed->schedule, t);
     run->watch = t->watch ? strdup(t->watch) : NULL;

@@ -60,6 +60,7 @@ struct timed_run {
     const struct config *config; /* of when it was begun */
     char state[TIMED_STATE_MAX]; /* what to keep when it is done */
     bool only_state;             /* no work: keep it */
+    int64_t slot;                /* UTC seconds */
     unsigned attempt;
     bool last; /* attempt of this slot */
     struct error error;

@@ -9,6 +9,7 @@
 #include "snapshot/selector.h"
 #include "snapshot/verify.h"
 
+#include <errno.h>
 #include <stdlib.h>
 #include <string.h>
 
@@ -201,7 +202,8 @@ static int archive_row(struct timed_run *run, struct repo *r, const struct snaps
     return rc;
 }
 
-static int archive_latest(struct timed_run *run, struct repo *r, struct error *e)
+/* *written: there is one more archive, whatever came of reading it back. */
+static int archive_latest(struct timed_run *run, struct repo *r, bool *written, struct error *e)
 {
     struct archive_result result = {0};
     struct snapshot_row row = {0};
@@ -216,20 +218,108 @@ static int archive_latest(struct timed_run *run, struct repo *r, struct error *e
         log_info("%s: snapshot %llu archived: '%s', %s, %.1f s", run->watch,
                  (unsigned long long)row.commit.number, result.item.path, size,
                  result.item.seconds);
+    *written = result.item.path != NULL;
     archive_result_release(&result);
     snapshot_row_release(&row);
     return rc;
 }
 
+/* What an earlier try for the same slot has written: the newest that was not read back. */
+struct unread {
+    struct timed_run *run;
+    char repository[ARCHIVE_REPOSITORY_MAX];
+    char *path; /* or NULL */
+    bool damaged;
+    int (*use)(struct unread *u, const struct archive_item *item, struct error *e);
+};
+
+static int take_unread(void *ctx, const struct archive_item *item, struct error *e)
+{
+    struct unread *u = ctx;
+
+    if (item->manual || !item->told || item->verified.s != 0 || item->time.s < u->run->slot ||
+        strcmp(item->repository, u->repository) != 0)
+        return 0;
+    u->damaged = item->damaged;
+    return newest(&u->path, item, e);
+}
+
+static int use_unread(void *ctx, const struct archive_item *item, struct error *e)
+{
+    struct unread *u = ctx;
+
+    return strcmp(item->path, u->path) == 0 ? u->use(u, item, e) : 0;
+}
+
+static int each_archive(struct unread *u, archive_visit visit, struct error *e)
+{
+    const struct timed_run *run = u->run;
+
+    return archive_list(config_text(run->config, "archive", run->watch, "path"), run->watch, visit,
+                        u, e);
+}
+
+/* A disk that does not give it back damages it as well. */
+static int read_again(struct unread *u, const struct archive_item *item, struct error *e)
+{
+    struct sqlite_helper *helper = sqlite_helper_new(NULL);
+    struct archive_check check;
+
+    int rc = archive_verify(item, true, helper, &u->run->service->cancel_verify, &check, e);
+    u->damaged = (rc == 0 && check.errors > 0) || (rc != 0 && e->sys == EIO);
+    if (u->damaged) {
+        log_error("%s: archive '%s' does not read back as it was written: %s", u->run->watch,
+                  item->name, rc == 0 && check.first ? check.first : e->message);
+        error_clear(e);
+        rc = 0;
+    } else if (rc == 0) {
+        log_info("%s: archive '%s' was read back", u->run->watch, item->path);
+    }
+    archive_check_release(&check);
+    sqlite_helper_free(helper);
+    return rc;
+}
+
+static int remove_unread(struct unread *u, const struct archive_item *item, struct error *e)
+{
+    log_info("%s: archive '%s', which does not read back, gives way to another one", u->run->watch,
+             item->path);
+    return archive_remove(item, e);
+}
+
+/* Tries do not pile up archives: one that was written is read back, and if it is damaged it goes
+ * as soon as the next one stands in its place. */
+static int archive_once(struct unread *u, struct repo *r, struct error *e)
+{
+    struct error ignored = ERROR_INIT;
+    bool written = false;
+    int rc = 0;
+
+    (void)each_archive(u, take_unread, &ignored); /* a folder that is amiss the writing tells */
+    u->use = read_again;
+    if (u->path && !u->damaged)
+        rc = each_archive(u, use_unread, e);
+    if (rc != 0 || (u->path && !u->damaged))
+        return rc;
+    rc = archive_latest(u->run, r, &written, e);
+    u->use = remove_unread;
+    if (written && u->path && each_archive(u, use_unread, &ignored) != 0)
+        log_warn("%s: %s", u->run->watch, ignored.message);
+    return rc;
+}
+
 static int run_archive(struct timed_run *run, struct error *e)
 {
+    struct unread u = {.run = run};
     struct repo *r;
     int rc = open_to_read(run->service, &r, e);
 
-    if (rc == 0) {
-        rc = archive_latest(run, r, e);
-        repo_close(r);
-    }
+    if (rc != 0)
+        return rc;
+    text_hex(repo_id(r), 16, u.repository);
+    rc = archive_once(&u, r, e);
+    free(u.path);
+    repo_close(r);
     return rc;
 }
 

@@ -205,6 +205,55 @@ def an_archive_that_fails(scratch):
     s.stop()
 
 
+def killed_before_it_was_read_back(s):
+    """The archive that is due stands under its name, nothing more: it is long enough for the kill to
+    come while it is read back."""
+    folder = os.path.join(s.repo, "archives", "bot", "automatic")
+
+    def stands():
+        return os.path.isdir(folder) and [n for n in os.listdir(folder) if n.startswith("backup_")]
+    wk.write(os.path.join(s.root, "large"), os.urandom(24 << 20))
+    while True:
+        s.due("archive")
+        wk.until(stands, "an archive", pace=0)
+        s.kill()
+        made = archives(s)
+        if len(made) == 1 and not made[0]["verified"]:
+            return made[0]["path"]
+        done = s.log_text().count("archive done")
+        s.start()
+        wk.until(lambda: s.log_text().count("archive done") > done, "the job's end")
+        wk.remove(folder)
+
+
+def archives(s):
+    return s.cli("--json", "list", "bot", "--archives").json["archives"]
+
+
+def what_a_try_wrote_is_not_written_again(scratch):
+    s = Service(scratch, {"archive": {"at": "off"}})
+    path = killed_before_it_was_read_back(s)
+    s.start()
+    wk.until(lambda: archives(s)[0]["verified"], "it to be read back")
+    wk.until(lambda: "archive done" in s.log_text(), "the job's end")
+    assert [a["path"] for a in archives(s)] == [path], archives(s)
+    s.stop()
+
+
+def a_damaged_one_gives_way(scratch):
+    """As soon as another one stands in its place."""
+    s = Service(scratch, {"archive": {"at": "off"}})
+    path = killed_before_it_was_read_back(s)
+    with open(path, "r+b") as f:
+        f.seek(100)
+        f.write(b"damage")
+    s.start()
+    wk.until(lambda: "archive done" in s.log_text(), "another one")
+    assert len(archives(s)) == 1 and archives(s)[0]["verified"], archives(s)
+    assert archives(s)[0]["path"] != path and s.codes() == [], s.status()
+    s.stop()
+
+
 def an_archive_by_hand_settles_it(scratch):
     """What a failed job owes is done by the command that status names."""
     s = Service(scratch, {"retry": {"attempts": "1"}}, start=False)
@@ -354,6 +403,7 @@ def restore_test_on_request(scratch):
 
 if __name__ == "__main__":
     wk.main(verify_at_its_time, archives_come_back, missed_run_is_made_up, verified_by_itself, an_archive_that_fails,
+            what_a_try_wrote_is_not_written_again, a_damaged_one_gives_way,
             an_archive_by_hand_settles_it, failures_of_every_kind,
             what_is_no_job_any_more, reload_changes_the_times, restore_test_on_request,
             prune_at_its_time)
