@@ -51,6 +51,33 @@ static void print_damage(const json_t *d)
     printf("%s %s\n", named ? ":" : "", json_text(d, "reason"));
 }
 
+/* Records of the log that no snapshot is missing: marks, and what newer ones stand for. */
+static bool is_in_log_alone(const json_t *damaged)
+{
+    static const char log[] = "0-log-";
+    size_t i;
+    json_t *d;
+
+    json_array_foreach(damaged, i, d)
+    {
+        if (json_array_size(json_object_get(d, "snapshots")) > 0 ||
+            !json_is_string(json_object_get(d, "pack")) ||
+            strncmp(json_text(d, "pack"), log, sizeof(log) - 1) != 0)
+            return false;
+    }
+    return json_array_size(damaged) > 0;
+}
+
+static void advise(struct cli *cli, const json_t *summary)
+{
+    if (is_in_log_alone(json_object_get(summary, "damaged")))
+        out_note(cli,
+                 "no snapshot that is listed needs what is damaged: it goes with its pack, by "
+                 "itself, when a checkpoint stands for the log and little of the pack is needed; "
+                 "until then it is told, and the catalog has what it said (a pin, an event) unless "
+                 "it is made anew: do not rebuild without bringing the pack back from a copy");
+}
+
 static int tell(struct cli *cli, const json_t *summary, struct error *e)
 {
     uint64_t errors = json_count(summary, "errors");
@@ -65,6 +92,7 @@ static int tell(struct cli *cli, const json_t *summary, struct error *e)
             return rc;
     } else {
         json_array_foreach(json_object_get(summary, "damaged"), i, d) print_damage(d);
+        advise(cli, summary);
         if (!cli->quiet && errors == 0 && cli->given[RESTORE_TEST])
             printf("%llu %s came back as saved: %s restored (%.3f s)\n",
                    (unsigned long long)snapshots, snapshots == 1 ? "snapshot" : "snapshots",

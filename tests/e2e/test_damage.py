@@ -137,7 +137,7 @@ def a_pack_brought_back(scratch):
     name = [n for n in wk.packs(repo) if "data" in n][0]
     path, whole = os.path.join(repo, "packs", name), wk.packs(repo)[name]
     wk.write(path, whole[:len(whole) // 2] + b"damage" + whole[len(whole) // 2 + 6:])
-    wk.wk("-r", repo, "verify", code=4)
+    assert "do not rebuild" not in wk.wk("-r", repo, "verify", code=4).err
     wk.write(path, whole)
     r = wk.wk("-r", repo, "--json", "status", code=None)
     do = [p for p in r.json["problems"] if p["code"] == "damaged"][0]["do"]
@@ -200,5 +200,20 @@ def disk_does_not_answer(scratch):
     assert "ddrescue" not in r.err, r
 
 
-wk.main(flipped, lost_chunk_is_stored_again, stored_again_by_the_service,
+def a_mark_of_the_log(scratch):
+    """No snapshot is missing anything: `verify` says what becomes of it, and what keeps what it
+    said."""
+    root, repo, states = make(scratch)
+    wk.wk("-r", repo, "pin", "1")
+    name = [n for n in wk.packs(repo) if n.startswith("0-")][-1]
+    with open(os.path.join(repo, "packs", name), "r+b") as f:
+        f.seek(f.read().rindex(b"WKR1") + 44)
+        f.write(b"\xff\xff\xff\xff")
+    r = wk.wk("-r", repo, "verify", code=4)
+    assert "no snapshot that is listed needs" in r.err and "do not rebuild" in r.err, r
+    assert wk.wk("-r", repo, "--json", "list").json["snapshots"][0]["pinned"]
+    wk.same(states[-1], wk.restored(repo, "latest", scratch))
+
+
+wk.main(a_mark_of_the_log, flipped, lost_chunk_is_stored_again, stored_again_by_the_service,
         a_pack_brought_back, disk_does_not_answer)
