@@ -62,6 +62,7 @@ static int ask(int op, const char *path, int otherwise)
         return SQLITE_OK;
     case ENOSPC:
     case EDQUOT:
+    case EFBIG:
         return SQLITE_FULL;
     default:
         return otherwise;
@@ -71,6 +72,20 @@ static int ask(int op, const char *path, int otherwise)
 static int ask_file(int op, sqlite3_file *f, int otherwise)
 {
     return ask(op, ((struct shim_file *)(void *)f)->path, otherwise);
+}
+
+/* SQLite tells a full disk by ENOSPC alone: a quota or a limit on the length of files would look
+ * like a disk that is broken. */
+static int real_write(sqlite3_file *real, const void *p, int n, sqlite3_int64 off)
+{
+    int sys = 0;
+
+    int rc = real->pMethods->xWrite(real, p, n, off);
+    if (rc == SQLITE_IOERR_WRITE &&
+        real->pMethods->xFileControl(real, SQLITE_FCNTL_LAST_ERRNO, &sys) == SQLITE_OK &&
+        (sys == EDQUOT || sys == EFBIG))
+        return SQLITE_FULL;
+    return rc;
 }
 
 /* ---- frames of a WAL ----
@@ -87,7 +102,7 @@ static int held_write(struct shim_file *file)
         return SQLITE_OK;
     size_t len = h->len;
     h->len = 0;
-    return file->real->pMethods->xWrite(file->real, h->bytes, (int)len, h->off);
+    return real_write(file->real, h->bytes, (int)len, h->off);
 }
 
 /* A write that does not go on where the last one ended goes straight to the file. */
@@ -109,7 +124,7 @@ static int wal_write(struct shim_file *file, const void *p, int n, sqlite3_int64
     if (h && n == FRAME_HEADER)
         h->commit = memcmp((const uint8_t *)p + FRAME_COMMIT, none, sizeof(none)) != 0;
     if (!goes_on)
-        return file->real->pMethods->xWrite(file->real, p, n, off);
+        return real_write(file->real, p, n, off);
     if (h->len == 0)
         h->off = off;
     memcpy(h->bytes + h->len, p, (size_t)n);
@@ -173,7 +188,7 @@ static int write_page(sqlite3_file *real, const void *p, int n, sqlite3_int64 of
         return SQLITE_IOERR_WRITE;
     memcpy(page, p, VFS_PAGE - VFS_RESERVED);
     store_u64(page + VFS_PAGE - VFS_RESERVED, sum_of(page, off));
-    return real->pMethods->xWrite(real, page, n, off);
+    return real_write(real, page, n, off);
 }
 
 static int shim_write(sqlite3_file *f, const void *p, int n, sqlite3_int64 off)
@@ -184,7 +199,7 @@ static int shim_write(sqlite3_file *f, const void *p, int n, sqlite3_int64 off)
         return write_page(real_of(f), p, n, off);
     if (rc == SQLITE_OK && ((struct shim_file *)(void *)f)->wal)
         return wal_write((struct shim_file *)(void *)f, p, n, off);
-    return rc == SQLITE_OK ? real_of(f)->pMethods->xWrite(real_of(f), p, n, off) : rc;
+    return rc == SQLITE_OK ? real_write(real_of(f), p, n, off) : rc;
 }
 
 static int shim_truncate(sqlite3_file *f, sqlite3_int64 size)

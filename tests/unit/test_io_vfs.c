@@ -11,9 +11,11 @@
 #include "scratch.h"
 
 #include <errno.h>
+#include <signal.h>
 #include <stdbool.h>
 #include <stdio.h>
 #include <string.h>
+#include <sys/resource.h>
 #include <unistd.h>
 
 #include <sqlite3.h>
@@ -347,6 +349,28 @@ static void test_a_page_in_the_place_of_another_is_seen(void **state)
     sqlite3_close(db);
 }
 
+/* A quota does the same as a limit, but needs a disk that has one. */
+static void test_a_limit_is_a_full_disk(void **state)
+{
+    sqlite3 *db = new_db(state, "wal");
+    struct rlimit old, tight;
+
+    sqlite3_extended_result_codes(db, 1);
+    signal(SIGXFSZ, SIG_IGN);
+    assert_int_equal(getrlimit(RLIMIT_FSIZE, &old), 0);
+    for (rlim_t kb = 0; kb < 40; kb++) {
+        tight = (struct rlimit){.rlim_cur = kb * 1024, .rlim_max = old.rlim_max};
+        assert_int_equal(setrlimit(RLIMIT_FSIZE, &tight), 0);
+        int rc = run(db, "INSERT INTO t VALUES (2, randomblob(50000))");
+        assert_int_equal(setrlimit(RLIMIT_FSIZE, &old), 0);
+        assert_int_equal(rc, SQLITE_FULL);
+    }
+    must(db, "INSERT INTO t VALUES (2, randomblob(50000))");
+    assert_string_equal(ask_db(db, "SELECT count(*) FROM t"), "2");
+    sqlite3_close(db);
+    signal(SIGXFSZ, SIG_DFL);
+}
+
 static void test_table_without_a_gate(void **state)
 {
     table.gate = NULL;
@@ -369,6 +393,7 @@ int main(void)
         cmocka_unit_test_setup_teardown(test_each_flipped_bit_is_seen, setup, teardown),
         cmocka_unit_test_setup_teardown(test_a_page_in_the_place_of_another_is_seen, setup,
                                         teardown),
+        cmocka_unit_test_setup_teardown(test_a_limit_is_a_full_disk, setup, teardown),
         cmocka_unit_test_setup_teardown(test_table_without_a_gate, setup, teardown),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
