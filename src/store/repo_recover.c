@@ -117,7 +117,7 @@ static int take_log(struct replay *p)
         rc = repo_fence_add(r, p->newest_log, p->newest_end, p->e);
     if (rc == 0)
         rc = fence_followers(p);
-    if (rc == 0 && p->spare_log)
+    if (rc == 0 && p->spare_log && !repo_data_lost(r, p->spare_log, UINT64_MAX))
         return open_for_writing(r, PACK_LOG, p->spare_log, PACK_HEADER_LEN, &r->log, p->e);
     if (rc < 0 || ended || p->torn || p->followed)
         return rc; /* the next write begins a new one */

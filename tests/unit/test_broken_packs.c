@@ -76,6 +76,38 @@ static void test_verify_ends_at_a_fence_to_come(void **state)
     check_rebuild(w);
 }
 
+static bool log_is_full;
+
+static ssize_t write_to_a_full_log(int fd, const void *p, size_t n, off_t off)
+{
+    if (!log_is_full || !leads_to(fd, "/0-log-"))
+        return disk_pwrite(fd, p, n, off);
+    errno = ENOSPC;
+    return -1;
+}
+
+/* The first write to a new log pack fails, and everything is read anew while its fence waits: it is
+ * not taken for one that nobody used yet, since the fence would end it before all that came. */
+static void test_a_new_log_that_broke_is_not_used(void **state)
+{
+    struct world *w = *state;
+    struct error e = ERROR_INIT;
+
+    assert_int_equal(try_save(w, "app", "small", 2, 3000), 0);
+    pthread_mutex_lock(&w->repo->write_lock);
+    OK(repo_log_seal(w->repo, NULL, &e), e);
+    pthread_mutex_unlock(&w->repo->write_lock);
+    table.pwrite = write_to_a_full_log;
+    log_is_full = true;
+    assert_int_equal(try_save(w, "app", "small", 4, 3000), ERR_NOSPACE);
+    log_is_full = false;
+    OK(repo_rebuild(w->repo, &e), e);
+    assert_int_equal(try_save(w, "app", "small", 6, 3000), 0);
+    check_rebuild(w);
+    reopen(w);
+    check(w);
+}
+
 static void count_problem(void *ctx, uint64_t pack_id, const char *text)
 {
     print_message("%" PRIu64 ": %s\n", pack_id, text);
@@ -399,6 +431,7 @@ int main(void)
         cmocka_unit_test_setup_teardown(test_killed_after_a_fence, setup, teardown),
         cmocka_unit_test_setup_teardown(test_killed_before_a_fence, setup, teardown),
         cmocka_unit_test_setup_teardown(test_verify_ends_at_a_fence_to_come, setup, teardown),
+        cmocka_unit_test_setup_teardown(test_a_new_log_that_broke_is_not_used, setup, teardown),
         cmocka_unit_test_setup_teardown(test_a_pack_is_cut_before_its_fence, setup, teardown),
         cmocka_unit_test_setup_teardown(test_a_fence_outlives_what_is_given_back, setup, teardown),
         cmocka_unit_test_setup_teardown(test_what_a_folded_commit_names_stays, setup, teardown),
