@@ -318,6 +318,10 @@ static int look_into(struct audit *a, const struct hash *id, unsigned level)
                    ? 0
                    : note_bad(a, id, verify_fault_of(a->job, 0, 0, 0, true, &why));
     int rc = chunk_list_decode(p, len, &refs, &count, &why);
+    if (rc == ERR_FAILED) { /* no memory */
+        *a->e = why;
+        return rc;
+    }
     if (rc != 0) {
         rc = add_bad(a->job, id, verify_fault(a->job, 0, 0, 0, true, why.message), true, a->e);
         if (rc == 0)
@@ -407,9 +411,15 @@ static int check_node(void *ctx, uint64_t node, int64_t from, int64_t to, const 
         return rc;
     a->fault = NO_FAULT;
     a->content = false;
-    if (node_decode(meta, len, &n, &why) == 0) {
+    rc = node_decode(meta, len, &n, &why);
+    if (rc == ERR_FAILED) { /* no memory */
+        *a->e = why;
+        return rc;
+    }
+    if (rc == 0) {
         rc = check_refs(a, n.refs, n.ref_count, n.depth);
     } else {
+        rc = 0;
         a->fault = verify_fault(j, 0, 0, 0, true, why.message);
         a->content = true;
     }

@@ -126,7 +126,12 @@ static void check_block(struct expander *x, const struct record *r, const uint8_
     struct hash id;
     bool all = true;
 
-    if (block_decode(body, r->len, &b, &e) != 0) {
+    int rc = block_decode(body, r->len, &b, &e);
+    if (rc == ERR_FAILED) {
+        verify_fail(x->job, &e); /* no memory, which says nothing about the block */
+        return;
+    }
+    if (rc != 0) {
         block_fault(x, r, "a block does not parse", NULL);
         return;
     }

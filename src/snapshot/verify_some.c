@@ -68,9 +68,13 @@ static int add_node(struct need *n, const struct tree_entry *t, struct error *e)
 {
     struct error why = ERROR_INIT;
     struct node node;
-    int rc = 0;
 
-    if (node_decode(t->meta, t->meta_len, &node, &why) != 0)
+    int rc = node_decode(t->meta, t->meta_len, &node, &why);
+    if (rc == ERR_FAILED) { /* no memory */
+        *e = why;
+        return rc;
+    }
+    if (rc != 0)
         return 0; /* the audit of nodes tells */
     for (uint32_t i = 0; rc == 0 && i < node.ref_count; i++)
         rc = add_id(n, &node.refs[i].id, e);

@@ -558,10 +558,12 @@ static int audit_nodes(struct audit *a)
         return a->e->code;
     while ((rc = cat_step(a->catalog, s, a->e)) == 1) {
         rc = node_decode(sqlite3_column_blob(s, 0), (size_t)sqlite3_column_bytes(s, 0), &n, a->e);
-        if (rc < 0)
+        if (rc == ERR_DAMAGED)
             continue; /* as when it was applied: it references nothing */
-        rc = audit_refs(a, n.refs, n.ref_count, n.depth);
-        node_release(&n);
+        if (rc == 0) {
+            rc = audit_refs(a, n.refs, n.ref_count, n.depth);
+            node_release(&n);
+        }
         if (rc < 0)
             break;
     }

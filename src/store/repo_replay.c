@@ -266,6 +266,16 @@ static int index_needs(struct replay *p, const struct commit *m)
     return rc;
 }
 
+/* A record did not decode: one that is damaged counts for nothing, and the log goes on behind it.
+ * Anything else, no memory above all, says nothing about the record, which may be sound. */
+static int not_understood(struct replay *p, int rc, const struct error *why)
+{
+    if (replay_is_lost(rc))
+        return 0;
+    *p->e = *why;
+    return rc;
+}
+
 static int fold_commit(struct replay *p, uint64_t offset, const struct record_header *h,
                        const uint8_t *body)
 {
@@ -273,15 +283,11 @@ static int fold_commit(struct replay *p, uint64_t offset, const struct record_he
     struct commit m;
 
     int rc = commit_decode(body, h->body_len, &m, &why);
-    if (rc < 0) {
-        if (rc == ERR_NOREPO) {
-            *p->e = why;
-            return rc;
-        }
+    if (replay_is_lost(rc))
         repo_notice(p->repo, "a commit record in log pack %016" PRIx64 " does not parse",
                     p->pack->id);
-        return 0;
-    }
+    if (rc < 0)
+        return not_understood(p, rc, &why);
     if (SAFETY(COMMIT_CHAIN, !hash_equal(&m.chain, &p->position.chain)))
         repo_notice(p->repo, "a commit before snapshot %" PRIu64 " is missing", m.number);
     rc = index_needs(p, &m);
@@ -326,7 +332,7 @@ static int fold_mark(struct replay *p, const struct record_header *h, const uint
 
     int rc = mark_decode(body, h->body_len, &m, &why);
     if (rc < 0)
-        return rc == ERR_NOREPO ? error_set(p->e, rc, "%s", why.message) : 0;
+        return not_understood(p, rc, &why);
     rc = replay_ensure_write(p);
     if (rc == 0)
         rc = catalog_apply_mark(p->catalog, h->sequence, &m, p->e);
@@ -341,7 +347,7 @@ static int fold_prune(struct replay *p, const struct record_header *h, const uin
 
     int rc = prune_decode(body, h->body_len, &prune, &why);
     if (rc < 0)
-        return rc == ERR_NOREPO ? error_set(p->e, rc, "%s", why.message) : 0;
+        return not_understood(p, rc, &why);
     rc = replay_ensure_write(p);
     for (uint32_t i = 0; rc == 0 && i < prune.count; i++)
         rc = catalog_drop(p->catalog, prune.snapshots[i], p->e);
@@ -408,7 +414,7 @@ static int fold_compaction(struct replay *p, const struct record_header *h, cons
 
     int rc = compaction_decode(body, h->body_len, &gone, &why);
     if (rc < 0)
-        return rc == ERR_NOREPO ? error_set(p->e, rc, "%s", why.message) : 0;
+        return not_understood(p, rc, &why);
     rc = replay_needs_met(p, gone.needs, gone.need_count) ? take_place(p, &gone)
                                                           : name_missing(p, &gone);
     compaction_release(&gone);

@@ -241,19 +241,24 @@ static void keep_needs(struct keeps *k, const struct pack_need *needs, uint32_t 
 static int visit_record(void *ctx, uint64_t from, uint64_t to, const struct record_header *h,
                         const uint8_t *body)
 {
-    struct error ignored = ERROR_INIT;
+    struct keeps *k = ctx;
+    struct error why = ERROR_INIT;
     struct compaction c;
     struct commit m;
+    int rc = 0;
 
-    if (h && h->type == RECORD_COMMIT && commit_decode(body, h->body_len, &m, &ignored) == 0) {
-        keep_needs(ctx, m.needs, m.need_count);
+    if (h && h->type == RECORD_COMMIT && (rc = commit_decode(body, h->body_len, &m, &why)) == 0) {
+        keep_needs(k, m.needs, m.need_count);
         commit_release(&m);
     } else if (h && h->type == RECORD_COMPACTION &&
-               compaction_decode(body, h->body_len, &c, &ignored) == 0) {
-        keep_needs(ctx, c.needs, c.need_count);
+               (rc = compaction_decode(body, h->body_len, &c, &why)) == 0) {
+        keep_needs(k, c.needs, c.need_count);
         compaction_release(&c);
     }
-    return 0;
+    if (rc == 0 || rc == ERR_DAMAGED)
+        return 0;
+    *k->e = why; /* nobody knows what it needs */
+    return rc;
 }
 
 static int keep_what_the_log_names(struct keeps *k)

@@ -20,6 +20,7 @@ enum {
     OF_FILES = 4, /* reads of packs and small files */
     OF_PAGES = 8, /* reads of the catalog */
     OF_READS = OF_FILES | OF_PAGES,
+    OF_MEMORY = 16, /* see no_memory.h */
 };
 
 /* fail: the operation fails once. sticky: it and every one after it fail. kill: nothing at all

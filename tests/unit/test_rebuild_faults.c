@@ -1,5 +1,7 @@
 /* The catalog made anew, by command or because it is gone, with a fault at every place in turn:
  * every snapshot is there afterwards, and the same as before. */
+#include "no_memory.h"
+
 #include "fault_fixture.h"
 
 #include "base/banned.h"
@@ -115,6 +117,8 @@ EVERY_PLACE(test_a_writer_with_a_read_error, writers, OF_READS, MODE_FAIL, EIO)
 EVERY_PLACE(test_a_writer_without_writes, writers, OF_CHANGES, MODE_STICKY, 0)
 EVERY_PLACE(test_a_reader_with_a_read_error, readers, OF_READS, MODE_FAIL, EIO)
 EVERY_PLACE(test_a_reader_without_reads, readers, OF_READS, MODE_STICKY, EIO)
+EVERY_PLACE(test_a_writer_without_memory, writers, OF_MEMORY, MODE_FAIL, ENOMEM)
+EVERY_PLACE(test_a_reader_without_memory, readers, OF_MEMORY, MODE_FAIL, ENOMEM)
 
 int main(void)
 {
@@ -125,6 +129,8 @@ int main(void)
         FAULT_TEST(test_a_writer_without_writes),
         FAULT_TEST(test_a_reader_with_a_read_error),
         FAULT_TEST(test_a_reader_without_reads),
+        FAULT_TEST(test_a_writer_without_memory),
+        FAULT_TEST(test_a_reader_without_memory),
     };
 
     return cmocka_run_group_tests(tests, NULL, NULL);

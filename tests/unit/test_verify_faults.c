@@ -2,6 +2,8 @@
  * alone. What cannot be read is told as that: it makes nothing damaged or lost, and nothing
  * verified.
  */
+#include "no_memory.h"
+
 #include "fault_fixture.h"
 
 #include "snapshot/verify.h"
@@ -64,7 +66,7 @@ static void verify_as(struct fault_run *f, enum verify_level level, const uint64
     f->tried++;
     told += result.damaged_count > 0 && result.damaged[0].snapshot_count > 0;
     for (size_t i = 0; i < result.damaged_count; i++)
-        assert_true((f->kinds & OF_FILES) && result.damaged[i].unread);
+        assert_true((f->kinds & (OF_FILES | OF_MEMORY)) && result.damaged[i].unread);
     repo_close(r);
 }
 
@@ -125,6 +127,8 @@ EVERY_PLACE(test_a_quick_look_with_a_read_error, quick, OF_READS, MODE_FAIL, EIO
 EVERY_PLACE(test_a_quick_look_with_no_read_from_anywhere_on, quick, OF_READS, MODE_STICKY, EIO)
 EVERY_PLACE(test_some_snapshots_with_a_read_error, some, OF_READS, MODE_FAIL, EIO)
 EVERY_PLACE(test_some_snapshots_with_unreadable_packs, some, OF_FILES, MODE_STICKY, EIO)
+EVERY_PLACE(test_no_memory_anywhere, full, OF_MEMORY, MODE_FAIL, ENOMEM)
+EVERY_PLACE(test_some_snapshots_without_memory, some, OF_MEMORY, MODE_FAIL, ENOMEM)
 
 static void test_unreadable_packs(void **state)
 {
@@ -144,6 +148,8 @@ int main(void)
         FAULT_TEST(test_a_quick_look_with_no_read_from_anywhere_on),
         FAULT_TEST(test_some_snapshots_with_a_read_error),
         FAULT_TEST(test_some_snapshots_with_unreadable_packs),
+        FAULT_TEST(test_no_memory_anywhere),
+        FAULT_TEST(test_some_snapshots_without_memory),
     };
 
     return cmocka_run_group_tests(tests, NULL, NULL);
