@@ -268,7 +268,7 @@ int archive_write(struct repo *r, const struct archive_order *o, struct archive_
                   struct error *e)
 {
     uint64_t number = o->snapshot->commit.number;
-    bool tried = false;
+    struct catalog_try tried = repo_catalog_try(r);
 
     memset(result, 0, sizeof(*result));
     int rc = check_snapshot(o, e);

@@ -84,13 +84,15 @@ int wk_list(wk_handle *handle, const wk_list_options *options, wk_snapshot_fn vi
     struct listing l = {.visit = visit, .ctx = context};
     struct error *e = handle_begin(handle);
     struct repo *r = NULL;
-    bool tried = false;
+    struct catalog_try tried;
 
     struct_take(&o, sizeof(o), options);
     int rc = visit ? handle_repo(handle, &r, e) : error_set(e, ERR_USAGE, "no function is given");
-    if (rc == 0)
+    if (rc == 0) {
+        tried = repo_catalog_try(r);
         while (rc = list(repo_catalog(r), &o, &l, e), repo_catalog_replaced(r, rc, &tried))
             ;
+    }
     repo_close(r);
     return handle_end(handle, rc);
 }

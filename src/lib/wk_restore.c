@@ -80,7 +80,7 @@ int wk_restore(wk_handle *handle, const char *selector, const char *target,
     struct error *e = handle_begin(handle);
     struct repo *r = NULL;
     char *place = NULL;
-    bool tried = false;
+    struct catalog_try tried;
     int rc = 0;
 
     struct_take(&o, sizeof(o), options);
@@ -90,9 +90,11 @@ int wk_restore(wk_handle *handle, const char *selector, const char *target,
         rc = e->code;
     if (rc == 0)
         rc = handle_repo(handle, &r, e);
-    if (rc == 0)
+    if (rc == 0) {
+        tried = repo_catalog_try(r);
         while (rc = restore(r, selector, place, &o, &out, e), repo_catalog_replaced(r, rc, &tried))
             ;
+    }
     repo_close(r);
     free(place);
     struct_give(result, &out, sizeof(out));

@@ -71,16 +71,18 @@ int wk_verify(wk_handle *handle, const char *selector, unsigned flags, wk_verify
     struct error *e = handle_begin(handle);
     struct repo *r = NULL;
     uint64_t number = 0;
-    bool tried = false;
+    struct catalog_try tried;
     int rc = 0;
 
     if (flags & ~(unsigned)WK_VERIFY_QUICK)
         rc = error_set(e, ERR_USAGE, "an unknown flag is given");
     if (rc == 0)
         rc = handle_repo(handle, &r, e);
-    if (rc == 0 && selector)
+    if (rc == 0 && selector) {
+        tried = repo_catalog_try(r);
         while (rc = number_of(r, selector, &number, e), repo_catalog_replaced(r, rc, &tried))
             ;
+    }
     if (rc == 0)
         rc = verify(r, number, flags, &out, e);
     repo_close(r);

@@ -241,11 +241,12 @@ static void run_pin(struct job *job)
     struct store_request *q = (struct store_request *)job;
     struct repo_options opt = {0};
     struct repo *reader;
-    bool tried = false;
+    struct catalog_try tried;
 
     pthread_rwlock_rdlock(&q->service->store_lock);
     q->rc = repo_open(q->repo_path, REPO_READ, &opt, &reader, &q->error);
     if (q->rc == 0) {
+        tried = repo_catalog_try(reader);
         while (q->rc = pin(q, reader, &q->error), repo_catalog_replaced(reader, q->rc, &tried))
             ;
         repo_close(reader);

@@ -119,7 +119,7 @@ static int read_list(struct reading *r, struct error *e)
     struct list_filter filter = {.watch = request_text(r->request, "watch"),
                                  .recent = request_number(r->request, "recent", 0)};
     struct repo *repo;
-    bool tried = false;
+    struct catalog_try tried;
     if (json_is_true(json_object_get(r->request, "archives")))
         return read_archives(r, e);
     int rc = open_reading(r, &repo, e);
@@ -128,6 +128,7 @@ static int read_list(struct reading *r, struct error *e)
         return rc;
     filter.has_since = read_time(r->request, "since", &filter.since);
     filter.has_until = read_time(r->request, "until", &filter.until);
+    tried = repo_catalog_try(repo);
     while (rc = report_list(repo, &filter, &r->doc, e), repo_catalog_replaced(repo, rc, &tried))
         ;
     repo_close(repo);
@@ -152,13 +153,14 @@ static int read_show(struct reading *r, struct error *e)
 {
     const char *text = request_text(r->request, "snapshot");
     struct repo *repo;
-    bool tried = false;
+    struct catalog_try tried;
 
     if (!text)
         return error_set(e, ERR_USAGE, "which snapshot?");
     int rc = open_reading(r, &repo, e);
     if (rc != 0)
         return rc;
+    tried = repo_catalog_try(repo);
     while (rc = show(r, repo, text, e), repo_catalog_replaced(repo, rc, &tried))
         ;
     repo_close(repo);

@@ -502,7 +502,7 @@ int restore_job_run(const struct restore_request *req, struct live_plan *live,
 
 int restore_run(const struct restore_request *req, struct restore_result *result, struct error *e)
 {
-    bool tried = false;
+    struct catalog_try tried = repo_catalog_try(req->repo);
     int rc;
 
     while (rc = restore_job_run(req, NULL, result, run, e),

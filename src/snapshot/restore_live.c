@@ -204,7 +204,7 @@ static int run_once(const struct live_request *req, struct live_result *result, 
  * was put in place is not what base holds. */
 int live_restore(const struct live_request *req, struct live_result *result, struct error *e)
 {
-    bool tried = false;
+    struct catalog_try tried = repo_catalog_try(req->repo);
     int rc;
 
     while (rc = run_once(req, result, e),

@@ -184,7 +184,7 @@ static int compare_all(struct repo *r, const struct snapshot_row *s, int rootfd,
                        const atomic_bool *cancel, struct restore_test *out, struct error *e)
 {
     const double seconds = out->seconds;
-    bool tried = false;
+    struct catalog_try tried = repo_catalog_try(r);
     int rc;
 
     while (rc = compare(r, s, rootfd, cancel, out, e), repo_catalog_replaced(r, rc, &tried)) {

@@ -623,7 +623,7 @@ static int run_once(const struct save_request *req, struct save_result *result, 
 
 int save_run(const struct save_request *req, struct save_result *result, struct error *e)
 {
-    bool tried = false;
+    struct catalog_try tried = repo_catalog_try(req->repo);
     int rc;
 
     while (rc = run_once(req, result, e), repo_catalog_replaced(req->repo, rc, &tried))

@@ -761,19 +761,19 @@ static int run_deep(const struct verify_request *req, struct verify_result *resu
 
 /* The writer's catalog is the file that a reader beside it found damaged, unless it has made
  * another one since. */
-bool verify_replaced(struct repo *r, struct repo *record_in, int rc, bool *tried)
+bool verify_replaced(struct repo *r, struct repo *record_in, int rc, struct catalog_try *tried)
 {
-    bool writers_tried = *tried;
-
-    if (record_in && record_in != r && !repo_catalog_moved(r))
-        repo_catalog_replaced(record_in, rc, &writers_tried);
+    if (record_in && record_in != r && !tried->done && !repo_catalog_moved(r)) {
+        struct catalog_try writers = repo_catalog_try(record_in);
+        repo_catalog_replaced(record_in, rc, &writers);
+    }
     return repo_catalog_replaced(r, rc, tried);
 }
 
 int verify_run(const struct verify_request *req, struct verify_result *result, struct error *e)
 {
     uint64_t begun = clock_mono_ns();
-    bool tried = false;
+    struct catalog_try tried = repo_catalog_try(req->repo);
     int rc;
 
     while (rc = run_deep(req, result, e), verify_replaced(req->repo, req->record_in, rc, &tried))

@@ -86,7 +86,7 @@ void verify_job_init(struct verify_job *j, const struct verify_request *req,
 void verify_job_release(struct verify_job *j);
 /* A run ended with rc: whether it is to be begun anew, because the catalog had failed. record_in
  * may be NULL. */
-bool verify_replaced(struct repo *r, struct repo *record_in, int rc, bool *tried);
+bool verify_replaced(struct repo *r, struct repo *record_in, int rc, struct catalog_try *tried);
 void verify_pack_problem(void *job, uint64_t pack_id, const char *text); /* for repo_packs */
 
 /* Returns its index, or NO_FAULT on no memory (the job then fails). Any thread. */

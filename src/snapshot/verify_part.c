@@ -333,7 +333,7 @@ int verify_new(const struct verify_part *part, uint64_t max, struct verify_resul
                bool *all, struct error *e)
 {
     uint64_t begun = clock_mono_ns();
-    bool tried = false;
+    struct catalog_try tried = repo_catalog_try(part->repo);
     int rc;
 
     while (rc = read_new(part, max, result, all, e),
@@ -459,7 +459,7 @@ int verify_sample(const struct verify_part *part, unsigned percent, struct verif
                   bool *round, struct error *e)
 {
     uint64_t begun = clock_mono_ns();
-    bool tried = false;
+    struct catalog_try tried = repo_catalog_try(part->repo);
     int rc;
 
     while (rc = read_share(part, percent, result, round, e),

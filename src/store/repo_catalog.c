@@ -352,14 +352,28 @@ int repo_catalog_again(struct repo *r, struct error *e)
     return rc;
 }
 
-static int replace_writers(struct repo *r)
+struct catalog_try repo_catalog_try(struct repo *r)
+{
+    pthread_mutex_lock(&r->pool_lock);
+    struct catalog_try t = {.generation = r->generation};
+    pthread_mutex_unlock(&r->pool_lock);
+    return t;
+}
+
+/* Who began with one that has been made anew since has met another one that failed. */
+static int replace_writers(struct repo *r, struct catalog_try *t)
 {
     struct error e = ERROR_INIT;
+    int rc = 0;
 
     error_set(&e, ERR_CATALOG, "it failed");
     pthread_mutex_lock(&r->write_lock);
-    int rc = repo_catalog_again(r, &e);
+    struct catalog_try now = repo_catalog_try(r);
+    now.done = now.generation == t->generation || r->catalog_stale;
+    if (now.done)
+        rc = repo_catalog_again(r, &e);
     pthread_mutex_unlock(&r->write_lock);
+    *t = now;
     return rc;
 }
 
@@ -382,17 +396,15 @@ static int replace_readers(struct repo *r)
     return rc;
 }
 
-bool repo_catalog_replaced(struct repo *r, int rc, bool *tried)
+bool repo_catalog_replaced(struct repo *r, int rc, struct catalog_try *t)
 {
-    if (rc != ERR_CATALOG || *tried || r->in_memory)
+    if (rc != ERR_CATALOG || t->done || r->in_memory)
         return false;
-    if (r->mode == REPO_WRITE) {
-        *tried = true;
-        return replace_writers(r) == 0;
-    }
-    bool done = replace_readers(r) == 0;
-    *tried = !done || r->in_memory;
-    return done;
+    if (r->mode == REPO_WRITE)
+        return replace_writers(r, t) == 0;
+    bool replaced = replace_readers(r) == 0;
+    t->done = !replaced || r->in_memory;
+    return replaced;
 }
 
 static int check_all(struct repo *r, struct error *e)

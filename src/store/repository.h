@@ -66,11 +66,17 @@ int repo_catalog_open(struct repo *r, struct catalog **out, struct error *e);
 void repo_catalog_close(struct repo *r, struct catalog *c);
 
 /* For an operation that ended with rc: whether that was the catalog's failure, and the catalog has
- * been replaced (made anew by a writer; for a reader by the one that a writer beside it has made,
- * or by the packs in memory), so that it is to be run once more. *tried: false before the first
- * time; it ends after a few. No thread may hold anything of the handle's catalog, but for open
+ * been replaced (made anew by a writer, should no other thread have done so since the operation
+ * began; for a reader by the one that a writer beside it has made, or by the packs in memory), so
+ * that it is to be run once more; it ends after a few. *t comes from repo_catalog_try, called
+ * before the first time. No thread may hold anything of the handle's catalog, but for open
  * transactions of other saves. */
-bool repo_catalog_replaced(struct repo *r, int rc, bool *tried);
+struct catalog_try {
+    unsigned generation; /* of the catalog that the operation has met */
+    bool done;           /* it is not replaced any more */
+};
+struct catalog_try repo_catalog_try(struct repo *r);
+bool repo_catalog_replaced(struct repo *r, int rc, struct catalog_try *t);
 /* A reader's: catalog.db is another file than the one that the handle reads. What is open goes on
  * with that one; a further connection cannot be had (ERR_CATALOG). */
 bool repo_catalog_moved(const struct repo *r);

@@ -334,7 +334,7 @@ static inline void verify_a_part(void)
 /* The catalog goes while it is in use. */
 static inline void lose_catalog(void)
 {
-    bool tried = false;
+    struct catalog_try tried = repo_catalog_try(g.repo);
     char path[160];
 
     snprintf(path, sizeof(path), "%s/catalog.db", g.path);

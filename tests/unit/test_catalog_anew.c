@@ -127,7 +127,7 @@ static void test_it_fails_half_way(void **state)
 
     make_history(w);
     for (at = 0; rebuild(w, at, true, &rc); at++) {
-        bool tried = false;
+        struct catalog_try tried = repo_catalog_try(w->repo);
         assert_int_equal(rc, ERR_NOSPACE);
         rc = count_seen(w->repo, &seen, &e);
         assert_true(rc == ERR_CATALOG || (rc == 0 && seen == w->model.count));
@@ -138,6 +138,36 @@ static void test_it_fails_half_way(void **state)
         check_refs(w->repo);
     }
     assert_true(at > 5);
+}
+
+static ino_t catalog_file(const struct world *w)
+{
+    char path[160];
+    struct stat st;
+
+    snprintf(path, sizeof(path), "%s/catalog.db", w->path);
+    assert_int_equal(stat(path, &st), 0);
+    return st.st_ino;
+}
+
+/* Two that met the same failure: it is made anew once for both, and again for who fails again. */
+static void test_once_for_all_who_met_it(void **state)
+{
+    struct world *w = *state;
+
+    make_history(w);
+    struct catalog_try first = repo_catalog_try(w->repo), second = first;
+    ino_t before = catalog_file(w);
+    assert_true(repo_catalog_replaced(w->repo, ERR_CATALOG, &first));
+    ino_t then = catalog_file(w);
+    assert_true(then != before);
+    assert_true(repo_catalog_replaced(w->repo, ERR_CATALOG, &second));
+    assert_true(catalog_file(w) == then);
+    assert_true(repo_catalog_replaced(w->repo, ERR_CATALOG, &second));
+    assert_true(catalog_file(w) != then);
+    assert_false(repo_catalog_replaced(w->repo, ERR_CATALOG, &first));
+    assert_false(repo_catalog_replaced(w->repo, ERR_CATALOG, &second));
+    check_model(w->repo, &w->model);
 }
 
 /* A save has it caught up before anything else. */
@@ -162,6 +192,7 @@ int main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test_setup_teardown(test_a_thread_that_reads_meanwhile, world_open, world_end),
+        cmocka_unit_test_setup_teardown(test_once_for_all_who_met_it, world_open, world_end),
         cmocka_unit_test_setup_teardown(test_it_fails_half_way, world_open, world_end),
         cmocka_unit_test_setup_teardown(test_a_save_goes_on_half_way, world_open, world_end),
     };
