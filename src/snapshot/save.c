@@ -137,8 +137,12 @@ static int compare_soundness(struct save *s, uint64_t last, struct error *e)
     if (s->fresh)
         return 0;
     int rc = catalog_snapshot(s->cat, last, &row, e);
+    if (rc == ERR_NOTFOUND) { /* it was pruned */
+        error_clear(e);
+        return 0;
+    }
     if (rc != 0)
-        return rc == ERR_NOTFOUND ? 0 : rc;
+        return rc;
     if (row.damaged)
         s->rehash = s->must_commit = true;
     snapshot_row_release(&row);
@@ -168,7 +172,6 @@ static int begin(struct save *s, struct error *e)
     rc = compare_soundness(s, row->last, e);
     if (rc < 0)
         return rc;
-    error_clear(e);
     show_expected(s);
     if (!s->fresh) {
         s->looked_nodes = row->next_node;
