@@ -105,6 +105,17 @@ static void a_pack_between_others_is_removed(void **state)
     expect_clean(w);
 }
 
+/* By the catalog as it came about, and by one that is made anew. */
+static void expect_clean_twice(struct world *w)
+{
+    struct error e = ERROR_INIT;
+
+    expect_clean(w);
+    OK(repo_rebuild(w->repo, &e), e);
+    expect_clean(w);
+    check_model(w->repo, &w->model);
+}
+
 /* A file dies and another one lives on, in the packs of the first save. */
 static void one_dies_one_lives(struct world *w, struct model_tree *tree)
 {
@@ -133,10 +144,7 @@ static void what_was_moved_is_moved_again(void **state)
     OK(repo_upkeep(w->repo, &u, &done, &e), e);
     assert_int_equal(done.checkpoint_bytes, 0);
     assert_int_equal(done.packs_removed, 1);
-    expect_clean(w);
-    OK(repo_rebuild(w->repo, &e), e);
-    expect_clean(w);
-    check_model(w->repo, &w->model);
+    expect_clean_twice(w);
 }
 
 /* The same, and the checkpoint between the two names the packs that were emptied first. */
@@ -159,10 +167,7 @@ static void what_was_moved_is_moved_after_a_checkpoint(void **state)
     OK(repo_upkeep(w->repo, &u, &done, &e), e);
     assert_true(done.checkpoint_bytes > 0);
     assert_true(done.packs_removed > 2);
-    expect_clean(w);
-    OK(repo_rebuild(w->repo, &e), e);
-    expect_clean(w);
-    check_model(w->repo, &w->model);
+    expect_clean_twice(w);
 }
 
 /* ---- one that nothing stands for ---- */
