@@ -79,9 +79,11 @@ static inline int disk_sync(int fd)
 {
     if (disk.at_flush && disk.repo->ending_count > 0 && leads_to(fd, "/1-data-"))
         once(&disk.at_flush);
-    bool log = leads_to(fd, "/0-log-");
-    bool fails = log && (disk.failing_syncs & 1);
-    disk.failing_syncs >>= log;
+    bool fails = false;
+    if (disk.failing_syncs != 0 && leads_to(fd, "/0-log-")) { /* by several threads where it is 0 */
+        fails = disk.failing_syncs & 1;
+        disk.failing_syncs >>= 1;
+    }
     if (!fails)
         return fileops_system.fdatasync(fd);
     errno = EIO;

@@ -129,8 +129,8 @@ static inline bool is_unflushed(ino_t ino)
 
 static inline void add_unflushed(ino_t ino)
 {
-    assert_true(fault.unflushed_count < 1024);
     pthread_mutex_lock(&fault_lock);
+    assert_true(fault.unflushed_count < 1024);
     if (!is_unflushed(ino))
         fault.unflushed[fault.unflushed_count++] = ino;
     pthread_mutex_unlock(&fault_lock);

@@ -61,7 +61,8 @@ static bool waits(void)
 static struct {
     pthread_t maker, reader;
     unsigned at, writes;
-    bool within, full; /* full: from that write on nothing can be written */
+    bool full;          /* from that write on nothing can be written */
+    atomic_bool within; /* both threads come to the gate */
 } making;
 
 static int gate_making(int op, const char *path)

@@ -463,8 +463,7 @@ static void test_an_open_save_is_waited_for(void **state)
 static struct {
     struct world *w;
     pthread_t upkeep, saves;
-    bool ended;                   /* of the thread of upkeep alone */
-    atomic_bool switched, breaks; /* both threads come to the hooks */
+    atomic_bool ended, switched, breaks; /* both threads come to the hooks */
 } meanwhile;
 
 static ssize_t pwrite_breaks(int fd, const void *p, size_t n, off_t off)

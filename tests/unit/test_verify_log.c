@@ -381,16 +381,15 @@ static void a_list_without_a_commit_uses_its_number(void **state)
 
 /* ---- beside a writer ---- */
 
-static struct world *saves_meanwhile;
+static _Atomic(struct world *) saves_meanwhile; /* several threads read */
 
 /* At the first look into the catalog a save makes a data pack. */
 static int gate_saves(int op, const char *path)
 {
     struct model_tree tree = {.count = 0};
-    struct world *w = saves_meanwhile;
+    struct world *w = op == FILEOP_READ ? atomic_exchange(&saves_meanwhile, NULL) : NULL;
 
-    if (op == FILEOP_READ && w) {
-        saves_meanwhile = NULL;
+    if (w) {
         tree_set(&tree, "film", 3, 3 * 1024 * 1024);
         must_save(w, "large", &tree);
     }
