@@ -22,7 +22,7 @@ import traceback
 
 BIN = os.environ.get("WK_BIN") or sys.exit("WK_BIN is not set; run through ctest")
 SANITIZED = bool(os.environ.get("WK_SANITIZE"))
-PATIENCE = 180 if SANITIZED else 60
+PATIENCE = 300 if SANITIZED else 180  # seconds, for what takes moments on an idle machine
 
 # Whoever starts the tests may ignore these, as nohup does; the programs would inherit that.
 signal.signal(signal.SIGHUP, signal.SIG_DFL)
@@ -119,7 +119,7 @@ def wk(*args, code=0, env=None, stdin=None, preexec=None, cwd=None, binary=False
     r = subprocess.run([BIN, *[str(a) if not isinstance(a, bytes) else a for a in args]],
                        stdin=stdin or subprocess.DEVNULL, capture_output=True,
                        env=env or environment(), preexec_fn=preexec, cwd=cwd,
-                       timeout=timeout or 5 * PATIENCE)
+                       timeout=timeout or 2 * PATIENCE)
     out = r.stdout if binary else r.stdout.decode("utf-8", "surrogateescape")
     result = Result(r.returncode, out, r.stderr.decode("utf-8", "replace"))
     if code is not None and r.returncode != code:
