@@ -107,20 +107,24 @@ int live_look(struct live_plan *p, const struct tree_entry *t, const char *path,
 
 /* ---- what would go ---- */
 
-struct looking {
-    struct live_plan *plan;
-    char **pending; /* folders to look into */
-    size_t count, cap;
-    bool clearing;
+struct pending {
+    char *path;
+    bool goes; /* with all that is in it: the snapshot has something else there */
 };
 
-static int push(struct looking *l, char *path, struct error *e)
+struct looking {
+    struct live_plan *plan;
+    struct pending *pending; /* folders to look into */
+    size_t count, cap;
+};
+
+static int push(struct looking *l, char *path, bool goes, struct error *e)
 {
     if (!path)
         return no_memory(e);
     if (l->count == l->cap) {
         size_t cap = l->cap ? 2 * l->cap : 64;
-        char **v = reallocarray(l->pending, cap, sizeof(char *));
+        struct pending *v = reallocarray(l->pending, cap, sizeof(*v));
         if (!v) {
             free(path);
             return no_memory(e);
@@ -128,7 +132,7 @@ static int push(struct looking *l, char *path, struct error *e)
         l->pending = v;
         l->cap = cap;
     }
-    l->pending[l->count++] = path;
+    l->pending[l->count++] = (struct pending){path, goes};
     return 0;
 }
 
@@ -158,14 +162,15 @@ static int type_in_snapshot(struct live_plan *p, const char *path, uint8_t *type
     return 0;
 }
 
-static int look_at(struct looking *l, int fd, const char *name, char *path, struct error *e)
+static int look_at(struct looking *l, int fd, const char *name, const char *path, bool goes,
+                   struct error *e)
 {
     struct live_plan *p = l->plan;
     enum live_where where = live_where(p, path);
     struct stat st;
-    uint8_t type;
+    uint8_t type = 0;
 
-    if (where == LIVE_OUT || fstatat(fd, name, &st, AT_SYMLINK_NOFOLLOW) != 0)
+    if ((where == LIVE_OUT && !goes) || fstatat(fd, name, &st, AT_SYMLINK_NOFOLLOW) != 0)
         return 0;
     bool dir = S_ISDIR(st.st_mode);
     const char *at = live_at(p, p->into, path);
@@ -174,20 +179,22 @@ static int look_at(struct looking *l, int fd, const char *name, char *path, stru
     if (!rules_want(p->req->rules, p->rootfd, at, dir, &st, NULL) ||
         (S_ISREG(st.st_mode) && p->req->sqlite && database_side_file(fd, name)))
         return 0;
-    int rc = type_in_snapshot(p, path, &type, e);
+    int rc = goes ? 0 : type_in_snapshot(p, path, &type, e);
     if (rc != 0)
         return rc;
     if (type != 0 && (!dir || type == NODE_FOLDER))
-        return dir ? push(l, strdup(path), e) : 0;
-    rc = type != 0 ? where == LIVE_IN : live_removes(p, where, path, dir, e);
+        return dir ? push(l, strdup(path), false, e) : 0;
+    goes = goes || type != 0;
+    rc = goes ? 1 : live_removes(p, where, path, dir, e);
     if (rc <= 0)
         return rc;
     rc = live_tell(p, LIVE_DELETE, path, node_type_of(st.st_mode), 0, e);
-    return rc == 0 && dir ? push(l, strdup(path), e) : rc;
+    return rc == 0 && dir ? push(l, strdup(path), goes, e) : rc;
 }
 
-static int look_into(struct looking *l, const char *folder, struct error *e)
+static int look_into(struct looking *l, const struct pending *at, struct error *e)
 {
+    const char *folder = at->path;
     const struct dirent *entry;
     int rc = 0;
 
@@ -203,7 +210,7 @@ static int look_into(struct looking *l, const char *folder, struct error *e)
         if (strcmp(entry->d_name, ".") == 0 || strcmp(entry->d_name, "..") == 0)
             continue;
         char *path = *folder ? text_format("%s/%s", folder, entry->d_name) : strdup(entry->d_name);
-        rc = path ? look_at(l, fd, entry->d_name, path, e) : no_memory(e);
+        rc = path ? look_at(l, fd, entry->d_name, path, at->goes, e) : no_memory(e);
         free(path);
     }
     closedir(d);
@@ -213,15 +220,15 @@ static int look_into(struct looking *l, const char *folder, struct error *e)
 int live_look_removals(struct live_plan *p, struct error *e)
 {
     struct looking l = {.plan = p};
-    int rc = p->place < 0 ? 0 : push(&l, strdup(""), e);
+    int rc = p->place < 0 ? 0 : push(&l, strdup(""), false, e);
 
     while (rc == 0 && l.count > 0) {
-        char *folder = l.pending[--l.count];
-        rc = look_into(&l, folder, e);
-        free(folder);
+        struct pending folder = l.pending[--l.count];
+        rc = look_into(&l, &folder, e);
+        free(folder.path);
     }
     while (l.count > 0)
-        free(l.pending[--l.count]);
+        free(l.pending[--l.count].path);
     free(l.pending);
     return rc;
 }

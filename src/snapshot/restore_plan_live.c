@@ -578,7 +578,7 @@ static int visit_base(void *ctx, const struct tree_entry *t, struct error *e)
     if (rc != 0)
         return rc;
     if (node != 0) {
-        if (!folder || brief.type == NODE_FOLDER || where != LIVE_IN)
+        if (!folder || brief.type == NODE_FOLDER)
             return 0;
         p->clearing = t->level;
         return add_removal(p, path, true, false, true, e);

@@ -459,7 +459,7 @@ static void *finish_open_folders(void *pass)
 
     while ((f = take_folders(p, &end)) != NULL) {
         for (; f != end; f = f->before) {
-            if (!f->meta || !stays_open(f))
+            if (!f->meta || f->done || !stays_open(f))
                 continue;
             finish_folder(&w, f, p->root);
             f->done = true;

@@ -143,6 +143,49 @@ def a_part(scratch):
                                            "--confirm", code=6).err
 
 
+def folders_on_the_way_keep_theirs(scratch):
+    """What only lies on the way to what is restored has the owner, the attributes and the mode that it
+    had, and not those of the snapshot."""
+    root, repo = make(scratch)
+    way = os.path.join(root, "way")
+    put(root, "way/part/one.txt", "1")
+    wk.wk("-r", repo, "save", root)
+    wk.remove(os.path.join(way, "part"))
+    os.setxattr(way, "user.new", b"1")
+    os.chmod(way, 0o711)
+    if os.geteuid() == 0:
+        os.chown(way, 1234, 1235)
+    os.utime(way, (1000, 1000))
+    before = wk.tree(root)
+    wk.wk("-r", repo, "restore", "1:way/part", "--in-place", "--confirm")
+    after = wk.tree(root)
+    assert b"way/part/one.txt" in after and after[b"way"] == before[b"way"], after
+    wk.wk("-r", repo, "undo", "--confirm")
+    wk.same(before, wk.tree(root), "taken back")
+
+
+def a_part_below_a_file(scratch):
+    """A file that makes way for the folder of what is restored comes back, and what is told before is
+    what is done."""
+    root, repo = make(scratch)
+    put(root, "sub/deep/one.txt", "1")
+    put(root, "sub/two.txt", "2")
+    wk.wk("-r", repo, "save", root)
+    wk.remove(os.path.join(root, "sub"))
+    put(root, "sub", "a file now")
+    before = wk.tree(root)
+    wk.wk("-r", repo, "restore", "1:sub/deep", "--in-place", "--confirm")
+    assert sorted(os.listdir(os.path.join(root, "sub"))) == ["deep"]
+    put(root, "sub/deep/later", "made since")
+    told = [(x["change"], x["path"]) for x in wk.wk("-r", repo, "--json", "undo", code=5).lines[:-1]]
+    assert sorted(told) == [("remove", "sub"), ("remove", "sub/deep"), ("remove", "sub/deep/later"),
+                            ("remove", "sub/deep/one.txt"), ("replace", "sub")], told
+    wk.wk("-r", repo, "undo", "--confirm")
+    wk.same(before, wk.tree(root), "the file is back")
+    wk.wk("-r", repo, "undo", "--confirm")
+    assert open(os.path.join(root, "sub/deep/later")).read() == "made since"
+
+
 def left_out(scratch):
     """What the rules leave out, today's or those of the snapshot, is nobody's business."""
     root = os.path.join(scratch, "data")
@@ -600,6 +643,6 @@ def healed(scratch):
 
 
 if __name__ == "__main__":
-    wk.main(there_and_back, what_others_made_stays, a_part, left_out, database, metadata_alone,
-            in_use, in_use_otherwise, with_the_service, two_at_once, nothing_to_undo, immutable, not_root,
-            what_is_told, healed)
+    wk.main(there_and_back, what_others_made_stays, a_part, folders_on_the_way_keep_theirs,
+        a_part_below_a_file, left_out, database, metadata_alone, in_use, in_use_otherwise,
+        with_the_service, two_at_once, nothing_to_undo, immutable, not_root, what_is_told, healed)
