@@ -19,6 +19,7 @@
 
 struct listing {
     const struct cli *cli;
+    const char *top;     /* of an archive: what is asked for */
     json_t *entries;     /* with --json */
     struct table *table; /* with -v */
     struct buffer lines; /* else */
@@ -91,12 +92,15 @@ struct listed { /* what is listed: a snapshot, or an archive */
 /* An archive's entry as one of a tree. */
 static int visit_archived(void *ctx, const struct archive_entry *x, struct error *e)
 {
+    const struct listing *l = ctx;
     struct buffer meta = BUFFER_INIT;
     int rc = 0;
 
     node_encode(x->node, &meta);
-    struct tree_entry t = {
-        .path = x->path, .meta = meta.data, .meta_len = (uint32_t)meta.len, .level = *x->path != 0};
+    struct tree_entry t = {.path = x->path,
+                           .meta = meta.data,
+                           .meta_len = (uint32_t)meta.len,
+                           .level = strcmp(x->path, l->top) != 0};
     rc = buffer_ok(&meta) ? visit(ctx, &t, e)
                           : error_set(e, ERR_DAMAGED, "an entry of the archive cannot be");
     buffer_release(&meta);
@@ -107,6 +111,7 @@ static int walk(const struct listed *w, struct listing *l, const char *path, str
 {
     const struct snapshot_row *s = &w->snapshot;
 
+    l->top = path;
     if (w->archive.path)
         return archive_each(&w->archive, path, visit_archived, l, e);
     return tree_walk(repo_catalog(w->repo), s->watch_serial, (int64_t)s->commit.number, path,

@@ -285,11 +285,12 @@ struct listed {              /* an entry, kept until all are there and can be pu
     size_t path, link, meta; /* offsets in listing.bytes; link 0: none */
     uint32_t meta_len;
     uint64_t content;
+    bool shown; /* it is within what is asked for */
 };
 
 struct listing {
     struct listed *list;
-    size_t count, cap;
+    size_t count, shown, cap;
     struct buffer bytes;
 };
 
@@ -301,7 +302,7 @@ static size_t put_text(struct buffer *b, const char *text)
     return at;
 }
 
-static int list_entry(struct listing *l, const struct archive_entry *x, struct error *e)
+static int list_entry(struct listing *l, const struct archive_entry *x, bool shown, struct error *e)
 {
     struct node n = *x->node;
 
@@ -316,7 +317,9 @@ static int list_entry(struct listing *l, const struct archive_entry *x, struct e
         l->cap = cap;
     }
     struct listed *at = &l->list[l->count++];
-    *at = (struct listed){.path = put_text(&l->bytes, x->path), .content = x->content};
+    *at = (struct listed){
+        .path = put_text(&l->bytes, x->path), .content = x->content, .shown = shown};
+    l->shown += shown;
     if (x->link)
         at->link = put_text(&l->bytes, x->link);
     at->meta = l->bytes.len;
@@ -334,6 +337,30 @@ static int by_path(const void *a, const void *b, void *ctx)
                            text + ((const struct listed *)b)->path);
 }
 
+struct first_name { /* of the file that a listed name is a further one of */
+    const char *path;
+    const char *text; /* of the listing */
+};
+
+static int by_name(const void *key, const void *listed)
+{
+    const struct first_name *k = key;
+
+    return text_path_order(k->path, k->text + ((const struct listed *)listed)->path);
+}
+
+/* A further name is told as what its first one is; that may lie outside what is listed. */
+static const struct listed *what_it_is(const struct listing *l, const struct listed *at)
+{
+    const char *text = (const char *)l->bytes.data;
+    const struct first_name key = {text + at->link, text};
+
+    if (!at->link)
+        return at;
+    const struct listed *first = bsearch(&key, l->list, l->count, sizeof(*l->list), by_name);
+    return first ? first : at;
+}
+
 static int show_listed(const struct listing *l, archive_entry_visit visit, void *ctx,
                        struct error *e)
 {
@@ -344,8 +371,11 @@ static int show_listed(const struct listing *l, archive_entry_visit visit, void 
         qsort_r(l->list, l->count, sizeof(*l->list), by_path, l->bytes.data);
     for (size_t i = 0; rc == 0 && i < l->count; i++) {
         const struct listed *at = &l->list[i];
+        const struct listed *is = what_it_is(l, at);
         struct node n;
-        rc = node_decode(l->bytes.data + at->meta, at->meta_len, &n, e);
+        if (!at->shown)
+            continue;
+        rc = node_decode(l->bytes.data + is->meta, is->meta_len, &n, e);
         if (rc != 0)
             break;
         struct archive_entry x = {.path = text + at->path,
@@ -370,12 +400,13 @@ int archive_each(const struct archive_item *item, const char *path, archive_entr
         return rc;
     buffer_append(&l.bytes, "", 1); /* offset 0 is none */
     while ((rc = archive_reader_next(r, &x, e)) == 1) {
-        if (!x->metadata && within(x->path, path) && (rc = list_entry(&l, x, e)) != 0)
+        bool shown = within(x->path, path) != NULL;
+        if (!x->metadata && (shown || !x->link) && (rc = list_entry(&l, x, shown, e)) != 0)
             break;
     }
     archive_reader_close(r);
     if (rc == 0)
-        rc = l.count > 0 ? show_listed(&l, visit, ctx, e) : not_there(item, path, e);
+        rc = l.shown > 0 ? show_listed(&l, visit, ctx, e) : not_there(item, path, e);
     free(l.list);
     buffer_release(&l.bytes);
     return rc;

@@ -15,7 +15,8 @@ int archive_restore(const struct archive_item *item, const struct restore_reques
 int archive_cat(const struct archive_item *item, const char *path, int fd, struct error *e);
 
 /* The entry at path and all below it, in the order of their paths; all are held in memory until
- * then, without content. A node of a sparse file is without its runs. ERR_NOTFOUND. */
+ * then, without content. A node of a sparse file is without its runs, that of a further name is
+ * that of its first. ERR_NOTFOUND. */
 typedef int (*archive_entry_visit)(void *ctx, const struct archive_entry *entry, struct error *e);
 int archive_each(const struct archive_item *item, const char *path, archive_entry_visit visit,
                  void *ctx, struct error *e);
