@@ -29,9 +29,10 @@ struct replay {
     struct error *e;
     struct catalog_position position;
     bool recovering_writer;
-    bool full;     /* from the beginning */
-    bool in_write; /* a transaction of the catalog is open */
-    uint64_t max_sequence;
+    bool full;              /* from the beginning */
+    bool in_write;          /* a transaction of the catalog is open */
+    uint64_t max_sequence;  /* that is used up */
+    uint64_t last_sequence; /* of what the log holds up to its end */
     bool newest;
     struct pack *pack;   /* being walked */
     uint64_t newest_log; /* the one the log ends in, 0 = none */

@@ -483,6 +483,8 @@ static int fold_record(struct replay *p, uint64_t from, uint64_t to, const struc
 
 static void saw_sequence(struct replay *p, uint64_t sequence)
 {
+    if (sequence > p->last_sequence)
+        p->last_sequence = sequence;
     if (sequence > p->max_sequence)
         p->max_sequence = sequence;
 }
@@ -630,9 +632,10 @@ static bool ends_unwritten(const struct replay *p)
     return false;
 }
 
-/* The catalog stands at the end of what was walked, so that the next open finds nothing to do. Not
- * so behind a fence that a kill would keep from the disk: what the next writer finds there then is
- * no record that was folded in before. */
+/* The catalog stands at the end of what was walked, so that the next open finds nothing to do, and
+ * knows the numbers that lists of saves have used that never were. Not so those behind a fence that
+ * a kill would keep from the disk: what the next writer finds there then is no record that was
+ * folded in before. */
 static int move_to_end(struct replay *p)
 {
     if (!p->recovering_writer || p->newest_log == 0 ||
@@ -641,8 +644,9 @@ static int move_to_end(struct replay *p)
     int rc = replay_ensure_write(p);
     p->position.log_pack = p->newest_log;
     p->position.log_offset = p->newest_end;
-    if (p->position.sequence < p->max_sequence && !ends_unwritten(p))
-        p->position.sequence = p->max_sequence; /* lists of saves that never were have used it */
+    uint64_t used = ends_unwritten(p) ? p->last_sequence : p->max_sequence;
+    if (p->position.sequence < used)
+        p->position.sequence = used;
     return rc;
 }
 

@@ -108,6 +108,36 @@ static void test_a_new_log_that_broke_is_not_used(void **state)
     check(w);
 }
 
+/* The list of a save that never was ends a log, the next write to which fails; the catalog is made
+ * anew before the fence is written, and the process is killed. The list's number stays used. */
+static void test_the_number_of_a_list_before_a_fence(void **state)
+{
+    const struct model_tree none = {.count = 0};
+    struct world *w = *state;
+    struct model_tree tree = {.count = 0};
+    struct error e = ERROR_INIT;
+    struct txn *t;
+
+    assert_int_equal(try_save(w, "app", "small", 2, 3000), 0);
+    OK(begin_save(w->repo, "other", &t, &e), e);
+    tree_set(&tree, "small", 3, 3000);
+    OK(put_changes(t, &none, &tree, &e), e);
+    pthread_mutex_lock(&w->repo->write_lock);
+    OK(txn_spill_ops(t, &e), e);
+    pthread_mutex_unlock(&w->repo->write_lock);
+    txn_abort(t);
+    reopen(w); /* which makes sure of it */
+    table.pwrite = write_to_a_full_log;
+    log_is_full = true;
+    assert_int_equal(try_save(w, "app", "small", 4, 3000), ERR_NOSPACE);
+    OK(repo_rebuild(w->repo, &e), e);
+    kill_it(w);
+    log_is_full = false;
+    assert_int_equal(try_save(w, "app", "small", 6, 3000), 0);
+    verify(w->repo);
+    check_rebuild(w);
+}
+
 static void count_problem(void *ctx, uint64_t pack_id, const char *text)
 {
     print_message("%" PRIu64 ": %s\n", pack_id, text);
@@ -432,6 +462,7 @@ int main(void)
         cmocka_unit_test_setup_teardown(test_killed_before_a_fence, setup, teardown),
         cmocka_unit_test_setup_teardown(test_verify_ends_at_a_fence_to_come, setup, teardown),
         cmocka_unit_test_setup_teardown(test_a_new_log_that_broke_is_not_used, setup, teardown),
+        cmocka_unit_test_setup_teardown(test_the_number_of_a_list_before_a_fence, setup, teardown),
         cmocka_unit_test_setup_teardown(test_a_pack_is_cut_before_its_fence, setup, teardown),
         cmocka_unit_test_setup_teardown(test_a_fence_outlives_what_is_given_back, setup, teardown),
         cmocka_unit_test_setup_teardown(test_what_a_folded_commit_names_stays, setup, teardown),
