@@ -621,11 +621,13 @@ void replay_release(struct replay *p)
         catalog_rollback(p->catalog);
 }
 
-/* The log ends at a fence that is still to be written. */
+/* The log ends at a fence that is still to be written: one that waits, or that comes of this. */
 static bool ends_unwritten(const struct replay *p)
 {
     const struct repo *r = p->repo;
 
+    if (p->torn)
+        return true;
     for (size_t i = 0; i < r->fence_count; i++)
         if (r->fences[i].pack_id == p->newest_log)
             return true;

@@ -116,6 +116,58 @@ TORN(test_without_what_is_in_one_sector, 504)
 TORN(test_without_a_header, 40)
 TORN(test_without_eight_bytes, 8)
 
+static ssize_t write_no_first_record(int fd, const void *p, size_t n, off_t off)
+{
+    if (off != PACK_HEADER_LEN)
+        return fileops_system.pwrite(fd, p, n, off);
+    errno = ENOSPC;
+    return -1;
+}
+
+/* Who cut it off is killed before the fence that says so is written. */
+static void test_killed_before_it_is_fenced_off(void **state)
+{
+    static const uint8_t zeros[PAGE];
+    struct fileops table = fileops_system;
+    struct model_tree tree = {.count = 0};
+    struct world *w = *state;
+    char path[200], left[100];
+
+    world_reopen(w, REPO_WRITE);
+    tree_set(&tree, "a", 1, 20001);
+    must_save(w, "app", &tree);
+    fill_log_up_to(w, PAGE);
+    off_t from = log_len(w);
+    size_t acknowledged = w->model.count;
+    tree_set(&tree, "b", 3, 5003); /* a block that is whole */
+    tree_set(&tree, "c", 5, 20003);
+    must_save(w, "app", &tree);
+    w->model.count = acknowledged;
+    repo_close(w->repo);
+    w->repo = NULL;
+    log_path(w, path);
+    int fd = open(path, O_WRONLY);
+    assert_int_equal(pwrite(fd, zeros, PAGE, from + 2 * PAGE), PAGE);
+    close(fd);
+    snprintf(path, sizeof(path), "%s/catalog.db", w->path);
+    assert_int_equal(unlink(path), 0);
+    table.pwrite = write_no_first_record;
+    fileops = &table;
+    world_reopen(w, REPO_WRITE);
+    snprintf(left, sizeof(left), "%s/left", w->scratch->path);
+    copy_repo(w->path, left);
+    fileops = &fileops_system;
+    repo_close(w->repo);
+    w->repo = NULL;
+    memcpy(w->path, left, sizeof(left));
+    world_reopen(w, REPO_WRITE);
+    must_save(w, "app", &tree);
+    repo_close(w->repo);
+    w->repo = NULL;
+    check_left(w);
+    assert_int_equal(check_all_listed(w->repo), acknowledged + 1);
+}
+
 /* A list of a save that is open is flushed with the next record, whose page comes to the disk when
  * its own does not. */
 static void test_a_list_that_a_mark_was_to_flush(void **state)
@@ -235,6 +287,7 @@ int main(void)
         T(test_without_what_is_in_one_sector),
         T(test_without_a_header),
         T(test_without_eight_bytes),
+        T(test_killed_before_it_is_fenced_off),
         T(test_a_list_that_a_mark_was_to_flush),
         T(test_a_torn_tail_told_by_a_checkpoint),
         T(test_a_blank_data_pack),
