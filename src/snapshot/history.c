@@ -1,11 +1,12 @@
 /* The versions of one path. A path is followed through its node: a node found at the path in some
- * snapshot gives all its versions, wherever it stood; before the node was made, the next older
+ * snapshot gives all its versions, wherever it stood; before it came to the path, the next older
  * snapshot that has the path gives the node before. */
 #include "snapshot/compare.h"
 
 #include "base/text.h"
 #include "snapshot/tree.h"
 
+#include <search.h>
 #include <stdlib.h>
 #include <string.h>
 
@@ -24,7 +25,8 @@ struct history {
     const char *path;
     uint64_t node;  /* the one being gathered */
     uint64_t limit; /* only versions that begin at or before it */
-    uint64_t birth; /* of that node */
+    uint64_t came;  /* that node, to the path */
+    void *gathered; /* nodes, of tsearch: what took turns at the path gives its versions once */
     struct version *versions;
     size_t count, cap;
     struct error *e;
@@ -39,8 +41,6 @@ static int gather(void *ctx, uint64_t from, int64_t to, const void *meta, size_t
 {
     struct history *h = ctx;
 
-    if (from < h->birth)
-        h->birth = from;
     if (from > h->limit)
         return 0;
     if (h->count == h->cap) {
@@ -69,28 +69,46 @@ static int has_path(void *ctx, const struct snapshot_row *s)
 {
     struct history *h = ctx;
 
-    int rc = tree_find(h->catalog, h->watch, (int64_t)s->commit.number, h->path, &h->node, h->e);
+    int rc = tree_find_since(h->catalog, h->watch, (int64_t)s->commit.number, h->path, &h->node,
+                             &h->came, h->e);
     if (rc == ERR_NOTFOUND)
         return 0;
     return rc != 0 ? rc : 1;
 }
 
+static int by_number(const void *a, const void *b)
+{
+    return (uintptr_t)a < (uintptr_t)b ? -1 : (uintptr_t)a > (uintptr_t)b;
+}
+
+static int gather_node(struct history *h)
+{
+    const void *key = (const void *)(uintptr_t)h->node;
+
+    if (tfind(key, &h->gathered, by_number))
+        return 0;
+    if (!tsearch(key, &h->gathered, by_number))
+        return no_memory(h->e);
+    return catalog_versions(h->catalog, h->watch, h->node, gather, h, h->e);
+}
+
+static void keep_key(void *key)
+{
+}
+
 static int gather_all(struct history *h)
 {
-    uint64_t before = UINT64_MAX;
-
-    while (before > 0) {
-        int rc = catalog_snapshots(h->catalog, h->watch, 1, before, true, has_path, h, h->e);
+    h->limit = UINT64_MAX;
+    while (h->limit > 0) {
+        int rc = catalog_snapshots(h->catalog, h->watch, 1, h->limit, true, has_path, h, h->e);
         if (rc <= 0)
             return rc;
-        h->limit = before;
-        h->birth = UINT64_MAX;
-        rc = catalog_versions(h->catalog, h->watch, h->node, gather, h, h->e);
+        rc = gather_node(h);
         if (rc != 0)
             return rc;
-        if (h->birth > before)
+        if (h->came == 0 || h->came > h->limit)
             break;
-        before = h->birth - 1;
+        h->limit = h->came - 1;
     }
     return 0;
 }
@@ -100,7 +118,9 @@ static int by_begin(const void *a, const void *b)
     const struct version *x = a;
     const struct version *y = b;
 
-    return x->from < y->from ? -1 : x->from > y->from;
+    if (x->from != y->from)
+        return x->from < y->from ? -1 : 1;
+    return x->node < y->node ? -1 : x->node > y->node;
 }
 
 struct holders { /* kept snapshots that hold a version */
@@ -165,6 +185,7 @@ int history_run(struct repo *r, const char *watch, const char *path, history_vis
     h.watch = row.serial;
     watch_row_release(&row);
     rc = gather_all(&h);
+    tdestroy(h.gathered, keep_key);
     if (rc == 0 && h.count == 0) {
         error_set(e, ERR_NOTFOUND, "no snapshot of watch '%s' holds '%s'", watch,
                   text_escape(path, quoted, sizeof(quoted)));

@@ -29,24 +29,36 @@ static int no_such_path(const char *path, size_t len, int64_t at, struct error *
     return error_path(e, path);
 }
 
-int tree_find(struct catalog *c, int64_t watch, int64_t at, const char *path, uint64_t *node,
-              struct error *e)
+int tree_find_since(struct catalog *c, int64_t watch, int64_t at, const char *path, uint64_t *node,
+                    uint64_t *since, struct error *e)
 {
     const char *part = path;
+    uint64_t from = 0;
 
     *node = NODE_ROOT;
+    *since = 0;
     while (*part) {
         size_t len = strcspn(part, "/");
         int rc = ERR_NOTFOUND;
         if (len > 0 && len <= NAME_LEN_MAX)
-            rc = catalog_lookup(c, watch, *node, part, len, at, node, e);
+            rc = catalog_lookup_since(c, watch, *node, part, len, at, node, &from, e);
         if (rc == ERR_NOTFOUND)
             return no_such_path(path, (size_t)(part - path) + len, at, e);
         if (rc != 0)
             return rc;
+        if (*since < from)
+            *since = from;
         part += len + (part[len] == '/');
     }
     return 0;
+}
+
+int tree_find(struct catalog *c, int64_t watch, int64_t at, const char *path, uint64_t *node,
+              struct error *e)
+{
+    uint64_t since;
+
+    return tree_find_since(c, watch, at, path, node, &since, e);
 }
 
 /* ---- walking ---- */

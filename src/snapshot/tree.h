@@ -20,6 +20,9 @@ typedef int (*tree_visit)(void *ctx, const struct tree_entry *t, struct error *e
 /* Find path ("" = root) at snapshot. ERR_NOTFOUND names the first part that is missing. */
 int tree_find(struct catalog *c, int64_t watch, int64_t at, const char *path, uint64_t *node,
               struct error *e);
+/* And *since which snapshot the path has led there (0: the root). */
+int tree_find_since(struct catalog *c, int64_t watch, int64_t at, const char *path, uint64_t *node,
+                    uint64_t *since, struct error *e);
 
 /* Visit the entry at path and all below it, a folder before its content, names in byte order.
  * depth limits levels (0: only the entry; UINT_MAX: all). Uses no recursion on the C stack. */

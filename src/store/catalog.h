@@ -83,7 +83,11 @@ int catalog_children(struct catalog *c, int64_t watch, uint64_t parent, int64_t 
 int name_iter_step(struct name_iter *it, struct name_row *row, struct error *e); /* 1, 0, <0 */
 void name_iter_close(struct name_iter *it);
 
-/* One name; *node is set. ERR_NOTFOUND. */
+/* One name; *node is set, and *since, unless it is NULL, to the snapshot from which on the name has
+ * led there without a change. ERR_NOTFOUND. */
+int catalog_lookup_since(struct catalog *c, int64_t watch, uint64_t parent, const char *name,
+                         size_t name_len, int64_t at, uint64_t *node, uint64_t *since,
+                         struct error *e);
 int catalog_lookup(struct catalog *c, int64_t watch, uint64_t parent, const char *name,
                    size_t name_len, int64_t at, uint64_t *node, struct error *e);
 /* Encoded version of a node at a snapshot, appended to meta. ERR_NOTFOUND. */

@@ -79,8 +79,9 @@
     X(SNAPSHOT_PIN, "UPDATE snapshots SET pinned=?2 WHERE number=?1")                              \
     X(NAME_TAKEN, "SELECT number FROM snapshots WHERE name=?1 AND watch=?2")                       \
     X(LOOKUP_OPEN, "SELECT node,from_ FROM names WHERE watch=?1 AND parent=?2 AND name=?3")        \
-    X(LOOKUP_CLOSED, "SELECT node FROM old_names WHERE watch=?1 AND parent=?2 AND to_>?3 AND "     \
-                     "name=?4 AND from_<=?3 LIMIT 1")                                              \
+    X(LOOKUP_CLOSED,                                                                               \
+      "SELECT node,from_ FROM old_names WHERE watch=?1 AND parent=?2 AND to_>?3 AND "              \
+      "name=?4 AND from_<=?3 LIMIT 1")                                                             \
     X(NAME_INSERT, "INSERT INTO names(watch,parent,name,from_,node) VALUES(?1,?2,?3,?4,?5)")       \
     X(NAME_DELETE, "DELETE FROM names WHERE watch=?1 AND parent=?2 AND name=?3")                   \
     X(NAME_ROW,                                                                                    \

@@ -125,36 +125,43 @@ void name_iter_close(struct name_iter *it)
 
 /* ---- one name, one node ---- */
 
-static int lookup_closed(struct catalog *c, int64_t watch, uint64_t parent, const char *name,
-                         size_t len, int64_t at, int64_t *node, struct error *e)
+/* Of a row of names, open or closed: 1 if it began by then. */
+static int take_name(struct catalog *c, sqlite3_stmt *s, int64_t at, uint64_t *node,
+                     uint64_t *since, struct error *e)
 {
-    return cat_number(c, e, node, CAT_LOOKUP_CLOSED, "iiib", watch, (int64_t)parent, at, name, len);
+    int rc = s ? cat_step(c, s, e) : e->code;
+
+    if (rc != 1)
+        return rc;
+    uint64_t v = (uint64_t)sqlite3_column_int64(s, 0);
+    int64_t from = sqlite3_column_int64(s, 1);
+    sqlite3_reset(s);
+    if (from > cat_at(at))
+        return 0;
+    *node = v;
+    if (since)
+        *since = (uint64_t)from;
+    return 1;
+}
+
+int catalog_lookup_since(struct catalog *c, int64_t watch, uint64_t parent, const char *name,
+                         size_t len, int64_t at, uint64_t *node, uint64_t *since, struct error *e)
+{
+    int rc = take_name(c, cat_bind(c, e, CAT_LOOKUP_OPEN, "iib", watch, (int64_t)parent, name, len),
+                       at, node, since, e);
+    if (rc == 0 && at < CATALOG_OPEN)
+        rc = take_name(
+            c, cat_bind(c, e, CAT_LOOKUP_CLOSED, "iiib", watch, (int64_t)parent, at, name, len), at,
+            node, since, e);
+    if (rc == 0)
+        return error_set(e, ERR_NOTFOUND, "no such name in the snapshot");
+    return rc < 0 ? rc : 0;
 }
 
 int catalog_lookup(struct catalog *c, int64_t watch, uint64_t parent, const char *name, size_t len,
                    int64_t at, uint64_t *node, struct error *e)
 {
-    sqlite3_stmt *s = cat_bind(c, e, CAT_LOOKUP_OPEN, "iib", watch, (int64_t)parent, name, len);
-    int rc = s ? cat_step(c, s, e) : e->code;
-    int64_t v = 0;
-
-    if (rc < 0)
-        return rc;
-    bool found = rc == 1 && sqlite3_column_int64(s, 1) <= cat_at(at);
-    if (found)
-        v = sqlite3_column_int64(s, 0);
-    if (rc == 1)
-        sqlite3_reset(s);
-    if (!found) {
-        rc = at >= CATALOG_OPEN ? ERR_NOTFOUND
-                                : lookup_closed(c, watch, parent, name, len, at, &v, e);
-        if (rc == ERR_NOTFOUND)
-            return error_set(e, rc, "no such name in the snapshot");
-        if (rc < 0)
-            return rc;
-    }
-    *node = (uint64_t)v;
-    return 0;
+    return catalog_lookup_since(c, watch, parent, name, len, at, node, NULL, e);
 }
 
 int catalog_node(struct catalog *c, int64_t watch, uint64_t node, int64_t at, struct buffer *meta,

@@ -488,6 +488,43 @@ static void history_follows_moves_and_rebirths(void **state)
     assert_int_equal(history_run(f->repo, "none", "log", show_history, &l, &e), ERR_NOTFOUND);
 }
 
+/* What was saved under another name for long takes the path: what stood there until then is told,
+ * also what it was after the other one was first saved. */
+static void history_goes_on_before_a_node_came(void **state)
+{
+    struct fx *f = *state;
+    struct error e = ERROR_INIT;
+    struct lines l = {0};
+
+    fx_begin(f);
+    uint64_t a = fx_file(f, NODE_ROOT, "a", "1");
+    uint64_t b = fx_file(f, NODE_ROOT, "b", "22");
+    uint64_t n = fx_commit(f);
+    assert_int_equal(n, 1);
+    for (unsigned i = 0; i < 2; i++) {
+        fx_begin(f);
+        fx_rewrite(f, a, i ? "4444" : "333");
+        fx_commit(f);
+    }
+    for (unsigned i = 0; i < 3; i++) { /* they take turns */
+        fx_begin(f);
+        fx_unname(f, NODE_ROOT, "a");
+        fx_unname(f, NODE_ROOT, "b");
+        fx_name(f, NODE_ROOT, "a", i % 2 ? a : b);
+        fx_name(f, NODE_ROOT, "b", i % 2 ? b : a);
+        fx_commit(f);
+    }
+    FX_OK(history_run(f->repo, "app", "a", show_history, &l, &e), e);
+    assert_string_equal(l.text, "1-1 a 1\n1-6 a 2\n2-2 a 3\n3-6 b 4\n");
+
+    fx_begin(f);
+    fx_remove(f, NODE_ROOT, "b", a);
+    fx_commit(f);
+    l = (struct lines){0};
+    FX_OK(history_run(f->repo, "app", "a", show_history, &l, &e), e);
+    assert_string_equal(l.text, "1-1 a 1\n1-7 a 2\n2-2 a 3\n3-6 b 4\n");
+}
+
 /* ---- reports ---- */
 
 static bool is_null(const json_t *o, const char *key)
@@ -622,6 +659,7 @@ int main(void)
         TEST(a_further_hard_link_is_an_addition),
         TEST(different_watches_are_not_compared),
         TEST(history_follows_moves_and_rebirths),
+        TEST(history_goes_on_before_a_node_came),
         TEST(lists_as_the_contract_says),
         TEST(shows_one_with_its_changes),
         cmocka_unit_test(odd_names_are_readable_and_exact),
