@@ -614,10 +614,23 @@ static int plan_removals(struct live_plan *p, struct error *e)
 
 /* ---- all of it ---- */
 
-static int no_such_path(const struct live_plan *p, struct error *e)
+static int left_out_today(const char *path, struct error *e)
 {
     char quoted[300];
 
+    return error_set(e, ERR_REFUSED,
+                     "the rules of today leave '%s' out, so that what stands there is never "
+                     "touched: restore to another folder",
+                     text_escape(path, quoted, sizeof(quoted)));
+}
+
+static int no_such_path(struct live_plan *p, struct error *e)
+{
+    char quoted[300];
+    int rc = has_path(p, p->req->snapshot, live_at(p, p->from, p->req->path), e);
+
+    if (rc != 0)
+        return rc < 0 ? rc : left_out_today(p->req->path, e);
     return error_set(e, ERR_NOTFOUND, "'%s' is not in snapshot %llu",
                      text_escape(p->req->path, quoted, sizeof(quoted)),
                      (unsigned long long)p->req->snapshot->commit.number);
@@ -639,7 +652,7 @@ static int check_whole(const struct live_plan *p, struct error *e)
 /* What stands in a folder that is left out is not saved: nothing could bring it back. */
 static int check_place(struct live_plan *p, struct error *e)
 {
-    char quoted[300], *copy = strdup(p->into);
+    char *copy = strdup(p->into);
     bool wanted = true;
 
     if (!copy)
@@ -655,10 +668,7 @@ static int check_place(struct live_plan *p, struct error *e)
     free(copy);
     if (wanted)
         return 0;
-    return error_set(e, ERR_REFUSED,
-                     "the rules of today leave '%s' out, so that what stands there is never "
-                     "touched: restore to another folder",
-                     text_escape(p->into, quoted, sizeof(quoted)));
+    return left_out_today(p->into, e);
 }
 
 static int find_tops(struct live_plan *p, struct error *e)

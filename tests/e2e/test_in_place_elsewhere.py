@@ -176,6 +176,10 @@ def what_is_left_out(scratch):
     for where in ("cache", "cache/in", "cache/new"):
         r = s.cli("restore", "1:sub", "--to", os.path.join(root, where), "--confirm", code=5)
         assert "leave 'cache" in r.err and "another folder" in r.err, r
+    r = s.cli("restore", "1:cache/in/z", "--in-place", code=5)
+    assert "leave 'cache/in/z' out" in r.err, r
+    r = s.cli("restore", "1:cache/in/none", "--in-place", code=6)
+    assert "'cache/in/none' is not in snapshot 1" in r.err, r
     assert os.listdir(os.path.join(root, "cache")) == ["in"]
 
 
