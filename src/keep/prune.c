@@ -586,9 +586,11 @@ static int load_unshared(struct pruning *p, struct error *e)
     return rc;
 }
 
+/* Also where nobody asked for room but others took it: then what is dropped goes at once, and what
+ * lives is moved only as far as it fits. */
 static int upkeep(struct pruning *p, bool all, struct error *e)
 {
-    bool pressed = p->q->pressed || p->q->room > 0;
+    bool pressed = p->q->pressed || p->q->room > 0 || repo_free_missing(p->q->repo) > 0;
     const struct upkeep u = {.keep_s = pressed ? 0 : UPKEEP_KEEP_S,
                              .all = all,
                              .pressed = pressed,

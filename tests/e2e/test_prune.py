@@ -19,6 +19,11 @@ def ids(repo):
     return [s["id"] for s in wk.wk("-r", repo, "--json", "list", "--all").json["snapshots"]]
 
 
+def free(at):
+    st = os.statvfs(at)
+    return st.f_bavail * st.f_frsize
+
+
 def config(scratch, text, name="wk.conf"):
     path = os.path.join(scratch, name)
     wk.write(path, text)
@@ -385,6 +390,38 @@ def beside_everything(scratch):
     print("  loops:", json.dumps(counts), "snapshots left:", len(left))
 
 
+def where_others_took_the_room(scratch):
+    """What is left is too little to move anything that lives: what can go without that goes, and
+    the prune is done."""
+    at = os.path.join(scratch, "disk")
+    with wk.small_disk(at, 128 * MIB):
+        root, repo = os.path.join(scratch, "data"), os.path.join(at, "repo")
+        os.mkdir(root)
+        conf = config(scratch, "[service]\nrepository = %s\nmin_free = %%s\n[watch data]\npath = %s\n"
+                      "[retention]\nkeep_days = off\nkeep_daily = off\nkeep_monthly = off\n"
+                      "keep_last = 1\n" % (repo, root))
+        text, stays = open(conf).read(), os.urandom(100 << 10)
+        wk.write(conf, text % "1M")
+        wk.wk("-c", conf, "init")
+        for i in range(6):
+            for n in range(10):
+                wk.write(os.path.join(root, "f%d" % n), os.urandom(MIB))
+            wk.write(os.path.join(root, "stays"), stays)
+            wk.wk("-c", conf, "save")
+        wk.write(conf, text % "50%")
+        with open(os.path.join(at, "others"), "ab", buffering=0) as f:
+            while free(at) > 10 * MIB:
+                f.write(bytes(MIB))
+        before = free(at)
+        wk.wk("-c", conf, "prune")
+        assert len(ids(repo)) == 3
+        assert free(at) > before + 20 * MIB, (before, free(at))
+        wk.wk("-r", repo, "verify", "--full")
+        os.remove(os.path.join(at, "others"))
+        wk.wk("-c", conf, "prune")
+        wk.same(wk.tree(root), wk.restored(repo, "latest", scratch))
+
+
 def app_and_repository_on_one_disk(scratch):
     """The app never finds the disk full because of us: saves stop before, and go on by themselves."""
     at = os.path.join(scratch, "disk")
@@ -506,7 +543,8 @@ def room_for_a_large_save(scratch):
         s.stop()
 
 
-wk.main(kept_and_dropped, archives_too, archives_that_cannot_be_removed, archives_where_names_may_be_replaced,
-        archives_of_several_repositories, rules_that_are_refused, no_such_watch, through_the_service, encrypted,
-        an_empty_mount_point, beside_everything, app_and_repository_on_one_disk, archives_leave_room,
-        room_for_a_large_save)
+wk.main(kept_and_dropped, archives_too, archives_that_cannot_be_removed,
+        archives_where_names_may_be_replaced, archives_of_several_repositories,
+        rules_that_are_refused, no_such_watch, through_the_service, encrypted,
+        an_empty_mount_point, beside_everything, where_others_took_the_room,
+        app_and_repository_on_one_disk, archives_leave_room, room_for_a_large_save)
