@@ -245,8 +245,7 @@ void timed_settled(struct service *s, enum timed_kind kind, const char *watch)
     struct timed *t;
 
     for (t = schedule_first(s->timed->schedule); t; t = LIST_NEXT(t, link)) {
-        if (t->kind == kind && !t->gone && (!watch || !t->watch || strcmp(t->watch, watch) == 0) &&
-            schedule_settled(t))
+        if (t->kind == kind && !t->gone && (!watch || is_of(t, watch)) && schedule_settled(t))
             moved(s, t);
     }
     service_problems_changed(s);

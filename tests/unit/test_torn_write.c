@@ -76,12 +76,35 @@ static void check_left(struct world *w)
     verify_all(w);
 }
 
+/* Those bytes of the log never came to the disk. */
+static void lose(struct world *w, off_t from, off_t len)
+{
+    static const uint8_t zeros[PAGE];
+    char path[200];
+
+    log_path(w, path);
+    int fd = open(path, O_WRONLY);
+    assert_true(fd >= 0);
+    assert_int_equal(pwrite(fd, zeros, (size_t)len, from), len);
+    close(fd);
+}
+
+/* A save whose log lost them before anybody was told of it. */
+static void save_torn(struct world *w, const struct model_tree *tree, off_t from, off_t len)
+{
+    size_t acknowledged = w->model.count;
+
+    must_save(w, "app", tree);
+    w->model.count = acknowledged;
+    repo_close(w->repo);
+    w->repo = NULL;
+    lose(w, from, len);
+}
+
 /* One page of a small save was not written, that in which it begins; its commit was. */
 static void tear_at(struct world *w, off_t before)
 {
-    static const uint8_t zeros[PAGE];
     struct model_tree tree = {.count = 0};
-    char path[200];
 
     world_reopen(w, REPO_WRITE);
     tree_set(&tree, "a", 1, 20001);
@@ -90,14 +113,7 @@ static void tear_at(struct world *w, off_t before)
     off_t from = log_len(w);
     size_t acknowledged = w->model.count;
     tree_set(&tree, "b", 3, 20003);
-    must_save(w, "app", &tree);
-    w->model.count = acknowledged;
-    repo_close(w->repo);
-    w->repo = NULL;
-    log_path(w, path);
-    int fd = open(path, O_WRONLY);
-    assert_int_equal(pwrite(fd, zeros, (size_t)before, from), before);
-    close(fd);
+    save_torn(w, &tree, from, before);
     check_left(w);
     assert_int_equal(check_all_listed(w->repo), acknowledged);
     must_save(w, "app", &tree);
@@ -127,7 +143,6 @@ static ssize_t write_no_first_record(int fd, const void *p, size_t n, off_t off)
 /* Who cut it off is killed before the fence that says so is written. */
 static void test_killed_before_it_is_fenced_off(void **state)
 {
-    static const uint8_t zeros[PAGE];
     struct fileops table = fileops_system;
     struct model_tree tree = {.count = 0};
     struct world *w = *state;
@@ -141,14 +156,7 @@ static void test_killed_before_it_is_fenced_off(void **state)
     size_t acknowledged = w->model.count;
     tree_set(&tree, "b", 3, 5003); /* a block that is whole */
     tree_set(&tree, "c", 5, 20003);
-    must_save(w, "app", &tree);
-    w->model.count = acknowledged;
-    repo_close(w->repo);
-    w->repo = NULL;
-    log_path(w, path);
-    int fd = open(path, O_WRONLY);
-    assert_int_equal(pwrite(fd, zeros, PAGE, from + 2 * PAGE), PAGE);
-    close(fd);
+    save_torn(w, &tree, from + 2 * PAGE, PAGE);
     snprintf(path, sizeof(path), "%s/catalog.db", w->path);
     assert_int_equal(unlink(path), 0);
     table.pwrite = write_no_first_record;
@@ -173,13 +181,12 @@ static void test_killed_before_it_is_fenced_off(void **state)
 static void test_a_list_that_a_mark_was_to_flush(void **state)
 {
     const struct node root = {.type = NODE_FOLDER, .mode = 0755};
-    static const uint8_t zeros[PAGE];
     struct model_tree tree = {.count = 0};
     const off_t list = 88;
     struct world *w = *state;
     struct error e = ERROR_INIT;
     struct txn *t;
-    char path[200], left[100];
+    char left[100];
 
     world_reopen(w, REPO_WRITE);
     tree_set(&tree, "a", 1, 20001);
@@ -199,10 +206,7 @@ static void test_a_list_that_a_mark_was_to_flush(void **state)
     repo_close(w->repo);
     w->repo = NULL;
     memcpy(w->path, left, sizeof(left));
-    log_path(w, path);
-    int fd = open(path, O_WRONLY);
-    assert_int_equal(pwrite(fd, zeros, (size_t)list, from), list);
-    close(fd);
+    lose(w, from, list);
     check_left(w);
 }
 
